@@ -1,0 +1,108 @@
+"""Invariants of a rollout set: what every file we write and every stage we start may rely on.
+
+Checked where rollouts enter (collection, imagination, import), not where they are used: a set that passed once is
+immutable. Each check is one array operation; the error names the first rollout and the column that break it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kalm.data.rollouts import RolloutSet
+from kalm.errors import KalmError
+from kalm.types import SOURCES, WorldSpec
+
+
+def require_valid(rollouts: RolloutSet) -> None:
+    """Check shapes, dtypes, lengths, indices, finite numbers and action ranges.
+
+    Raises:
+        KalmError: names the rollout and the column.
+    """
+    _lengths(rollouts)
+    _columns(rollouts)
+    _indices(rollouts)
+    _numbers(rollouts)
+
+
+def finite(rollouts: RolloutSet) -> np.ndarray:
+    """Whether all states, actions and rewards of each rollout are finite: -> (N,) bool."""
+    bad = np.zeros(len(rollouts), dtype=bool)
+    bad[rollouts.state_owner[_not_finite(rollouts.states)]] = True
+    bad[rollouts.owner[_not_finite(rollouts.actions) | _not_finite(rollouts.rewards)]] = True
+    return ~bad
+
+
+def layout(spec: WorldSpec, rollouts: int, transitions: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and dtype of every column of a set of this many rollouts and transitions."""
+    discrete = spec.action_kind == "discrete"
+    return {
+        "lengths": ((rollouts,), np.int32),
+        "which": ((rollouts,), np.int32),
+        "success": ((rollouts,), np.bool_),
+        "source": ((rollouts,), np.int8),
+        "states": ((transitions + rollouts, spec.state_size), np.float32),
+        "actions": ((transitions,), np.int64) if discrete else ((transitions, spec.action_size), np.float32),
+        "rewards": ((transitions,), np.float32),
+    }
+
+
+def _lengths(rollouts: RolloutSet) -> None:
+    """Lengths come first: every other shape and owner follows from them."""
+    shape, dtype = rollouts.lengths.shape, rollouts.lengths.dtype
+    if len(shape) != 1 or dtype != np.int32:
+        raise KalmError(f"column 'lengths' is {dtype} {shape}; it must be int32 with one entry per rollout.")
+    _reject(rollouts.lengths < 1, np.arange(len(rollouts)), "lengths", rollouts.lengths, "at least one action")
+
+
+def _columns(rollouts: RolloutSet) -> None:
+    total = int(rollouts.lengths.sum(dtype=np.int64))
+    for name, (shape, dtype) in layout(rollouts.spec, len(rollouts), total).items():
+        column = getattr(rollouts, name)
+        if column.shape != shape or column.dtype != dtype:
+            raise KalmError(
+                f"column {name!r} is {column.dtype} {column.shape}; {len(rollouts)} rollouts with {total} actions "
+                f"in world {rollouts.spec.name!r} need {np.dtype(dtype)} {shape}."
+            )
+
+
+def _indices(rollouts: RolloutSet) -> None:
+    rows = np.arange(len(rollouts))
+    table = len(rollouts.instructions)
+    _reject(_outside(rollouts.which, table), rows, "which", rollouts.which, f"0..{table - 1}")
+    _reject(_outside(rollouts.source, len(SOURCES)), rows, "source", rollouts.source, f"0..{len(SOURCES) - 1}")
+
+
+def _numbers(rollouts: RolloutSet) -> None:
+    spec, states, actions = rollouts.spec, rollouts.states, rollouts.actions
+    _reject(_not_finite(states), rollouts.state_owner, "states", states, "finite numbers")
+    _reject(_not_finite(actions), rollouts.owner, "actions", actions, "finite numbers")
+    _reject(_not_finite(rollouts.rewards), rollouts.owner, "rewards", rollouts.rewards, "finite numbers")
+    if spec.action_kind == "discrete":
+        bad, allowed = _outside(actions, spec.action_size), f"0..{spec.action_size - 1}"
+    else:
+        bad, allowed = (np.abs(actions) > 1).any(axis=1), "numbers in [-1, 1]"
+    _reject(bad, rollouts.owner, "actions", actions, allowed)
+
+
+def _not_finite(column: np.ndarray) -> np.ndarray:
+    """Rows with a number that is not finite: (M,) or (M, K) -> (M,) bool."""
+    bad = ~np.isfinite(column)
+    return bad.any(axis=1) if bad.ndim == 2 else bad
+
+
+def _outside(column: np.ndarray, count: int) -> np.ndarray:
+    return (column < 0) | (column >= count)
+
+
+def _reject(bad: np.ndarray, owner: np.ndarray, name: str, column: np.ndarray, allowed: str) -> None:
+    """Raise for the first bad row; `owner` says which rollout each row belongs to."""
+    if not bad.any():
+        return
+    row = int(np.argmax(bad))
+    rollout = int(owner[row])
+    place = row - int(np.searchsorted(owner, rollout))
+    raise KalmError(
+        f"rollout {rollout}, column {name!r}, row {place}: {column[row].tolist()} is not allowed, needs {allowed} "
+        f"({len(np.unique(owner[bad]))} of {int(owner[-1]) + 1} rollouts break this)."
+    )

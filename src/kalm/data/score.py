@@ -1,0 +1,46 @@
+"""Rewards and verdicts from states alone: the one formula for real and imagined rollouts.
+
+All transitions of all rollouts are judged in one call, flat, each with the goal of the rollout that owns it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kalm.data.rollouts import RolloutSet
+from kalm.envs.base import Judge, World
+
+
+def score(rollouts: RolloutSet, world: World) -> RolloutSet:
+    """Return the rollouts with the world's rewards; success: the last transition reaches the goal."""
+    rewards = _judge(rollouts, world).reward(*transitions(rollouts))
+    return rollouts.with_scores(rewards, reached(rollouts, world)[rollouts.last_action])
+
+
+def reached(rollouts: RolloutSet, world: World) -> np.ndarray:
+    """Whether each transition reaches its rollout's goal: -> (sum(T),) bool."""
+    return _judge(rollouts, world).success(*transitions(rollouts))
+
+
+def until_success(rollouts: RolloutSet, world: World) -> RolloutSet:
+    """Cut each rollout after the first transition that reaches its goal, then score it.
+
+    For data from elsewhere, which may go on after success. Rollouts that never reach their goal stay whole.
+    """
+    hits = np.flatnonzero(reached(rollouts, world))
+    # Of several hits of one rollout the first is written last, so it stays.
+    lengths = rollouts.lengths.copy()
+    owner = rollouts.owner[hits][::-1]
+    lengths[owner] = hits[::-1] - rollouts.action_starts[owner] + 1
+    return score(rollouts.cut(lengths), world)
+
+
+def transitions(rollouts: RolloutSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All transitions, flat: states (sum(T), S), actions (sum(T),) or (sum(T), A), next states (sum(T), S)."""
+    return rollouts.states[rollouts.before], rollouts.actions, rollouts.states[rollouts.before + 1]
+
+
+def _judge(rollouts: RolloutSet, world: World) -> Judge:
+    """Judge of all transitions; goals are compiled once per instruction."""
+    judge = world.judge([instruction.goal for instruction in rollouts.instructions])
+    return judge.take(rollouts.which[rollouts.owner])

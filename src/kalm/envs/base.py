@@ -1,0 +1,109 @@
+"""What a world offers to the other rooms. A plug-in world is a class with these methods, nothing more.
+
+The rooms above never ask which world they have: sizes come from `World.spec`, verdicts from `Judge`, physics from
+`Simulator`. Everything is batched, because one call per episode would cost more than the physics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from kalm.types import Goal, Instruction, WorldSpec
+
+
+class Judge(Protocol):
+    """Verdicts and rewards for N goals, one per row, from states alone (no simulator)."""
+
+    goals: tuple[Goal, ...]
+    one_step: np.ndarray  # (N,) bool: the episode of this goal ends after its first action
+
+    def success(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:
+        """Whether each transition reaches its row's goal: (N, S), (N,) or (N, A), (N, S) -> (N,) bool."""
+        ...
+
+    def reached(self, states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
+        """The verdict on the states alone, also where `success` looks at the action: -> (N,) bool."""
+        ...
+
+    def reward(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:
+        """Reward of each transition: -> (N,) float32."""
+        ...
+
+    def take(self, rows: np.ndarray) -> Judge:
+        """Return the judge of these rows (integer indices, repeats allowed)."""
+        ...
+
+
+class Simulator(Protocol):
+    """N environments that step together. Rows are independent of each other and of N."""
+
+    def reset(self, seeds: Sequence[int] | np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Draw initial states for these rows (all by default), one seed each: -> (len(rows), S) float64."""
+        ...
+
+    def set_states(self, states: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """Put these rows at rest in the given states (len(rows), S); nothing of what was before remains."""
+        ...
+
+    def step(self, actions: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Take one action in each of these rows: (len(rows),) or (len(rows), A) -> (len(rows), S) float64."""
+        ...
+
+    def close(self) -> None:
+        """Release threads, processes and memory."""
+        ...
+
+
+class Expert(Protocol):
+    """A behaviour policy that knows the goal's structure."""
+
+    def act(self, states: np.ndarray, judge: Judge, rng: np.random.Generator) -> np.ndarray:
+        """Actions for N states and their goals: (N, S) -> (N,) int64 or (N, A) float32."""
+        ...
+
+
+class World(Protocol):
+    """An environment with goals: the unit that a plug-in adds (entry point group ``kalm.worlds``)."""
+
+    spec: WorldSpec
+
+    def suite(self, level: str) -> tuple[Instruction, ...]:
+        """All instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
+        ...
+
+    def parse_goal(self, data: Mapping[str, Any]) -> Goal:
+        """Return the checked goal of a JSON object. Raises KalmError that says which slot is wrong."""
+        ...
+
+    def judge(self, goals: Sequence[Goal]) -> Judge:
+        """Compile goals into arrays for verdicts and rewards."""
+        ...
+
+    def simulator(self, n: int, threads: int = 1) -> Simulator:
+        """Return n environments stepping over this many threads."""
+        ...
+
+    def expert(self, noise: float) -> Expert:
+        """Return the behaviour policy; `noise` is the probability of a uniformly random action."""
+        ...
+
+    def initial_states(self, seeds: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Draw initial states, one per seed, the same as `Simulator.reset`: -> (len(seeds), S) float64."""
+        ...
+
+    def violations(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        """Name what is physically impossible in (N, S) states: measure name -> (N,) bool."""
+        ...
+
+    def motion(
+        self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Plausibility of N transitions: measure name -> (N,) float32 (drift, step too large, ...)."""
+        ...
+
+    def render(self, state: np.ndarray, size: int = 256) -> np.ndarray:
+        """Draw one state: (S,) -> (size, size, 3) uint8, top row first."""
+        ...

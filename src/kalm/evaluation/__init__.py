@@ -1,0 +1,1 @@
+"""Measuring policies in the simulator and imagined rollouts against goals and physics."""

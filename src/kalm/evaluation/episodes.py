@@ -1,0 +1,317 @@
+"""Closed-loop evaluation: a policy reads sentences and acts in the simulator; one row per episode.
+
+All episodes step together and finished ones drop out, so a network is asked once per step for all of them.
+Every transition is judged, the initial state never; an episode ends at success, at the horizon, or, for
+one-step goals, after its first action.
+
+Unusual: which instruction and initial state an episode has depends only on the evaluation seed and the level.
+Policies evaluated with the same seed play the same episodes, and more episodes contain the fewer ones.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from kalm.data.rollouts import RolloutSet
+from kalm.envs.base import Simulator, World
+from kalm.errors import KalmError
+from kalm.runs import atomic_write, derive_rng, derive_seed
+from kalm.types import SOURCES, Instruction
+
+
+class Actor(Protocol):
+    """Anything that acts on sentences."""
+
+    def act(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """Actions for N states and their instructions: (N, S) -> (N,) int or (N, A) float."""
+        ...
+
+
+@dataclass(frozen=True)
+class Label:
+    """Which policy an episode belongs to.
+
+    Attributes:
+        policy: name in tables, e.g. ``"CQL+KALM"``.
+        algorithm: name of the learner, e.g. ``"cql"``.
+        kalm: it learned from imagined rollouts too.
+        seed: training seed.
+    """
+
+    policy: str = "policy"
+    algorithm: str = ""
+    kalm: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One row of the results file; `Label` explains the first four fields, `Instruction` the next four."""
+
+    policy: str
+    algorithm: str
+    kalm: bool
+    seed: int
+    level: str
+    wording: str
+    held_back: bool
+    text: str
+    episode_seed: int
+    success: bool
+    steps: int  # actions taken
+    reward: float  # sum over the episode
+
+
+def sample_episodes(
+    instructions: Iterable[Instruction], episodes: int, seed: int
+) -> tuple[tuple[Instruction, ...], np.ndarray]:
+    """Draw what to play: `episodes` instructions per level and an initial-state seed for each.
+
+    Within a level instructions come without replacement; a level with fewer instructions is gone through
+    again in a new order, so every instruction is played equally often, give or take once. Give each training
+    seed its own evaluation seed (their episodes are then different draws), and all algorithms the same one.
+
+    Returns:
+        N instructions, level by level, and their seeds (N,) int64.
+    """
+    if episodes < 1:
+        raise KalmError(f"episodes per level must be at least 1, got {episodes}.")
+    by_level: dict[str, list[Instruction]] = {}
+    for instruction in instructions:
+        by_level.setdefault(instruction.level, []).append(instruction)
+    chosen, seeds = [], []
+    for level, suite in by_level.items():
+        chosen += [
+            suite[index] for index in _rounds(len(suite), episodes, derive_rng(seed, "episodes", level))
+        ]
+        seeds += [derive_seed(seed, "episode", level, index) for index in range(episodes)]
+    return tuple(chosen), np.array(seeds, dtype=np.int64)
+
+
+def _rounds(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    rounds = [rng.permutation(size) for _ in range(-(-count // size))]
+    return np.concatenate(rounds)[:count]
+
+
+def evaluate(
+    policy: Actor,
+    world: World,
+    instructions: Sequence[Instruction],
+    seeds: Sequence[int] | np.ndarray,
+    horizon: int | None = None,
+    threads: int = 1,
+    label: Label = Label(),  # noqa: B008 - frozen
+) -> list[Episode]:
+    """Play one episode per instruction (`play`) and return one row for each, in that order."""
+    played = play(policy, world, instructions, seeds, horizon, threads)
+    rewards = np.bincount(played.owner, weights=played.rewards, minlength=len(played))
+    return [
+        Episode(
+            **asdict(label),
+            level=instruction.level,
+            wording=instruction.wording,
+            held_back=instruction.held_back,
+            text=instruction.text,
+            episode_seed=int(seed),
+            success=bool(success),
+            steps=int(steps),
+            reward=float(reward),
+        )
+        for instruction, seed, success, steps, reward in zip(
+            instructions, seeds, played.success, played.lengths, rewards, strict=True
+        )
+    ]
+
+
+def play(
+    policy: Actor,
+    world: World,
+    instructions: Sequence[Instruction],
+    seeds: Sequence[int] | np.ndarray,
+    horizon: int | None = None,
+    threads: int = 1,
+) -> RolloutSet:
+    """Play one episode per instruction and return what happened, in that order.
+
+    Args:
+        policy: chooses the actions.
+        world: judges and simulates.
+        instructions: N instructions; one that carries a state starts there.
+        seeds: (N,) seeds of the initial states.
+        horizon: largest number of actions; None: the world's.
+        threads: threads of the simulator.
+
+    Raises:
+        KalmError: lengths, horizon, a given state, or the policy's actions do not fit.
+    """
+    horizon = world.spec.horizon if horizon is None else horizon
+    if len(instructions) != len(seeds):
+        raise KalmError(
+            f"{len(instructions)} instructions and {len(seeds)} seeds: give one seed per instruction."
+        )
+    if horizon < 1:
+        raise KalmError(f"horizon must be at least 1 action, got {horizon}.")
+    record = _Record(world, instructions, horizon)
+    if not instructions:
+        return record.rollouts()
+    simulator = world.simulator(len(instructions), threads)
+    try:
+        _run(policy, world, simulator, _start(simulator, world, instructions, seeds), record)
+    finally:
+        simulator.close()
+    return record.rollouts()
+
+
+def _start(
+    simulator: Simulator, world: World, instructions: Sequence[Instruction], seeds: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Bring every episode to its initial state: -> (N, S) float64."""
+    states = np.array(simulator.reset(seeds), dtype=np.float64)
+    given = [row for row, instruction in enumerate(instructions) if instruction.state is not None]
+    for row in given:
+        state = instructions[row].state
+        if state is None or len(state) != world.spec.state_size:
+            raise KalmError(
+                f"instruction {instructions[row].text!r}: its state has {len(state or ())} numbers, "
+                f"the world {world.spec.name!r} has {world.spec.state_size}."
+            )
+        states[row] = state
+    if given:
+        simulator.set_states(states[given], np.array(given))
+    return states
+
+
+def _run(policy: Actor, world: World, simulator: Simulator, states: np.ndarray, record: _Record) -> None:
+    texts = [instruction.text for instruction in record.instructions]
+    judge = world.judge([instruction.goal for instruction in record.instructions])
+    record.states[:, 0] = states
+    rows = np.arange(len(states))  # episodes still running
+    for step in range(record.rewards.shape[1]):
+        before = states[rows]
+        actions = _checked(policy.act(before, [texts[row] for row in rows]), world, len(rows))
+        after = simulator.step(actions, rows)
+        verdict = judge.take(rows)
+        success = verdict.success(before, actions, after)
+        record.add(step, rows, actions, verdict.reward(before, actions, after), after, success)
+        states[rows] = after
+        rows = rows[~(success | verdict.one_step)]
+        if not len(rows):
+            break
+
+
+def _checked(actions: np.ndarray, world: World, count: int) -> np.ndarray:
+    """Return the policy's actions in the world's type; a policy may come from outside the library."""
+    spec, actions = world.spec, np.asarray(actions)
+    discrete = spec.action_kind == "discrete"
+    shape = (count,) if discrete else (count, spec.action_size)
+    if actions.shape != shape:
+        raise KalmError(f"the policy returned actions of shape {actions.shape}, {spec.name!r} needs {shape}.")
+    low, high = (0, spec.action_size - 1) if discrete else (-1, 1)
+    if not ((actions >= low) & (actions <= high)).all():  # NaN fails too
+        raise KalmError(
+            f"the policy returned actions outside {low}..{high}: {actions.min()}..{actions.max()}."
+        )
+    return actions.astype(np.int64 if discrete else np.float32)
+
+
+class _Record:
+    """Rectangular buffers while episodes run; ragged columns when they are over."""
+
+    def __init__(self, world: World, instructions: Sequence[Instruction], horizon: int) -> None:
+        count, spec = len(instructions), world.spec
+        discrete = spec.action_kind == "discrete"
+        shape = (count, horizon) if discrete else (count, horizon, spec.action_size)
+        self.spec = spec
+        self.instructions = tuple(instructions)
+        self.states = np.zeros((count, horizon + 1, spec.state_size), dtype=np.float32)
+        self.actions = np.zeros(shape, dtype=np.int64 if discrete else np.float32)
+        self.rewards = np.zeros((count, horizon), dtype=np.float32)
+        self.lengths = np.zeros(count, dtype=np.int32)
+        self.success = np.zeros(count, dtype=bool)
+
+    def add(
+        self,
+        step: int,
+        rows: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        after: np.ndarray,
+        success: np.ndarray,
+    ) -> None:
+        self.actions[rows, step] = actions
+        self.rewards[rows, step] = rewards
+        self.states[rows, step + 1] = after
+        self.lengths[rows] = step + 1
+        self.success[rows] = success
+
+    def rollouts(self) -> RolloutSet:
+        table = {instruction: None for instruction in self.instructions}
+        index = {instruction: place for place, instruction in enumerate(table)}
+        taken = np.arange(self.rewards.shape[1]) < self.lengths[:, None]  # (N, H)
+        visited = np.arange(self.states.shape[1]) <= self.lengths[:, None]  # (N, H+1)
+        return RolloutSet(
+            spec=self.spec,
+            instructions=tuple(table),
+            which=np.array([index[instruction] for instruction in self.instructions], dtype=np.int32),
+            lengths=self.lengths,
+            states=self.states[visited],
+            actions=self.actions[taken],
+            rewards=self.rewards[taken],
+            success=self.success,
+            source=np.full(len(self.lengths), SOURCES.index("real"), dtype=np.int8),
+        )
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(f"{text!r} is not 0 or 1")
+    return text == "1"
+
+
+_READ: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "bool": _flag}
+
+
+def write_rows(path: Path, rows: Iterable[Episode]) -> None:
+    """Write a results file (CSV, UTF-8, one header line; yes and no as 1 and 0), atomically."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(field.name for field in fields(Episode))
+        for row in rows:
+            writer.writerow(
+                int(value) if isinstance(value, bool) else value for value in asdict(row).values()
+            )
+
+
+def read_rows(path: Path) -> list[Episode]:
+    """Read a results file. Raises KalmError that names the file and the line."""
+    names = [field.name for field in fields(Episode)]
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = next(reader, [])
+            if header != names:
+                raise KalmError(f"{path} line 1: the columns are {header}, expected {names}.")
+            return [_parse(line, f"{path} line {reader.line_num}") for line in reader]
+    except FileNotFoundError:
+        raise KalmError(f"results: {path} does not exist.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise KalmError(f"results: {path} cannot be read ({error}).") from None
+
+
+def _parse(line: list[str], place: str) -> Episode:
+    columns = fields(Episode)
+    if len(line) != len(columns):
+        raise KalmError(f"{place}: {len(line)} values, expected {len(columns)}.")
+    values = {}
+    for column, text in zip(columns, line, strict=True):
+        try:
+            values[column.name] = _READ[str(column.type)](text)
+        except ValueError:
+            raise KalmError(f"{place}: column {column.name!r} holds {text!r}, not a {column.type}.") from None
+    return Episode(**values)

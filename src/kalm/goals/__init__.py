@@ -1,0 +1,1 @@
+"""Goals: structured targets, their verdicts and rewards on states, and their sentences."""

@@ -1,0 +1,1 @@
+"""The language model: grounding it in an environment and decoding rollouts from it."""

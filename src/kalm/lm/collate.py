@@ -1,0 +1,176 @@
+"""Examples to tensors: the only place where padding and packing exist.
+
+Two ways of not computing the same thing twice or nothing at all:
+
+* bodies share prompts: the prompt does not look at what follows it, so bodies of one prompt stand behind a single copy
+  of it, each seeing the prompt and itself (a *group*);
+* groups share rows: several groups fill a row of a fixed length, none seeing another, instead of padding each to the
+  longest.
+
+Both leave every loss exactly as if each example were alone in its row (tested), because the mask hides the others and
+positions restart::
+
+    tokens    P P P P | a a a a | b b b || Q Q Q | c c c c c
+    group     0 0 0 0   0 0 0 0   0 0 0    1 1 1   1 1 1 1 1
+    body      0 0 0 0   1 1 1 1   2 2 2    0 0 0   1 1 1 1 1      0: prompt
+    position  0 1 2 3   4 5 6 7   4 5 6    0 1 2   3 4 5 6 7
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kalm.data.rollouts import RolloutSet
+from kalm.lm.sequence import ACTION, STATE, TEXT, Example, Tokens
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt and the bodies that follow it."""
+
+    prompt: Tokens
+    bodies: tuple[Tokens, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + sum(len(body) for body in self.bodies)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows of at most L tokens. Flat indices count through the (B, L) grid row by row."""
+
+    visible: Tensor  # (B, 1, L, L) bool: query sees key
+    position: Tensor  # (B, L) int64
+    text_at: Tensor  # (n,) flat index of each text token
+    text: Tensor  # (n,) token ids
+    state_at: Tensor  # (m,) flat index of each state
+    states: Tensor  # (m, S)
+    bases: Tensor  # (m, S) the state one step earlier, for predicting changes
+    action_at: Tensor  # (k,) flat index of each action
+    actions: Tensor  # (k,) int64 or (k, A) float
+    learn_text: Tensor  # (n,) bool
+    learn_state: Tensor  # (m,) bool
+    learn_action: Tensor  # (k,) bool
+    tokens: int  # without padding
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        return Batch(
+            **{
+                k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
+                for k, v in vars(self).items()
+            }
+        )
+
+
+def group(examples: Sequence[Example]) -> Group:
+    """Join examples of one and the same prompt."""
+    assert all(
+        e.prompt is examples[0].prompt or np.array_equal(e.prompt.value, examples[0].prompt.value)
+        for e in examples
+    )
+    return Group(examples[0].prompt, tuple(example.body for example in examples))
+
+
+def pack(lengths: Sequence[int], row_tokens: int, open_rows: int = 16) -> list[list[int]]:
+    """Place groups of these lengths in rows of `row_tokens`, first fit among the latest rows, order kept otherwise.
+
+    A group longer than a row gets a row of its own. Returns the group numbers of each row.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index, length in enumerate(lengths):
+        first = max(0, len(rows) - open_rows)
+        fit = next((row for row in range(first, len(rows)) if room[row] >= length), None)
+        if fit is None:
+            rows.append([])
+            room.append(row_tokens)
+            fit = len(rows) - 1
+        rows[fit].append(index)
+        room[fit] -= length
+    return rows
+
+
+def batch(rows: Sequence[Sequence[Group]], rollouts: RolloutSet, two_way_prompt: bool) -> Batch:
+    """Return the tensors of these rows; numbers are fetched from the rollout set here.
+
+    Args:
+        rows: the groups of each row.
+        rollouts: the set that state and action rows point into.
+        two_way_prompt: prompt tokens also see later tokens of the same prompt.
+    """
+    laid = [_lay_out(row) for row in rows]
+    width = max(len(tokens) for tokens, *_ in laid)
+
+    def grid(column: int, fill: int) -> np.ndarray:
+        out = np.full((len(laid), width), fill, dtype=np.int64)  # (B, L)
+        for row, parts in enumerate(laid):
+            out[row, : len(parts[column])] = parts[column]
+        return out
+
+    groups, bodies, positions = grid(1, -1), grid(2, 0), grid(3, 0)
+    offsets = np.concatenate([np.arange(len(tokens)) + row * width for row, (tokens, *_) in enumerate(laid)])
+    tokens = Tokens.join([tokens for tokens, *_ in laid])
+    return Batch(
+        visible=_visible(
+            torch.from_numpy(groups), torch.from_numpy(bodies), torch.from_numpy(positions), two_way_prompt
+        ),
+        position=torch.from_numpy(positions),
+        tokens=len(tokens),
+        **_columns(tokens, offsets, rollouts),
+    )
+
+
+def _lay_out(row: Sequence[Group]) -> tuple[Tokens, np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, group numbers, body numbers and positions of one row."""
+    parts: list[Tokens] = []
+    groups: list[int] = []
+    bodies: list[int] = []
+    starts: list[int] = []
+    for number, item in enumerate(row):
+        for body, part in enumerate((item.prompt, *item.bodies)):
+            parts.append(part)
+            groups.append(number)
+            bodies.append(body)
+            starts.append(0 if body == 0 else len(item.prompt))
+    sizes = [len(part) for part in parts]
+    position = np.concatenate(
+        [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    )
+    return Tokens.join(parts), np.repeat(groups, sizes), np.repeat(bodies, sizes), position
+
+
+def _columns(tokens: Tokens, offsets: np.ndarray, rollouts: RolloutSet) -> dict[str, Tensor]:
+    at = {kind: np.flatnonzero(tokens.kind == kind) for kind in (TEXT, STATE, ACTION)}
+    state_rows = tokens.value[at[STATE]]
+    # A first state has no earlier one, but it is never learnt either, so its base does not matter.
+    bases = np.maximum(state_rows - 1, 0)
+    return {
+        "text_at": torch.from_numpy(offsets[at[TEXT]]),
+        "text": torch.from_numpy(tokens.value[at[TEXT]]),
+        "state_at": torch.from_numpy(offsets[at[STATE]]),
+        "states": torch.from_numpy(rollouts.states[state_rows]),
+        "bases": torch.from_numpy(rollouts.states[bases]),
+        "action_at": torch.from_numpy(offsets[at[ACTION]]),
+        "actions": torch.from_numpy(rollouts.actions[tokens.value[at[ACTION]]]),
+        "learn_text": torch.from_numpy(tokens.learn[at[TEXT]]),
+        "learn_state": torch.from_numpy(tokens.learn[at[STATE]]),
+        "learn_action": torch.from_numpy(tokens.learn[at[ACTION]]),
+    }
+
+
+def _visible(groups: Tensor, bodies: Tensor, positions: Tensor, two_way_prompt: bool) -> Tensor:
+    """Whether each query token sees each key token: (B, L) x 3 -> (B, 1, L, L) bool."""
+    q, k = (slice(None), slice(None), None), (slice(None), None, slice(None))
+    prompt = bodies[k] == 0
+    earlier = positions[k] <= positions[q]
+    if two_way_prompt:
+        earlier = earlier | (prompt & (bodies[q] == 0))
+    same = (groups[q] == groups[k]) & (prompt | (bodies[q] == bodies[k]))
+    # Padding has group -1 and sees the padding before it, so that no row of the softmax is empty.
+    return (same & earlier)[:, None]

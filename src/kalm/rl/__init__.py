@@ -1,0 +1,1 @@
+"""Offline RL on real and imagined rollouts."""

@@ -1,0 +1,132 @@
+"""Goal text -> vector by a frozen sentence encoder, each distinct text computed once.
+
+Mean pooling over the mask and L2 norm, which for the packaged MiniLM is the sentence vector it was trained to give.
+The model is loaded at the first text that no cache knows, so a policy whose goals are all cached starts at once.
+The cache on disk is one file per encoder, named by a hash of its weights: other weights can never serve its vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from kalm.errors import KalmError
+from kalm.runs import atomic_write, file_sha256
+from kalm.weights import MINILM, locate
+
+BATCH = 128
+IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
+
+
+class GoalEncoder:
+    """Frozen BERT-family encoder with a memory of the texts it has seen.
+
+    Args:
+        name: ``minilm``, a folder, or a hub name.
+        device: torch device of the model; vectors are NumPy arrays whatever it is.
+        cache: folder for vectors that outlive the process; None keeps them in memory only.
+
+    Raises:
+        KalmError: no such weights, or a cache file that cannot be read.
+    """
+
+    def __init__(self, name: str = MINILM, device: str = "cpu", cache: Path | None = None) -> None:
+        self.name = name
+        self.device = device
+        self._source = locate(name)
+        self._local = Path(self._source).is_dir()
+        self._rows: dict[str, int] = {}
+        self._vectors = np.zeros((0, self.size), dtype=np.float32)  # (texts, E)
+        self._file = None if cache is None else Path(cache) / f"goals-{self.identity[:16]}.safetensors"
+        self._recall()
+
+    @property
+    def size(self) -> int:
+        """Length E of a vector."""
+        return int(self._config.hidden_size)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the weights and tokenizer (a folder's files, or a hub model's revision)."""
+        if not self._local:
+            return hashlib.sha256(f"{self._source}@{self._config._commit_hash}".encode()).hexdigest()
+        files = sorted(path for path in Path(self._source).iterdir() if path.suffix in IDENTITY_SUFFIXES)
+        digests = "\n".join(f"{path.name} {file_sha256(path)}" for path in files)
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the vectors of N texts, repeats allowed: (N, E) float32, each of length 1."""
+        new = sorted({text for text in texts if text not in self._rows}, key=lambda text: (len(text), text))
+        if new:
+            self._remember(new, self._compute(new))
+            self._store()
+        return self._vectors[[self._rows[text] for text in texts]]
+
+    def _remember(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        self._rows.update({text: len(self._rows) + i for i, text in enumerate(texts)})
+        self._vectors = np.concatenate([self._vectors, vectors])
+
+    def _compute(self, texts: Sequence[str]) -> np.ndarray:
+        return np.concatenate([self._batch(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)])
+
+    def _batch(self, texts: Sequence[str]) -> np.ndarray:
+        import torch
+
+        tokenizer, model = self._loaded
+        tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
+        with torch.inference_mode():
+            hidden = model(**tokens).last_hidden_state  # (B, L, E)
+            mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
+            mean = (hidden * mask).sum(1) / mask.sum(1)  # (B, E)
+            return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        return self._pretrained(AutoConfig)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        model = self._pretrained(AutoModel, dtype=torch.float32)
+        return self._pretrained(AutoTokenizer), model.to(self.device).eval().requires_grad_(False)
+
+    def _pretrained(self, kind: Any, **options: Any) -> Any:
+        try:
+            return kind.from_pretrained(self._source, local_files_only=self._local, **options)
+        except (OSError, ValueError) as error:
+            raise KalmError(
+                f"encoder {self.name!r} cannot be loaded ({error}). Give a folder with a transformers encoder and "
+                "its tokenizer, a hub name such as org/model, or 'minilm'."
+            ) from None
+
+    def _recall(self) -> None:
+        if self._file is None or not self._file.exists():
+            return
+        try:
+            with safe_open(self._file, "numpy") as stored:
+                texts, vectors = json.loads(stored.metadata()["texts"]), stored.get_tensor("vectors")
+            assert vectors.shape == (len(texts), self.size), vectors.shape
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AssertionError) as error:
+            raise KalmError(f"goal cache {self._file} is damaged ({error}). Delete it; it is built again.") from None
+        new = [i for i, text in enumerate(texts) if text not in self._rows]
+        self._remember([texts[i] for i in new], vectors[new])
+
+    def _store(self) -> None:
+        """Write the cache, with what another process may have added to it meanwhile."""
+        if self._file is None:
+            return
+        self._recall()
+        with atomic_write(self._file) as temporary:
+            save_file({"vectors": self._vectors}, temporary, {"texts": json.dumps(list(self._rows))})

@@ -1,0 +1,167 @@
+"""The records that every room shares: goals, instructions, world facts and single rollouts. NumPy only.
+
+A goal is kept free of any world: a kind and named slots. What kinds and slots exist is the world's business
+(its `parse_goal`), so a plug-in world needs no change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Level = Literal["seen", "rephrase", "easy", "hard"]
+LEVELS: tuple[Level, ...] = ("seen", "rephrase", "easy", "hard")
+NOVEL_LEVELS: tuple[Level, ...] = ("rephrase", "easy", "hard")
+
+Source = Literal["real", "imagined"]
+SOURCES: tuple[Source, ...] = ("real", "imagined")
+
+Slot = "str | Goal | tuple[Slot, ...]"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A structured target, hashable. JSON form: ``{"kind": kind, **slots}``, nested goals included.
+
+    Attributes:
+        kind: the family of the predicate, e.g. ``"relation"``.
+        slots: (name, value) pairs in the order of goal files; a value is a string, a goal or a tuple of those.
+    """
+
+    kind: str
+    slots: tuple[tuple[str, Any], ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self.slots)[name]
+
+    @classmethod
+    def of(cls, kind: str, **slots: Any) -> Goal:
+        """Build a goal from keyword slots; lists become tuples."""
+        return cls(kind, tuple((name, _freeze(value)) for name, value in slots.items()))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Goal:
+        """Inverse of `to_json`; does not check that a world knows the kind (`World.parse_goal` does)."""
+        return cls.of(data["kind"], **{name: value for name, value in data.items() if name != "kind"})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the goal as JSON-ready dictionaries, lists and strings."""
+        return {"kind": self.kind, **{name: _thaw(value) for name, value in self.slots}}
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Goal.from_json(value)
+    return tuple(_freeze(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _thaw(value: Any) -> Any:
+    if isinstance(value, Goal):
+        return value.to_json()
+    return [_thaw(item) for item in value] if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A goal and the sentence that asks for it.
+
+    Attributes:
+        text: the sentence.
+        level: how new it is with respect to the offline data.
+        goal: what it asks for.
+        wording: name of the sentence pattern, e.g. ``"rephrase/17"``; empty for sentences of goal files.
+        held_back: the wording is kept out of imagination, to measure policies on it.
+        state: an initial state that goes with it, or None to draw one.
+    """
+
+    text: str
+    level: str
+    goal: Goal
+    wording: str = ""
+    held_back: bool = False
+    state: tuple[float, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line of a goal file."""
+        line: dict[str, Any] = {"text": self.text, "level": self.level, "goal": self.goal.to_json()}
+        if self.wording:
+            line["wording"] = self.wording
+        if self.held_back:
+            line["held_back"] = True
+        if self.state is not None:
+            line["state"] = list(self.state)
+        return line
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Instruction:
+        """Inverse of `to_json`, without checks: `goals.suites.read_goals` is the checked way in."""
+        state = line.get("state")
+        return cls(
+            text=line["text"],
+            level=line["level"],
+            goal=Goal.from_json(line["goal"]),
+            wording=line.get("wording", ""),
+            held_back=bool(line.get("held_back", False)),
+            state=None if state is None else tuple(float(x) for x in state),
+        )
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """What the rooms downstream need to know of a world.
+
+    Attributes:
+        name: registry name.
+        state_names: one name per state number, with its unit understood as metres unless the world says other.
+        action_kind: ``"discrete"`` (one integer) or ``"continuous"`` (vector in [-1, 1]).
+        action_size: number of actions, or length of the action vector.
+        horizon: largest number of actions in an episode.
+    """
+
+    name: str
+    state_names: tuple[str, ...]
+    action_kind: Literal["discrete", "continuous"]
+    action_size: int
+    horizon: int
+
+    @property
+    def state_size(self) -> int:
+        """Length S of a state vector."""
+        return len(self.state_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as JSON-ready values."""
+        return {
+            "name": self.name,
+            "state_names": list(self.state_names),
+            "action_kind": self.action_kind,
+            "action_size": self.action_size,
+            "horizon": self.horizon,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WorldSpec:
+        """Inverse of `to_json`."""
+        return cls(**{**data, "state_names": tuple(data["state_names"])})
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One rollout, as a view into a `RolloutSet`.
+
+    ::
+
+        states   s0   s1   s2   ...  sT        T+1 rows
+        actions     a0   a1   ...  a(T-1)      T rows
+        rewards     r0   r1   ...  r(T-1)      r_t belongs to (s_t, a_t, s_t+1)
+    """
+
+    instruction: Instruction
+    states: np.ndarray  # (T+1, S) float32
+    actions: np.ndarray  # (T,) int64 or (T, A) float32
+    rewards: np.ndarray  # (T,) float32
+    success: bool
+    source: Source
