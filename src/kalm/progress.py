@@ -1,7 +1,7 @@
 """Progress of long work: a bar on a terminal, a line now and then elsewhere. Both go to standard error.
 
-Unusual: `advance` takes items that a stopped run had finished (`resumed=True`) without counting them in the rate, so
-that the time left after a resume is true from the first item on.
+Unusual: `advance` takes items that a stopped run had finished (`resumed=True`) without counting them in the
+rate, so that the time left after a resume is true from the first item on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Invariants of a rollout set: what every file we write and every stage we start may rely on.
 
-Checked where rollouts enter (collection, imagination, import), not where they are used: a set that passed once is
-immutable. Each check is one array operation; the error names the first rollout and the column that break it.
+Checked where rollouts enter (collection, imagination, import), not where they are used: a set that passed
+once is immutable. Each check is one array operation; the error names the first rollout and the column that
+break it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def _lengths(rollouts: RolloutSet) -> None:
     shape, dtype = rollouts.lengths.shape, rollouts.lengths.dtype
     if len(shape) != 1 or dtype != np.int32:
         raise KalmError(f"column 'lengths' is {dtype} {shape}; it must be int32 with one entry per rollout.")
-    _reject(rollouts.lengths < 1, np.arange(len(rollouts)), "lengths", rollouts.lengths, "at least one action")
+    _reject(
+        rollouts.lengths < 1, np.arange(len(rollouts)), "lengths", rollouts.lengths, "at least one action"
+    )
 
 
 def _columns(rollouts: RolloutSet) -> None:
@@ -61,8 +64,8 @@ def _columns(rollouts: RolloutSet) -> None:
         column = getattr(rollouts, name)
         if column.shape != shape or column.dtype != dtype:
             raise KalmError(
-                f"column {name!r} is {column.dtype} {column.shape}; {len(rollouts)} rollouts with {total} actions "
-                f"in world {rollouts.spec.name!r} need {np.dtype(dtype)} {shape}."
+                f"column {name!r} is {column.dtype} {column.shape}; {len(rollouts)} rollouts with {total} "
+                f"actions in world {rollouts.spec.name!r} need {np.dtype(dtype)} {shape}."
             )
 
 
@@ -70,7 +73,9 @@ def _indices(rollouts: RolloutSet) -> None:
     rows = np.arange(len(rollouts))
     table = len(rollouts.instructions)
     _reject(_outside(rollouts.which, table), rows, "which", rollouts.which, f"0..{table - 1}")
-    _reject(_outside(rollouts.source, len(SOURCES)), rows, "source", rollouts.source, f"0..{len(SOURCES) - 1}")
+    _reject(
+        _outside(rollouts.source, len(SOURCES)), rows, "source", rollouts.source, f"0..{len(SOURCES) - 1}"
+    )
 
 
 def _numbers(rollouts: RolloutSet) -> None:
@@ -81,14 +86,14 @@ def _numbers(rollouts: RolloutSet) -> None:
     if spec.action_kind == "discrete":
         bad, allowed = _outside(actions, spec.action_size), f"0..{spec.action_size - 1}"
     else:
-        bad, allowed = (np.abs(actions) > 1).any(axis=1), "numbers in [-1, 1]"
+        bad, allowed = np.any(np.abs(actions) > 1, axis=1), "numbers in [-1, 1]"
     _reject(bad, rollouts.owner, "actions", actions, allowed)
 
 
 def _not_finite(column: np.ndarray) -> np.ndarray:
     """Rows with a number that is not finite: (M,) or (M, K) -> (M,) bool."""
     bad = ~np.isfinite(column)
-    return bad.any(axis=1) if bad.ndim == 2 else bad
+    return np.any(bad, axis=1) if bad.ndim == 2 else bad
 
 
 def _outside(column: np.ndarray, count: int) -> np.ndarray:
@@ -103,6 +108,6 @@ def _reject(bad: np.ndarray, owner: np.ndarray, name: str, column: np.ndarray, a
     rollout = int(owner[row])
     place = row - int(np.searchsorted(owner, rollout))
     raise KalmError(
-        f"rollout {rollout}, column {name!r}, row {place}: {column[row].tolist()} is not allowed, needs {allowed} "
-        f"({len(np.unique(owner[bad]))} of {int(owner[-1]) + 1} rollouts break this)."
+        f"rollout {rollout}, column {name!r}, row {place}: {column[row].tolist()} is not allowed, "
+        f"needs {allowed} ({len(np.unique(owner[bad]))} of {int(owner[-1]) + 1} rollouts break this)."
     )

@@ -1,8 +1,8 @@
-"""Real rollouts: the world's expert acts on `seen` instructions, many episodes in lockstep, shards in parallel.
+"""Real rollouts: the world's expert acts on `seen` instructions, shard by shard, in parallel processes.
 
 Unusual: every rollout has its instruction before any episode runs, as balanced as the numbers allow. With
-``keep="successful"`` a failed episode is run again, for the same instruction from a new initial state, until it
-succeeds, so dropping failures does not unbalance the data. The initial state is never judged.
+``keep="successful"`` a failed episode is run again for the same instruction, so dropping failures does not
+unbalance the data. The initial state is never judged.
 
 A shard depends on the seed and its own index alone, not on the number of workers nor on where a stop fell.
 """
@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -24,16 +24,15 @@ import numpy as np
 from kalm.config import CollectConfig
 from kalm.data import store
 from kalm.data.checks import layout, require_valid
+from kalm.data.lockstep import run_expert
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import score
-from kalm.envs.base import Simulator, World
+from kalm.envs.base import World
 from kalm.errors import KalmError
 from kalm.progress import Advance, silent
 from kalm.runs import derive_rng, fingerprint, read_json, write_json
-from kalm.types import SOURCES, Instruction
+from kalm.types import Instruction
 
 PLAN = "collection.json"
-MAX_EPISODES = 200  # per rollout; without a limit an expert that never reaches a goal would keep us here forever
 
 Job = tuple[int, tuple[Instruction, ...]]  # index of a shard, and the instruction of each of its rollouts
 
@@ -47,7 +46,7 @@ def collect(
     advance: Advance = silent,
     command: str = "",
 ) -> RolloutSet:
-    """Fill `folder` with `config.rollouts` rollouts, or go on where a stopped collection ended, and return them.
+    """Fill `folder` with `config.rollouts` rollouts, or go on where a stopped collection ended; return them.
 
     Args:
         world: where; must survive pickling when `workers` > 1.
@@ -59,63 +58,119 @@ def collect(
         command: noted in the dataset's provenance.
 
     Raises:
-        KalmError: the folder holds other rollouts, or the expert cannot reach a goal.
+        KalmError: the folder holds other rollouts, the expert cannot reach a goal, or a worker process died.
     """
-    suite = world.suite("seen")
-    made_from = _claim(folder, world, config, seed, suite)
-    jobs = plan(suite, config, seed)
+    made_from = _made_from(world, config, seed)
+    _claim(folder, made_from)
+    jobs = plan(world.suite("seen"), config, seed)
     done = store.finished_shards(folder)
     advance(sum(len(rows) for index, rows in jobs if index in done), resumed=True)
-    for count in _work(world, config, seed, folder, workers, [job for job in jobs if job[0] not in done]):
+    left = [job for job in jobs if job[0] not in done]
+    for count in _work(world, config, seed, folder, min(workers, len(left)), left):
         advance(count)
     if not store.sealed(folder):
-        provenance = {"made_by": "collect", "command": command, **made_from, **_totals(folder)}
-        store.seal(folder, world.spec, provenance)
+        store.seal(folder, world.spec, {**made_from, "command": command, **_totals(folder)})
     return store.read(folder)
 
 
 def plan(suite: Sequence[Instruction], config: CollectConfig, seed: int) -> list[Job]:
-    """Deal the instructions to rollouts and the rollouts to shards; no instruction gets two more than another."""
+    """Deal instructions to rollouts and rollouts to shards; no instruction gets two more than another."""
     rng = derive_rng(seed, "collect", "order")
     rounds = -(-config.rollouts // len(suite))
     order = np.concatenate([rng.permutation(len(suite)) for _ in range(rounds)])[: config.rollouts]
-    starts = range(0, config.rollouts, config.shard)
     return [
         (index, tuple(suite[i] for i in order[start : start + config.shard]))
-        for index, start in enumerate(starts)
+        for index, start in enumerate(range(0, config.rollouts, config.shard))
     ]
 
 
-def run_episodes(
-    world: World, instructions: Sequence[Instruction], config: CollectConfig, rng: np.random.Generator
-) -> tuple[RolloutSet, dict[str, int]]:
-    """Run episodes until each instruction has its rollout; all open ones step together.
+def _made_from(world: World, config: CollectConfig, seed: int) -> dict[str, Any]:
+    """Return everything that the rollouts depend on; two collections that agree in it are the same."""
+    suite = [instruction.to_json() for instruction in world.suite("seen")]
+    return {
+        "made_by": "collect",
+        "world": world.spec.to_json(),
+        "dynamics": _first_step(world),
+        "instructions": fingerprint(suite),
+        "settings": config.model_dump(mode="json"),
+        "seed": seed,
+    }
 
-    Returns:
-        The rollouts in the order of `instructions`, scored, and the counts `episodes` and `successes`.
-    """
-    n, horizon = len(instructions), world.spec.horizon
-    shapes = layout(world.spec, 1, 1)
-    states = np.zeros((n, horizon + 1, world.spec.state_size), np.float32)
-    actions = np.zeros((n, horizon, *shapes["actions"][0][1:]), shapes["actions"][1])
-    lengths, success, episodes = np.zeros(n, np.int32), np.zeros(n, bool), np.ones(n, np.int64)
-    judge, expert, simulator = _compile(world, instructions, config)
-    active = np.arange(n)
-    states[:, 0] = _begin(simulator, instructions, active, rng)
-    while len(active):
-        verdicts, step = judge.take(active), lengths[active]
-        now = states[active, step]
-        taken = expert.act(now, verdicts, rng)
-        after = simulator.step(taken, active).astype(np.float32)
-        actions[active, step], states[active, step + 1] = taken, after
-        success[active] = verdicts.success(now, taken, after)
-        lengths[active] += 1
-        over = success[active] | verdicts.one_step | (lengths[active] == horizon)
-        again = active[over & ~success[active]] if config.keep == "successful" else active[:0]
-        _require_hope(world, instructions, episodes, again)
-        active = np.setdiff1d(active[~over], again) if False else np.sort(np.concatenate([active[~over], again]))
-        lengths[again] = 0
-        episodes[again] += 1
-        states[again, 0] = _begin(simulator, instructions, again, rng)
+
+def _first_step(world: World) -> list[float]:
+    """Return state and summed rewards after one fixed step: worlds with one spec may differ in options."""
+    judge = world.judge([instruction.goal for instruction in world.suite("seen")])
+    shape, dtype = layout(world.spec, 1, 1)["actions"]
+    simulator, action = world.simulator(1), np.ones(shape, dtype)
+    before = simulator.reset([0])
+    after = simulator.step(action)
     simulator.close()
-    return states, {}
+    n = len(judge.goals)
+    rewards = judge.reward(before.repeat(n, 0), action.repeat(n, 0), after.repeat(n, 0))
+    return [round(float(number), 3) for number in (*after[0], rewards.sum())]
+
+
+def _claim(folder: Path, made_from: dict[str, Any]) -> None:
+    """Mark the folder as this collection's, unless it is another's."""
+    path = folder / PLAN
+    if path.exists():
+        before = read_json(path, "collection")
+        other = sorted(name for name in made_from if before.get(name) != made_from[name])
+        if other:
+            raise KalmError(
+                f"{folder} holds a collection with other {', '.join(other)}. Choose another folder or "
+                "delete it."
+            )
+    elif store.sealed(folder) or store.finished_shards(folder):
+        raise KalmError(f"{folder} holds rollouts that no collection made. Choose another folder.")
+    else:
+        write_json(path, made_from)
+
+
+def _make_shard(world: World, config: CollectConfig, seed: int, folder: Path, job: Job) -> int:
+    index, instructions = job
+    rollouts, counts = run_expert(world, instructions, config, derive_rng(seed, "collect", index))
+    require_valid(rollouts)
+    store.write_shard(folder, index, rollouts, counts)
+    return len(rollouts)
+
+
+def _work(
+    world: World, config: CollectConfig, seed: int, folder: Path, workers: int, jobs: list[Job]
+) -> Iterator[int]:
+    """Make the shards, in this process if there is one worker; yields the rollouts of each as it is done."""
+    if workers <= 1:
+        yield from (_make_shard(world, config, seed, folder, job) for job in jobs)
+        return
+    # Spawned, not forked: the simulator and the numerical libraries of this process may hold threads.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
+    try:
+        yield from _results([pool.submit(_make_shard, world, config, seed, folder, job) for job in jobs])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _results(futures: list[Future[int]]) -> Iterator[int]:
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise KalmError(
+            "a worker process died. Run again to go on; with workers=1 no process is started. "
+            "A script that collects must do so under: if __name__ == '__main__'."
+        ) from None
+
+
+def _follow_parent() -> None:
+    """Workers leave the keyboard to their parent, and do not outlive it when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _totals(folder: Path) -> dict[str, Any]:
+    """Sum the shards' counts: episodes run, and the share of them that succeeded."""
+    facts = [store.shard_facts(folder, index) for index in sorted(store.finished_shards(folder))]
+    episodes = int(sum(fact["episodes"] for fact in facts))
+    return {"episodes": episodes, "success_rate": sum(fact["successes"] for fact in facts) / episodes}

@@ -1,4 +1,4 @@
-"""Rollout sets as Arrow tables: one row per rollout, the same flat columns on both sides, nothing per row in Python.
+"""Rollout sets as Arrow tables: one row per rollout, the same flat columns on both sides.
 
 ::
 
@@ -9,8 +9,8 @@
     success       bool
     source        dictionary<string>            a name of `kalm.types.SOURCES`
 
-Unusual: an Arrow list may hide values under a null or keep them unreferenced, so a foreign file can carry the right
-types and still not be flat. Nulls are refused at every depth; the error names the rollout and the column.
+Nothing is done per row in Python. A file from elsewhere can carry the right types and still hold nulls: they
+are refused at every depth. The error names the rollout and the column.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def from_table(
 
 
 def _ragged(flat: np.ndarray, counts: np.ndarray) -> pa.ListArray:
-    """Lists of `counts` rows each, over a flat (M,) or (M, K) column."""
+    """Return lists of `counts` rows each, over a flat (M,) or (M, K) column."""
     values = pa.array(flat.reshape(-1))
     if flat.ndim == 2:
         values = pa.FixedSizeListArray.from_arrays(values, flat.shape[1])
@@ -131,14 +131,12 @@ def _flat(lists: pa.ListArray, name: str, path: Path) -> tuple[np.ndarray, np.nd
     if pa.types.is_fixed_size_list(rows.type):
         shape = (len(rows), rows.type.list_size)
         rows = rows.flatten()
-        null = _nulls(rows).reshape(shape).any(axis=1)
+        null = np.any(_nulls(rows).reshape(shape), axis=1)
         _reject(_owners(null, offsets), path, name, "has a number that is null")
     return rows.to_numpy(zero_copy_only=False).reshape(shape), np.diff(offsets)
 
 
-def _codes(
-    column: pa.DictionaryArray, index: Callable[[str], int], path: Path, name: str
-) -> np.ndarray:
+def _codes(column: pa.DictionaryArray, index: Callable[[str], int], path: Path, name: str) -> np.ndarray:
     """Translate the file's dictionary into our indices, one look-up per distinct value: -> (N,) int."""
     _reject(_nulls(column), path, name, "is null")
     values = column.dictionary.to_pylist()
@@ -173,5 +171,6 @@ def _owners(bad: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 def _reject(bad: np.ndarray, path: Path, name: str, complaint: str) -> None:
     if bad.any():
         raise KalmError(
-            f"{path}: rollout {int(np.argmax(bad))}: column {name!r} {complaint} ({int(bad.sum())} of {len(bad)} rows)."
+            f"{path}: rollout {int(np.argmax(bad))}: column {name!r} {complaint} "
+            f"({int(bad.sum())} of {len(bad)} rows)."
         )

@@ -1,8 +1,8 @@
 """`RolloutSet`: many rollouts as flat columns. Immutable; every change returns a new set.
 
-Rollouts differ in length, so states and actions of all of them lie end to end, and `lengths` says where each ends.
-A set of N rollouts with T_i actions has sum(T_i) actions and sum(T_i + 1) states: the state after the last action is
-kept, because without it the last transition would be lost.
+Rollouts differ in length, so states and actions of all of them lie end to end, and `lengths` says where each
+ends. A set of N rollouts with T_i actions has sum(T_i) actions and sum(T_i + 1) states: the state after the
+last action is kept, because without it the last transition would be lost.
 
 ::
 
@@ -70,7 +70,11 @@ class RolloutSet:
     @cached_property
     def action_starts(self) -> np.ndarray:
         """Row of each rollout's first action: (N,) int64."""
-        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)[:-1]]) if len(self) else np.zeros(0, int)
+        return (
+            np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)[:-1]])
+            if len(self)
+            else np.zeros(0, int)
+        )
 
     @cached_property
     def state_starts(self) -> np.ndarray:
@@ -133,7 +137,7 @@ class RolloutSet:
         )
 
     def cut(self, lengths: np.ndarray) -> RolloutSet:
-        """Return the same rollouts with only their first (N,) actions; rewards stay, success is not judged anew."""
+        """Return the rollouts with only their first (N,) actions; success is not judged anew."""
         assert lengths.shape == self.lengths.shape and (lengths <= self.lengths).all()
         actions = _spans(self.action_starts, lengths)
         return replace(
@@ -191,7 +195,9 @@ class RolloutSet:
                 [np.zeros((0, spec.state_size)), *(rollout.states for rollout in rollouts)]
             ).astype(np.float32),
             actions=np.concatenate([empty, *actions]).astype(np.int64 if discrete else np.float32),
-            rewards=np.concatenate([np.zeros(0), *(rollout.rewards for rollout in rollouts)]).astype(np.float32),
+            rewards=np.concatenate([np.zeros(0), *(rollout.rewards for rollout in rollouts)]).astype(
+                np.float32
+            ),
             success=np.array([rollout.success for rollout in rollouts], dtype=bool),
             source=np.array([SOURCES.index(rollout.source) for rollout in rollouts], dtype=np.int8),
         )

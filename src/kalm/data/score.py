@@ -36,7 +36,7 @@ def until_success(rollouts: RolloutSet, world: World) -> RolloutSet:
 
 
 def transitions(rollouts: RolloutSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All transitions, flat: states (sum(T), S), actions (sum(T),) or (sum(T), A), next states (sum(T), S)."""
+    """Return states (sum(T), S), actions (sum(T),) or (sum(T), A) and next states (sum(T), S)."""
     return rollouts.states[rollouts.before], rollouts.actions, rollouts.states[rollouts.before + 1]
 
 

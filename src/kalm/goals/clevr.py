@@ -1,8 +1,8 @@
 """Goals of CLEVR-Robot: what may be asked, when it is reached, what a step earns. No simulator.
 
 Unusual: the predicates keep the original environment's edge cases, because recorded data and imagined
-rollouts are judged by the same rule. The angle of a relation comes from an arccos whose divisor is a little
-too large, so exact diagonals belong to behind and front, never to left and right, and coincident balls to behind.
+rollouts are judged by the same rule. The angle of a relation comes from an arccos whose divisor is slightly
+too large, so exact diagonals belong to behind and front, never to left and right; coincident balls to behind.
 
 Every goal is compiled to at most four parts, each a question about one pair of balls; a verdict is then a few
 array operations for any mixture of kinds. Positions are metres, +x right, +y behind (away from the viewer).
@@ -25,12 +25,9 @@ DIRECTIONS = ("behind", "left", "front", "right")
 KINDS = ("relation", "move", "all", "line", "gather")
 
 # Action 8 * ball + push: the ball is pushed along PUSHES[push].
-PUSHES = np.array(
-    [[1, 0], [0, 1], [-1, 0], [0, -1], [0.8, 0.8], [-0.8, 0.8], [0.8, -0.8], [-0.8, -0.8]]
-)  # (8, 2)
-ARROWS = np.array(
-    [[0, 1], [-1, 0], [0, -1], [1, 0]], dtype=np.float64
-)  # (4, 2) unit vector of each direction
+_DIAGONALS = [[0.8, 0.8], [-0.8, 0.8], [0.8, -0.8], [-0.8, -0.8]]
+PUSHES = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], *_DIAGONALS])  # (8, 2)
+ARROWS = np.array([[0.0, 1], [-1, 0], [0, -1], [1, 0]])  # (4, 2) unit vector of each direction
 HELPS = ARROWS @ PUSHES.T > 0  # (4, 8) bool: this push has a component in this direction
 ACTIONS = len(BALLS) * len(PUSHES)
 
@@ -105,8 +102,9 @@ def _check_relations(value: Any) -> None:
     if not isinstance(value, list | tuple) or len(value) not in (2, 3):
         raise KalmError(f"goal slot 'goals' must list two or three relations, got {value!r}.")
     for part in value:
-        if parse_goal(part).kind != "relation":
+        if _kind_of(part) != "relation":
             raise KalmError(f"goal slot 'goals' holds relations only, got kind {part['kind']!r}.")
+        parse_goal(part)
 
 
 class Judge:
@@ -124,7 +122,7 @@ class Judge:
         ball: (N,) int64, the ball of a relation or move, the center of a gathering; -1 elsewhere.
         reference: (N,) int64, the reference of a relation; -1 elsewhere.
         direction: (N,) int64, index into `DIRECTIONS`, of a relation or move; -1 elsewhere.
-        parts: (N, P, 3) int64, per part (question, ball, reference); the question is a direction, `STEP` (the
+        parts: (N, P, 3) int8, per part (question, ball, reference); the question is a direction, `STEP` (the
             ball is the next one in line after the reference), `NEAR` (the ball is gathered at the reference)
             or `NOTHING` (padding, always met).
     """
@@ -140,7 +138,7 @@ class Judge:
         self.one_step = self.kind == MOVE
         width = max((len(parts) for _, parts in rows), default=0)
         self.parts = np.array(
-            [[*parts, *[(NOTHING, 0, 0)] * (width - len(parts))] for _, parts in rows], dtype=np.int64
+            [[*parts, *[(NOTHING, 0, 0)] * (width - len(parts))] for _, parts in rows], dtype=np.int8
         ).reshape(len(rows), width, 3)  # (N, P, 3)
 
     def success(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:

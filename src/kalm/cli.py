@@ -1,0 +1,339 @@
+"""The command line: parse, call, print. What the commands do is in `kalm.pipeline`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kalm import config as settings
+from kalm import envs
+from kalm.errors import KalmError
+from kalm.types import LEVELS
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Turn what a pre-trained language model knows into a robot policy.
+
+    `kalm run --env clevr --preset demo --out runs/demo` does everything: collect, ground, imagine, train, evaluate,
+    report. Each stage is also a command of its own.""",
+)
+goals_app = typer.Typer(no_args_is_help=True, help="Show the instructions of a level, or check a goal file.")
+data_app = typer.Typer(no_args_is_help=True, help="Look into a dataset of rollouts.")
+app.add_typer(goals_app, name="goals")
+app.add_typer(data_app, name="data")
+
+Env = Annotated[str | None, typer.Option("--env", help="World; `clevr` by default.")]
+Preset = Annotated[str | None, typer.Option(help="Settings to start from: demo, mini, paper.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. Repeat for more.")
+]
+Seed = Annotated[int | None, typer.Option(help="Root of all random numbers.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
+Workers = Annotated[int | None, typer.Option(help="Processes or threads for simulation and training.")]
+Out = Annotated[Path, typer.Option(help="Folder for the result.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what --out holds and start anew.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a folder even if the settings changed.")]
+Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
+Goals = Annotated[Path | None, typer.Option("--goals", help="Goal file (JSON lines) instead of the suites.")]
+Levels = Annotated[list[str] | None, typer.Option("--level", help="Only this level. Repeat for more.")]
+
+
+@app.command()
+def run(
+    out: Out,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    workers: Workers = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Do all stages; skip those that are done, continue the one that was stopped.
+
+    Examples:
+
+        kalm run --env clevr --preset demo --out runs/demo
+
+        kalm run --preset mini --out runs/mini --set train.steps=50000 --resume
+    """
+    from kalm import pipeline
+    from kalm.report import tables
+
+    config = _load(env, preset, set_, seed, device, workers)
+    pipeline.claim(out, config, _command(), resume, overwrite)
+    summary = pipeline.run(config, out, _command())
+    _print(summary, as_json, lambda: tables.show(summary))
+    if not as_json:
+        typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
+
+
+@app.command()
+def collect(
+    out: Out,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Collect real rollouts with the world's expert.
+
+    Example: kalm collect --env clevr --out data/real --set collect.rollouts=100000
+    """
+    from kalm import pipeline
+
+    config = _load(env, preset, set_, seed, None, workers)
+    pipeline.prepare(out, overwrite)
+    _print(pipeline.collect(config, out, _command()), as_json)
+
+
+@app.command()
+def ground(
+    data: Annotated[Path, typer.Option(help="Dataset of real rollouts.")],
+    out: Out,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Ground a language model in a dataset; the model comes to OUT/model.
+
+    Example: kalm ground --data data/real --out grounded --set ground.backbone=minilm
+    """
+    from kalm import pipeline
+
+    config = _load(env, preset, set_, seed, device, None)
+    pipeline.prepare(out, overwrite)
+    _print(pipeline.ground(config, data, out), as_json)
+
+
+@app.command()
+def imagine(
+    model: Annotated[Path, typer.Option(help="Grounded model (the folder `model` of `kalm ground`).")],
+    out: Out,
+    goals: Goals = None,
+    level: Levels = None,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Imagine rollouts for the novel levels, or for the goals of a file.
+
+    Examples:
+
+        kalm imagine --model grounded/model --out imagined --level rephrase
+
+        kalm imagine --model grounded/model --out imagined --goals my_goals.jsonl
+    """
+    from kalm import pipeline
+
+    config = _load(env, preset, set_, seed, device, None)
+    pipeline.prepare(out, overwrite)
+    _print(pipeline.imagine(config, model, out, goals, _levels(level), _command()), as_json)
+
+
+@app.command()
+def train(
+    real: Annotated[Path, typer.Option(help="Dataset of real rollouts.")],
+    out: Out,
+    imagined: Annotated[Path | None, typer.Option(help="Dataset of imagined rollouts; none: plain.")] = None,
+    algo: Annotated[list[str] | None, typer.Option(help="Algorithm: bc, cql. Repeat for more.")] = None,
+    per_level: Annotated[bool, typer.Option("--per-level", help="One policy per novel level.")] = False,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train policies by offline RL, plain and (given --imagined) with imagined rollouts.
+
+    Example: kalm train --real data/real --imagined imagined --algo cql --out policies
+    """
+    from kalm import pipeline
+
+    extra = [*(set_ or [])]
+    if algo:
+        extra.append(f"train.algorithms={json.dumps(algo)}")
+    if per_level:
+        extra.append("train.per_level=true")
+    config = _load(env, preset, extra, seed, device, workers)
+    pipeline.prepare(out, overwrite)
+    _print(pipeline.train(config, real, imagined, out), as_json)
+
+
+@app.command()
+def evaluate(
+    policy: Annotated[Path, typer.Option(help="A policy folder, or a folder of them.")],
+    out: Out,
+    goals: Goals = None,
+    level: Levels = None,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Play policies in the simulator; one row per episode comes to OUT/rows.csv.
+
+    Examples:
+
+        kalm evaluate --policy runs/demo/policies --out evaluation
+
+        kalm evaluate --policy runs/demo/policies/bc+kalm-seed0 --out mine --goals my_goals.jsonl
+    """
+    from kalm import pipeline
+    from kalm.report import tables
+
+    config = _load(env, preset, set_, seed, device, workers)
+    pipeline.prepare(out, overwrite)
+    pipeline.evaluate(config, policy, out, goals, _levels(level) or LEVELS)
+    summary = pipeline.results(out)
+    _print(summary, as_json, lambda: tables.show(summary))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Option(help="Run folder of `kalm run`.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; RUN/report by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write report.html and report.md from what a run left on disk.
+
+    Example: kalm report --run runs/demo
+    """
+    from kalm import pipeline
+    from kalm.report import tables
+
+    place = out or run / "report"
+    summary = pipeline.report(run, place)
+    _print(summary, as_json, lambda: tables.show(summary))
+    if not as_json:
+        typer.echo(f"\nReport: {place / 'report.html'}")
+
+
+@goals_app.command("show")
+def goals_show(
+    env: Annotated[str, typer.Option("--env", help="World.")] = "clevr",
+    level: Annotated[str, typer.Option(help="seen, rephrase, easy or hard.")] = "rephrase",
+    limit: Annotated[int, typer.Option(help="Show this many; 0: all.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Write them as a goal file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show or write the instructions of a level.
+
+    Example: kalm goals show --level hard --limit 0 --out hard.jsonl
+    """
+    from kalm.goals.suites import write_goals
+
+    suite = envs.make(env).suite(level)
+    shown = suite if limit == 0 else suite[:limit]
+    if out is not None:
+        write_goals(out, shown)
+        typer.echo(f"{len(shown)} of {len(suite)} instructions written to {out}")
+        return
+    for instruction in shown:
+        typer.echo(json.dumps(instruction.to_json()) if as_json else instruction.text)
+
+
+@goals_app.command("check")
+def goals_check(
+    file: Annotated[Path, typer.Argument(help="Goal file (JSON lines).")],
+    env: Annotated[str, typer.Option("--env", help="World.")] = "clevr",
+    as_json: Json = False,
+) -> None:
+    """Check a goal file and count its goals.
+
+    Example: kalm goals check my_goals.jsonl
+    """
+    from kalm.goals.suites import read_goals
+
+    instructions = read_goals(file, envs.make(env).parse_goal)
+    counts = {level: sum(i.level == level for i in instructions) for level in LEVELS}
+    _print({"goals": len(instructions), **counts}, as_json)
+
+
+@data_app.command("info")
+def data_info(folder: Annotated[Path, typer.Argument(help="Dataset folder.")], as_json: Json = False) -> None:
+    """Print what a dataset holds and where it comes from; checks every file of it.
+
+    Example: kalm data info runs/demo/real
+    """
+    from kalm.data import store
+
+    _print(store.describe(folder), as_json)
+
+
+def main() -> None:
+    """Run the command line; errors of use end with one clear line and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app()
+    except KalmError as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.secho("Stopped. The same command continues where this one ended.", err=True)
+        sys.exit(130)
+
+
+def _load(
+    env: str | None,
+    preset: str | None,
+    set_: list[str] | None,
+    seed: int | None,
+    device: str | None,
+    workers: int | None,
+) -> settings.Config:
+    config = settings.load(preset, set_ or [], env=env, seed=seed, device=device, workers=workers)
+    envs.require(config.env)
+    return config
+
+
+def _levels(levels: list[str] | None) -> tuple[str, ...] | None:
+    from kalm.errors import unknown
+
+    for level in levels or []:
+        if level not in LEVELS:
+            raise unknown("level", level, LEVELS)
+    return tuple(levels) if levels else None
+
+
+def _command() -> str:
+    return shlex.join(["kalm", *sys.argv[1:]])
+
+
+def _print(figures: dict[str, Any], as_json: bool, show: Any = None) -> None:
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    elif show is not None:
+        show()
+    else:
+        for name, value in figures.items():
+            typer.echo(f"{name}: {json.dumps(value, indent=2) if isinstance(value, dict) else value}")

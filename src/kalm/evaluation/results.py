@@ -1,0 +1,96 @@
+"""The results file: CSV, one row per episode, so that every number of a report can be counted again."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from kalm.errors import KalmError
+from kalm.runs import atomic_write
+
+
+@dataclass(frozen=True)
+class Label:
+    """Which policy an episode belongs to.
+
+    Attributes:
+        policy: name in tables, e.g. ``"CQL+KALM"``.
+        algorithm: name of the learner, e.g. ``"cql"``.
+        kalm: it learned from imagined rollouts too.
+        seed: training seed.
+    """
+
+    policy: str = "policy"
+    algorithm: str = ""
+    kalm: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One row of the results file; `Label` explains the first four fields, `Instruction` the next four."""
+
+    policy: str
+    algorithm: str
+    kalm: bool
+    seed: int
+    level: str
+    wording: str
+    held_back: bool
+    text: str
+    episode_seed: int
+    success: bool
+    steps: int  # actions taken
+    reward: float  # sum over the episode
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(f"{text!r} is not 0 or 1")
+    return text == "1"
+
+
+_READ: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "bool": _flag}
+
+
+def write_rows(path: Path, rows: Iterable[Episode]) -> None:
+    """Write a results file (CSV, UTF-8, one header line; yes and no as 1 and 0), atomically."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(field.name for field in fields(Episode))
+        for row in rows:
+            writer.writerow(
+                int(value) if isinstance(value, bool) else value for value in asdict(row).values()
+            )
+
+
+def read_rows(path: Path) -> list[Episode]:
+    """Read a results file. Raises KalmError that names the file and the line."""
+    names = [field.name for field in fields(Episode)]
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = next(reader, [])
+            if header != names:
+                raise KalmError(f"{path} line 1: the columns are {header}, expected {names}.")
+            return [_parse(line, f"{path} line {reader.line_num}") for line in reader]
+    except FileNotFoundError:
+        raise KalmError(f"results: {path} does not exist.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise KalmError(f"results: {path} cannot be read ({error}).") from None
+
+
+def _parse(line: list[str], place: str) -> Episode:
+    columns = fields(Episode)
+    if len(line) != len(columns):
+        raise KalmError(f"{place}: {len(line)} values, expected {len(columns)}.")
+    values = {}
+    for column, text in zip(columns, line, strict=True):
+        try:
+            values[column.name] = _READ[str(column.type)](text)
+        except ValueError:
+            raise KalmError(f"{place}: column {column.name!r} holds {text!r}, not a {column.type}.") from None
+    return Episode(**values)

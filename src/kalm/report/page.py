@@ -1,0 +1,221 @@
+"""The report of a run: one self-contained page, `report.html`, and `report.md` with pictures beside it.
+
+Everything comes in through `ReportData`. A part that was not run is left out, and the page says so there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kalm.evaluation.imagined import Quality
+from kalm.evaluation.results import Episode
+from kalm.evaluation.statistics import Rate
+from kalm.report import published
+from kalm.report.document import Block, Code, Document, Picture, Section, html, to_markdown
+from kalm.report.figures import Curve, grounding_curves, policy_curves, quality_bars, success_bars
+from kalm.report.films import Filmstrip, filmstrip
+from kalm.report.scores import NOVEL, Gain, Score, gains, scores
+from kalm.report.style import DARK, LIGHT, PRINT, Format, Theme
+from kalm.report.tables import Table, gain_table, held_back_table, quality_table, success_table
+from kalm.runs import atomic_write
+
+PICTURES = "figures"
+Draw = Callable[[Theme, Format], bytes | None]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report is made from.
+
+    Attributes:
+        title: heading of the page.
+        world: registry name of the world; decides which published numbers stand beside ours.
+        rows: results, one per episode.
+        imagined: level -> quality of imagined rollouts (`imagined.quality`).
+        real: level -> quality of real rollouts, for comparison.
+        grounding: rows of the language model's ``metrics.jsonl``.
+        training: metrics of each policy's training.
+        filmstrips: imagined rollouts above real ones.
+        config: the run's settings, JSON-ready.
+        versions: package -> version.
+        timings: stage -> seconds.
+        commands: what to type to get these results.
+    """
+
+    title: str
+    world: str
+    rows: Sequence[Episode] = ()
+    imagined: Mapping[str, Quality] = field(default_factory=dict)
+    real: Mapping[str, Quality] = field(default_factory=dict)
+    grounding: Sequence[Mapping[str, float]] = ()
+    training: Sequence[Curve] = ()
+    filmstrips: Sequence[Filmstrip] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+
+
+def write_report(folder: Path, data: ReportData) -> Path:
+    """Write ``report.html``, ``report.md`` and ``figures/*.png`` into the folder; return the page's path."""
+    document = compose(data)
+    for picture in document.pictures():
+        with atomic_write(folder / PICTURES / f"{picture.name}.png") as temporary:
+            temporary.write_bytes(picture.png)
+    for name, text in (("report.md", to_markdown(document, PICTURES)), ("report.html", html(document))):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def compose(data: ReportData) -> Document:
+    """Put the report together."""
+    found = scores(data.rows)
+    return Document(
+        data.title,
+        tuple(headline(found, data.world)),
+        (
+            Section("Results", _results(found, data.rows)),
+            Section("Imagined rollouts", _imagined(data)),
+            Section("Imagined and real, side by side", _films(data)),
+            Section("Training", _training(data)),
+            Section("How it was made", _provenance(data)),
+        ),
+    )
+
+
+def headline(found: Sequence[Score], world: str) -> list[str]:
+    """Return the result in sentences, each with its interval, episodes and seeds."""
+    if not found:
+        return ["No policy has been evaluated yet."]
+    sentences = [_comparison(gain) for gain in gains(found) if NOVEL in gain.differences]
+    if not sentences:
+        alone = [_alone(score) for score in found if NOVEL in score.rates]
+        sentences = alone or ["No policy was evaluated on all novel levels, so there is no mean over them."]
+    reference = published.NOVEL_SUCCESS.get(world, {})
+    if reference:
+        numbers = ", ".join(f"{name} {100 * value:.1f} %" for name, value in reference.items())
+        sentences.append(
+            f"For orientation, the paper's mean over novel levels: {numbers} ({published.SETTING})."
+        )
+    return sentences
+
+
+def _comparison(gain: Gain) -> str:
+    change = gain.differences[NOVEL]
+    limits = f"{100 * change.low:+.1f} to {100 * change.high:+.1f}"
+    if not change.clear:
+        verdict = "zero lies in the interval, so this run shows no difference"
+    else:
+        verdict = "imagined rollouts helped" if change.mean > 0 else "imagined rollouts did harm"
+    return (
+        f"{_alone(gain.kalm)} Without imagined rollouts: {_interval(gain.plain.rates[NOVEL])}. "
+        f"Difference {100 * change.mean:+.1f} points (95 % interval {limits}): {verdict}."
+    )
+
+
+def _alone(score: Score) -> str:
+    rate = score.rates[NOVEL]
+    seeds = "1 training seed" if len(rate.by_seed) == 1 else f"{len(rate.by_seed)} training seeds"
+    return (
+        f"{score.policy} reaches {_interval(rate)} of novel goals on average over the levels "
+        f"({rate.n} episodes, {seeds})."
+    )
+
+
+def _interval(rate: Rate) -> str:
+    return f"{100 * rate.mean:.1f} % (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f})"
+
+
+def _results(found: Sequence[Score], rows: Sequence[Episode]) -> tuple[Block, ...]:
+    if not found:
+        return ("No results: no policy has been evaluated.",)
+    bars = _plot(
+        "success",
+        lambda theme, fmt: success_bars(found, theme, fmt),
+        "Bars of success per level and policy with 95 % intervals.",
+        "Success per level. Pale: real rollouts only; full: with imagined ones; lines: 95 % intervals.",
+    )
+    assert bars is not None
+    return (
+        success_table(found),
+        bars,
+        gain_table(found) or "No algorithm was trained both with and without imagined rollouts.",
+        held_back_table(rows) or "No episode used a wording that was held back from imagination.",
+    )
+
+
+def _imagined(data: ReportData) -> tuple[Block, ...]:
+    if not data.imagined:
+        return ("No rollouts were imagined in this run.",)
+    match = published.MATCH.get(data.world)
+    violations = published.VIOLATIONS.get(data.world)
+    diamonds = " Diamonds: the paper's figures, for orientation." if match or violations else ""
+    bars = _plot(
+        "imagined",
+        lambda theme, fmt: quality_bars(data.imagined, theme, fmt, match, violations),
+        "Bars of the match rate and of violations of imagined rollouts per level.",
+        f"Share of imagined rollouts that reach their goal, and that hold an impossible state.{diamonds}",
+    )
+    assert bars is not None
+    return quality_table(data.imagined, data.real, published.QUALITY.get(data.world)), bars
+
+
+def _films(data: ReportData) -> tuple[Block, ...]:
+    if not data.filmstrips:
+        return ("No filmstrips: nothing was imagined, or none were asked for.",)
+    return tuple(
+        Picture(
+            f"film-{place}",
+            f"Frames of {' and '.join(film.title for film in strip.films)} rollouts for: {strip.text}",
+            f"“{strip.text}” ({strip.level}). Numbers count the actions before each frame.",
+            filmstrip(strip),
+            wide=True,
+        )
+        for place, strip in enumerate(data.filmstrips, start=1)
+    )
+
+
+def _training(data: ReportData) -> tuple[Block, ...]:
+    grounding = _plot(
+        "grounding",
+        lambda theme, fmt: grounding_curves(data.grounding, theme, fmt),
+        "Lines of losses and match rates over gradient steps.",
+        "Grounding the language model.",
+    )
+    training = _plot(
+        "training",
+        lambda theme, fmt: policy_curves(data.training, theme, fmt),
+        "Lines of losses over gradient steps, one per policy and training seed.",
+        "Training the policies, one line per training seed.",
+    )
+    return (
+        grounding or "The language model was not grounded in this run, or kept no metrics.",
+        training or "No policy was trained in this run, or none kept metrics.",
+    )
+
+
+def _provenance(data: ReportData) -> tuple[Block, ...]:
+    blocks: list[Block] = [Code("\n".join(data.commands))] if data.commands else []
+    if data.timings:
+        seconds = tuple((stage, f"{value:,.0f}") for stage, value in data.timings.items())
+        blocks.append(Table("Time per stage", ("stage", "seconds"), seconds))
+    if data.versions:
+        blocks.append(Table("Versions", ("package", "version"), tuple(data.versions.items())))
+    if data.config:
+        settings = yaml.safe_dump(dict(data.config), sort_keys=False, allow_unicode=True)
+        blocks.append(Code(settings, "All settings"))
+    return tuple(blocks) or ("Neither settings nor versions were recorded.",)
+
+
+def _plot(name: str, draw: Draw, alt: str, caption: str) -> Picture | None:
+    """Draw for paper, light and dark screens; None where there is nothing to draw."""
+    png, light, dark = draw(PRINT, "png"), draw(LIGHT, "svg"), draw(DARK, "svg")
+    if png is None or light is None or dark is None:
+        return None
+    return Picture(name, alt, caption, png, (light, dark))

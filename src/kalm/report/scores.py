@@ -1,0 +1,141 @@
+"""Result rows -> success of each policy with intervals, and what imagined rollouts add to each algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kalm.evaluation.results import Episode
+from kalm.evaluation.statistics import Difference, Rate, difference, pooled, stratified
+from kalm.types import LEVELS, NOVEL_LEVELS
+
+NOVEL, MIX = "novel", "mix"
+MIX_WEIGHTS = {"rephrase": 800, "easy": 400, "hard": 200}  # the paper's 1,400 novel goals
+TITLES = {NOVEL: "novel mean", MIX: "paper's mix"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Success of one policy over its training seeds.
+
+    Attributes:
+        policy: name in tables.
+        algorithm: name of the learner.
+        kalm: it learned from imagined rollouts too.
+        seeds: training seeds.
+        rates: level (and `NOVEL`, `MIX` where all novel levels were played) -> success.
+    """
+
+    policy: str
+    algorithm: str
+    kalm: bool
+    seeds: tuple[int, ...]
+    rates: dict[str, Rate]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What imagined rollouts add to one algorithm: success with them minus success without, per column."""
+
+    algorithm: str
+    plain: Score
+    kalm: Score
+    differences: dict[str, Difference]
+
+
+def scores(rows: Iterable[Episode]) -> list[Score]:
+    """Sum up episodes per policy: plain before +KALM, algorithms in order of appearance."""
+    by_policy: dict[str, list[Episode]] = {}
+    for row in rows:
+        by_policy.setdefault(row.policy, []).append(row)
+    found = [_score(episodes) for episodes in by_policy.values()]
+    algorithms = list(dict.fromkeys(score.algorithm for score in found))
+    return sorted(found, key=lambda score: (algorithms.index(score.algorithm), score.kalm))
+
+
+def _score(episodes: Sequence[Episode]) -> Score:
+    first = episodes[0]
+    seeds = tuple(sorted({row.seed for row in episodes}))
+    levels = ordered({row.level for row in episodes})
+    won, played = _counts(episodes, seeds, levels)
+    rates = {}
+    for column, level in enumerate(levels):
+        present = played[:, column] > 0
+        rates[level] = pooled(won[present, column], played[present, column])
+    if set(NOVEL_LEVELS) <= set(levels):
+        columns = [levels.index(level) for level in NOVEL_LEVELS]
+        complete = (played[:, columns] > 0).all(axis=1)
+        if complete.any():
+            parts = won[complete][:, columns], played[complete][:, columns]
+            rates[NOVEL] = stratified(*parts, [1.0] * len(columns))
+            rates[MIX] = stratified(*parts, [MIX_WEIGHTS[level] for level in NOVEL_LEVELS])
+    return Score(first.policy, first.algorithm, first.kalm, seeds, rates)
+
+
+def _counts(
+    episodes: Sequence[Episode], seeds: Sequence[int], levels: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Successes and episodes per training seed and level: two (K, L) int arrays."""
+    won = np.zeros((len(seeds), len(levels)), dtype=np.int64)
+    played = np.zeros_like(won)
+    for row in episodes:
+        place = seeds.index(row.seed), levels.index(row.level)
+        won[place] += row.success
+        played[place] += 1
+    return won, played
+
+
+def ordered(levels: Iterable[str]) -> list[str]:
+    """Return levels in the order of `LEVELS`, others behind by name."""
+    levels = set(levels)
+    return [level for level in LEVELS if level in levels] + sorted(levels - set(LEVELS))
+
+
+def gains(found: Sequence[Score]) -> list[Gain]:
+    """Compare the two variants of every algorithm that has both."""
+    result = []
+    for plain in found:
+        for kalm in found:
+            if plain.algorithm == kalm.algorithm and kalm.kalm and not plain.kalm:
+                shared = [column for column in plain.rates if column in kalm.rates]
+                result.append(
+                    Gain(
+                        plain.algorithm,
+                        plain,
+                        kalm,
+                        {column: difference(kalm.rates[column], plain.rates[column]) for column in shared},
+                    )
+                )
+    return result
+
+
+def columns_of(found: Sequence[Score]) -> list[str]:
+    """Return the columns that any score has: levels, then `NOVEL` and `MIX`."""
+    every = {column for score in found for column in score.rates}
+    return ordered(every - {NOVEL, MIX}) + [column for column in (NOVEL, MIX) if column in every]
+
+
+def to_json(found: Sequence[Score]) -> dict[str, Any]:
+    """Return JSON-ready scores and gains, shares in [0, 1]."""
+    return {
+        "policies": [
+            {**asdict(score), "seeds": list(score.seeds), "rates": _rates(score.rates)} for score in found
+        ],
+        "gains": [
+            {
+                "algorithm": gain.algorithm,
+                "differences": {
+                    column: {**asdict(value), "clear": value.clear}
+                    for column, value in gain.differences.items()
+                },
+            }
+            for gain in gains(found)
+        ],
+    }
+
+
+def _rates(found: Mapping[str, Rate]) -> dict[str, Any]:
+    return {column: value.to_json() for column, value in found.items()}

@@ -1,0 +1,206 @@
+"""Scores and qualities as tables: as Markdown, and as text for the terminal.
+
+A `Table` holds finished text. A cell such as ``57.2 ± 6.5 (222)`` is the success in percent, the longer side
+of its 95 % interval, and the number of episodes; nothing measured is ``–``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+import rich.table
+from rich.console import Console
+from rich.text import Text
+
+from kalm.evaluation.imagined import Quality
+from kalm.evaluation.results import Episode
+from kalm.evaluation.statistics import Difference, Rate
+from kalm.report.scores import NOVEL, TITLES, Score, columns_of, gains, ordered, scores
+from kalm.types import NOVEL_LEVELS
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of finished text: first column left, the others right."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def success_table(found: Sequence[Score]) -> Table:
+    """One row per policy, one column per level and mean."""
+    columns = columns_of(found)
+    rows = tuple(
+        (
+            score.policy,
+            *(cell(score.rates.get(column)) for column in columns),
+            by_seed(score.rates.get(NOVEL)),
+        )
+        for score in found
+    )
+    return Table(
+        "Success (%)",
+        ("policy", *(TITLES.get(column, column) for column in columns), "novel mean by seed"),
+        rows,
+        f"{EXPLAINED} {_seeds(found)} The novel mean weighs the three novel "
+        "levels equally, the paper's mix 800 rephrase : 400 easy : 200 hard.",
+    )
+
+
+EXPLAINED = (
+    "Percent of episodes that reached their goal, ± the longer side of the 95 % interval, and the number of "
+    "episodes. Intervals are Wilson's, widened where training seeds differ by more than chance (roughly, "
+    "with few seeds)."
+)
+
+
+def _seeds(found: Sequence[Score]) -> str:
+    counts = sorted({len(score.seeds) for score in found})
+    if not counts:
+        return ""
+    span = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"Training seeds per policy: {span}."
+
+
+def gain_table(found: Sequence[Score]) -> Table | None:
+    """Differences made by imagined rollouts; None where no algorithm has both variants."""
+    compared = gains(found)
+    if not compared:
+        return None
+    columns = columns_of([gain.plain for gain in compared])
+    rows = tuple(
+        (
+            f"{gain.kalm.policy} − {gain.plain.policy}",
+            *(points(gain.differences.get(column)) for column in columns),
+        )
+        for gain in compared
+    )
+    return Table(
+        "What imagined rollouts add (percentage points)",
+        ("difference", *(TITLES.get(column, column) for column in columns)),
+        rows,
+        "In brackets the 95 % interval of the difference; * where it leaves out zero.",
+    )
+
+
+def held_back_table(rows: Sequence[Episode]) -> Table | None:
+    """Novel levels split by whether the wording was imagined for; None where no wording was held back."""
+    novel = [row for row in rows if row.level in NOVEL_LEVELS]
+    if not any(row.held_back for row in novel):
+        return None
+    parts = {held: scores(row for row in novel if row.held_back == held) for held in (False, True)}
+    lookup = {
+        (score.policy, level, held): found
+        for held, part in parts.items()
+        for score in part
+        for level, found in score.rates.items()
+    }
+    levels = ordered({row.level for row in novel if row.held_back})
+    policies = [score.policy for score in scores(novel)]
+    return Table(
+        "Wordings that were imagined for, and wordings held back (%)",
+        ("policy", *(f"{level}, {what}" for level in levels for what in ("imagined for", "held back"))),
+        tuple(
+            (policy, *(cell(lookup.get((policy, level, held))) for level in levels for held in (False, True)))
+            for policy in policies
+        ),
+        f"No rollout was imagined for the held-back wordings. {EXPLAINED}",
+    )
+
+
+def quality_table(
+    imagined: Mapping[str, Quality],
+    real: Mapping[str, Quality] | None = None,
+    published: Mapping[str, str] | None = None,
+) -> Table:
+    """One row per measure; columns: levels of imagined rollouts, of real ones, and the paper's sample."""
+    columns = {level: _quality(found) for level, found in imagined.items()}
+    columns |= {f"real, {level}": _quality(found) for level, found in (real or {}).items()}
+    measures = list(dict.fromkeys(name for column in columns.values() for name in column))
+    if published:
+        columns["paper's sample, rephrase"] = dict(published)
+    return Table(
+        "Imagined rollouts",
+        ("measure", *columns),
+        tuple((name, *(column.get(name, MISSING) for column in columns.values())) for name in measures),
+        "± is the longer side of Wilson's 95 % interval. Given initial states are not counted.",
+    )
+
+
+def _quality(found: Quality) -> dict[str, str]:
+    cells = {"rollouts": str(found.rollouts), "mean length": f"{found.length:.1f}"}
+    cells["goal reached, % of rollouts"] = share(found.match)
+    if found.action_match and found.change_match:
+        cells["right action, % of one-step rollouts"] = share(found.action_match)
+        cells["right state change, % of one-step rollouts"] = share(found.change_match)
+    for name, (some, states) in found.violations.items():
+        cells[f"{spoken(name)}, % of rollouts"] = share(some)
+        cells[f"{spoken(name)}, % of states"] = f"{100 * states:.1f}"
+    for name, value in found.motion.items():
+        cells[f"{spoken(name)}, mean per step"] = f"{value:.3g}"
+    return cells
+
+
+def spoken(name: str) -> str:
+    """Return a measure's name as prose."""
+    return name.replace("_", " ")
+
+
+def cell(found: Rate | None) -> str:
+    """Return e.g. ``57.2 ± 6.5 (222)``."""
+    return MISSING if found is None else f"{share(found)} ({found.n})"
+
+
+def share(found: Rate) -> str:
+    """Return e.g. ``57.2 ± 6.5``."""
+    half = max(found.mean - found.low, found.high - found.mean)
+    return f"{100 * found.mean:.1f} ± {100 * half:.1f}"
+
+
+def points(found: Difference | None) -> str:
+    """Return e.g. ``+12.3 [+8.1, +16.4] *``."""
+    if found is None:
+        return MISSING
+    star = " *" if found.clear else ""
+    return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]{star}"
+
+
+def by_seed(found: Rate | None) -> str:
+    """Return e.g. ``26.1, 28.4``."""
+    return MISSING if found is None else ", ".join(f"{100 * value:.1f}" for value in found.by_seed)
+
+
+def markdown(table: Table) -> str:
+    """Return a Markdown table with its title and note."""
+    escaped = [[_pipe(text) for text in row] for row in (table.header, *table.rows)]
+    lines = [f"| {' | '.join(row)} |" for row in escaped]
+    rule = "|".join(["---", *["---:"] * (len(table.header) - 1)])
+    body = "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+    return "\n\n".join(part for part in (f"**{_pipe(table.title)}**", body, _pipe(table.note)) if part) + "\n"
+
+
+def _pipe(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
+
+
+def terminal(table: Table) -> rich.table.Table:
+    """Return the table for a rich console."""
+    shown = rich.table.Table(title=Text(table.title), caption=Text(table.note), title_justify="left")
+    for place, name in enumerate(table.header):
+        shown.add_column(Text(name), justify="right" if place else "left")
+    for row in table.rows:
+        shown.add_row(*(Text(text) for text in row))
+    return shown
+
+
+def plain(table: Table, width: int = 160) -> str:
+    """Return the terminal's table as text without colours."""
+    stream = StringIO()
+    Console(file=stream, width=width, color_system=None).print(terminal(table))
+    return stream.getvalue()

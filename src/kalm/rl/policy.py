@@ -1,0 +1,200 @@
+"""Policies: who acts, how they are stored, how they are loaded.
+
+A trained policy is one or more plain MLPs whose mean output is maximised. It is stored as tensors and
+readable facts (``policy.safetensors``, ``policy.json``; no pickle) and runs without the RL library, whose
+import alone takes seconds. The facts hold the hash of the tensors, so a folder from a stopped copy is
+refused, and the hash of the sentence encoder, because a policy is meaningless behind another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from kalm.errors import KalmError
+from kalm.rl.encoder import GoalEncoder
+from kalm.runs import atomic_write, file_sha256, read_json, write_json
+from kalm.types import WorldSpec
+
+FORMAT = "kalm-policy"
+VERSION = 1
+FACTS, WEIGHTS = "policy.json", "policy.safetensors"
+
+
+class Policy(Protocol):
+    """What chooses actions in episodes."""
+
+    spec: WorldSpec
+
+    def act(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """Choose actions for N states (N, S) and their N sentences: (N,) int64, or (N, A) float32."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class MLPPolicy:
+    """Argmax of the mean output of MLPs on [state, enc(sentence)], ReLU between layers.
+
+    Attributes:
+        spec: the world it acts in.
+        algorithm: what trained it.
+        encoder: sentence encoder.
+        members: (weight, bias) per layer, per MLP.
+        device: where the members lie.
+        provenance: how it came about, JSON-ready: seed, steps, settings, data, versions.
+    """
+
+    spec: WorldSpec
+    algorithm: str
+    encoder: GoalEncoder
+    members: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]
+    device: str = "cpu"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(len(bias) for _, bias in self.members[0][:-1])
+
+    def act(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """Choose actions for N states (N, S) and their N sentences: (N,) int64.
+
+        Raises:
+            KalmError: states of another world, or not one sentence per state.
+        """
+        return self.values(states, texts).argmax(1)
+
+    def values(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """Score each action: logits (bc) or Q values (cql): (N, A) float32."""
+        states = np.asarray(states, dtype=np.float32)
+        if states.shape != (len(texts), self.spec.state_size):
+            raise KalmError(
+                f"states of shape {states.shape} and {len(texts)} sentences: world {self.spec.name!r} needs "
+                f"one row of {self.spec.state_size} numbers per sentence."
+            )
+        observations = np.concatenate([states, self.encoder.encode(texts)], axis=1)  # (N, S + E)
+        with torch.inference_mode():
+            x = torch.from_numpy(observations).to(self.device)
+            return torch.stack([_forward(layers, x) for layers in self.members]).mean(0).cpu().numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write both files; the facts come last, so that a stopped save is not taken for a policy."""
+        with atomic_write(folder / WEIGHTS) as temporary:
+            save_file(_tensors(self.members), temporary)
+        write_json(folder / FACTS, self._facts(file_sha256(folder / WEIGHTS)))
+
+    def _facts(self, digest: str) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "world": self.spec.to_json(),
+            "algorithm": self.algorithm,
+            "encoder": {
+                "name": self.encoder.name,
+                "identity": self.encoder.identity,
+                "size": self.encoder.size,
+            },
+            "hidden": list(self.hidden),
+            "members": len(self.members),
+            "weights_sha256": digest,
+            "provenance": dict(self.provenance),
+        }
+
+
+def from_layers(networks: Sequence[Sequence[nn.Linear]]) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Copy the weights of linear layers into members of an `MLPPolicy`."""
+    return [[(_copy(layer.weight), _copy(layer.bias)) for layer in layers] for layers in networks]
+
+
+def load_policy(path: Path | str, device: str = "cpu", encoder: GoalEncoder | None = None) -> MLPPolicy:
+    """Load a policy folder.
+
+    Args:
+        path: the folder that `MLPPolicy.save` wrote.
+        device: torch device to act on.
+        encoder: use this one (shared memory of texts) instead of loading the policy's by name.
+
+    Raises:
+        KalmError: no policy there, a damaged or newer one, or another encoder than it was trained with.
+    """
+    folder = Path(path)
+    facts = read_json(folder / FACTS, "policy")
+    try:
+        _check_format(facts, folder)
+        spec, saved = WorldSpec.from_json(facts["world"]), facts["encoder"]
+        sizes = [spec.state_size + int(saved["size"]), *facts["hidden"], spec.action_size]
+        members = _read_members(folder, facts["weights_sha256"], int(facts["members"]), sizes, device)
+        encoder = encoder or GoalEncoder(saved["name"], device)
+        _check_encoder(encoder, saved, folder)
+        return MLPPolicy(spec, facts["algorithm"], encoder, members, device, facts["provenance"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise KalmError(
+            f"policy {folder}: {FACTS} is damaged ({error!r}). Train it again or copy it again."
+        ) from None
+
+
+def _check_format(facts: Any, folder: Path) -> None:
+    if facts["format"] != FORMAT:
+        raise KalmError(f"{folder} holds {facts['format']!r}, not a policy ({FORMAT}).")
+    if facts["version"] != VERSION:
+        raise KalmError(
+            f"policy {folder} has format version {facts['version']}; this kalm reads {VERSION}. Update it."
+        )
+
+
+def _check_encoder(encoder: GoalEncoder, saved: Mapping[str, Any], folder: Path) -> None:
+    if encoder.identity != saved["identity"]:
+        raise KalmError(
+            f"policy {folder} was trained with other weights of the encoder {saved['name']!r} than those of "
+            f"{encoder.name!r} here. Give it the encoder that it was trained with."
+        )
+
+
+def _read_members(
+    folder: Path, digest: str, count: int, sizes: Sequence[int], device: str
+) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+    path = folder / WEIGHTS
+    if not path.exists() or file_sha256(path) != digest:
+        state = "differs from what policy.json describes" if path.exists() else "is missing"
+        raise KalmError(f"policy {folder}: {WEIGHTS} {state}. Train it again or copy it again.")
+    try:
+        tensors = load_file(path, device=device)
+    except SafetensorError as error:
+        raise KalmError(f"policy {folder}: {WEIGHTS} cannot be read ({error}).") from None
+    layers = list(zip(sizes[:-1], sizes[1:], strict=True))
+    expected = {f"{m}.{i}.weight": (out, into) for m in range(count) for i, (into, out) in enumerate(layers)}
+    expected |= {f"{m}.{i}.bias": (out,) for m in range(count) for i, (_, out) in enumerate(layers)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        raise KalmError(f"policy {folder}: tensors {found} do not fit {FACTS}, which asks for {expected}.")
+    return [
+        [(tensors[f"{m}.{i}.weight"], tensors[f"{m}.{i}.bias"]) for i in range(len(layers))]
+        for m in range(count)
+    ]
+
+
+def _tensors(members: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]) -> dict[str, torch.Tensor]:
+    return {
+        f"{m}.{i}.{name}": tensor
+        for m, layers in enumerate(members)
+        for i, layer in enumerate(layers)
+        for name, tensor in zip(("weight", "bias"), layer, strict=True)
+    }
+
+
+def _forward(layers: Sequence[tuple[torch.Tensor, torch.Tensor]], x: torch.Tensor) -> torch.Tensor:
+    for weight, bias in layers[:-1]:
+        x = nn.functional.linear(x, weight, bias).relu()
+    return nn.functional.linear(x, *layers[-1])
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone()

@@ -1,0 +1,163 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from kalm import envs
+from kalm.errors import KalmError
+from kalm.evaluation.episodes import evaluate, play, play_beside, sample_episodes
+from kalm.evaluation.results import Label
+from kalm.types import LEVELS, Goal, Instruction
+
+
+@pytest.fixture(scope="module")
+def world():
+    return envs.make("clevr")
+
+
+class ByText:
+    """The world's expert, reading goals through their sentences, and remembering how many episodes it was asked."""
+
+    def __init__(self, world, instructions):
+        self.world, self.goals = world, {one.text: one.goal for one in instructions}
+        self.asked = []
+
+    def act(self, states, texts):
+        self.asked.append(len(texts))
+        judge = self.world.judge([self.goals[text] for text in texts])
+        return self.world.expert(0.0).act(states, judge, np.random.default_rng(0))
+
+
+class Always:
+    def __init__(self, *actions):
+        self.actions = actions
+
+    def act(self, states, texts):
+        return np.resize(self.actions, len(texts))
+
+
+def slowly(policy, world, instruction, seed):
+    """One episode at a time, one transition at a time."""
+    simulator = world.simulator(1)
+    state = simulator.reset([seed])
+    judge = world.judge([instruction.goal])
+    states, earned = [state[0]], 0.0
+    for step in range(1, world.spec.horizon + 1):
+        action = policy.act(state, [instruction.text])
+        after = simulator.step(action)
+        earned += float(judge.reward(state, action, after)[0])
+        success = bool(judge.success(state, action, after)[0])
+        states.append(after[0])
+        if success or judge.one_step[0]:
+            break
+        state = after
+    simulator.close()
+    return success, step, earned, states
+
+
+def test_agrees_with_a_plain_loop(world):
+    suites = [instruction for level in LEVELS for instruction in world.suite(level)]
+    instructions, seeds = sample_episodes(suites, 6, seed=3)
+    policy = ByText(world, instructions)
+    rows = evaluate(policy, world, instructions, seeds, threads=2, label=Label("expert", "none", False, 4))
+    assert policy.asked[0] == 24 and policy.asked[-1] < 24  # finished episodes are not asked again
+    played = play(policy, world, instructions, seeds)
+    for row, rollout, instruction, seed in zip(rows, played, instructions, seeds, strict=True):
+        success, steps, earned, states = slowly(policy, world, instruction, seed)
+        assert (row.success, row.steps) == (success, steps) == (rollout.success, len(rollout.actions))
+        assert row.reward == pytest.approx(earned, rel=1e-5, abs=1e-4)
+        np.testing.assert_allclose(rollout.states, states, atol=1e-6)
+        assert (row.policy, row.seed, row.text, row.level) == (
+            "expert",
+            4,
+            instruction.text,
+            instruction.level,
+        )
+        assert (row.wording, row.held_back) == (instruction.wording, instruction.held_back)
+        assert row.episode_seed == seed and rollout.source == "real"
+    won = {level: [row.success for row in rows if row.level == level] for level in ("seen", "easy")}
+    assert sum(won["seen"]) >= 4 and all(won["easy"])
+
+
+def test_initial_state_is_never_judged(world):
+    # Red starts right of blue, as asked; the purple ball is pushed, and only then is the goal seen to be reached.
+    state = (0.2, 0.0, -0.1, 0.0, -0.4, 0.4, 0.3, 0.45, 0.0, 0.4)
+    goal = Goal.of("relation", ball="red", reference="blue", direction="right")
+    instruction = Instruction("red right of blue", "seen", goal, state=state)
+    judge = world.judge([goal])
+    assert judge.reached(np.array([state]), np.array([state]))[0]
+    row = evaluate(Always(8 * 3), world, [instruction], [0])[0]
+    assert row.success and row.steps == 1
+
+
+def test_one_step_goals_end_after_one_action(world):
+    goal = Goal.of("move", ball="green", direction="left")
+    instruction = Instruction("green left", "easy", goal)
+    rows = evaluate(Always(8 * 2 + 2, 8 * 2 + 0), world, [instruction] * 2, [0, 1])
+    assert [row.success for row in rows] == [True, False]
+    assert [row.steps for row in rows] == [1, 1] and [row.reward for row in rows] == [1.0, 0.0]
+
+
+def test_horizon(world):
+    goal = Goal.of("line", order=["red", "blue", "green", "purple", "cyan"])
+    instruction = Instruction("a line", "hard", goal)
+    assert evaluate(Always(0), world, [instruction], [5])[0].steps == world.spec.horizon
+    assert evaluate(Always(0), world, [instruction], [5], horizon=3)[0].steps == 3
+    with pytest.raises(KalmError, match="horizon must be at least 1"):
+        evaluate(Always(0), world, [instruction], [5], horizon=0)
+
+
+def test_given_state_and_play_beside(world):
+    suite = world.suite("seen")[:2]
+    real = play(Always(9), world, suite, [1, 2], horizon=2)
+    again = play_beside(Always(9), world, real)
+    np.testing.assert_array_equal(again.first_states, real.first_states)
+    np.testing.assert_allclose(again[0].states[:2], real[0].states[:2], atol=1e-4)
+    assert [rollout.instruction.text for rollout in again] == [one.text for one in suite]
+    with pytest.raises(KalmError, match="its state has 2 numbers"):
+        play(Always(9), world, [Instruction("x", "seen", suite[0].goal, state=(0.0, 1.0))], [0])
+
+
+def test_no_episodes(world):
+    assert evaluate(Always(0), world, [], []) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [(40, "needs 0..39"), (-1, "needs 0..39"), ((0, 1), r"shape \(2,\)"), (np.nan, "needs 0..39")],
+)
+def test_wrong_actions_of_a_policy(world, action, message):
+    class Wrong:
+        def act(self, states, texts):
+            return np.atleast_1d(action)
+
+    with pytest.raises(KalmError, match=message):
+        evaluate(Wrong(), world, world.suite("seen")[:1], [0])
+
+
+def test_one_seed_per_instruction(world):
+    with pytest.raises(KalmError, match="2 instructions"):
+        evaluate(Always(0), world, world.suite("seen")[:2], [0])
+
+
+def instructions_of(level, count):
+    return [Instruction(f"{level} {i}", level, Goal.of("gather", center="green")) for i in range(count)]
+
+
+def test_sample_is_balanced_and_without_replacement():
+    chosen, seeds = sample_episodes(instructions_of("seen", 50) + instructions_of("hard", 3), 7, seed=0)
+    assert [one.level for one in chosen] == ["seen"] * 7 + ["hard"] * 7
+    assert max(Counter(one.text for one in chosen[:7]).values()) == 1
+    assert sorted(Counter(one.text for one in chosen[7:]).values()) == [2, 2, 3]
+    assert seeds.shape == (14,) and len(set(seeds.tolist())) == 14
+
+
+def test_sample_depends_on_seed_and_level_only():
+    seen, hard = instructions_of("seen", 50), instructions_of("hard", 30)
+    both, seeds = sample_episodes(seen + hard, 8, seed=1)
+    alone, seeds_alone = sample_episodes(hard, 5, seed=1)
+    assert both[8:13] == alone and seeds[8:13].tolist() == seeds_alone.tolist()
+    other, other_seeds = sample_episodes(seen + hard, 8, seed=2)
+    assert other != both and not set(other_seeds) & set(seeds)
+    with pytest.raises(KalmError, match="at least 1"):
+        sample_episodes(seen, 0, seed=1)

@@ -1,0 +1,46 @@
+import pytest
+
+from kalm.errors import KalmError
+from kalm.evaluation.results import Episode, read_rows, write_rows
+
+ROWS = [
+    Episode("BC", "bc", False, 0, "seen", "seen/3", False, 'say "left",\nplease – ü', 2**62, True, 7, 101.25),
+    Episode("CQL+KALM", "cql", True, 1, "hard", "", True, "gather", 0, False, 50, -0.1),
+]
+
+
+def test_round_trip(tmp_path):
+    write_rows(tmp_path / "rows.csv", ROWS)
+    assert read_rows(tmp_path / "rows.csv") == ROWS
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def edited(tmp_path, old, new):
+    path = tmp_path / "rows.csv"
+    write_rows(path, ROWS)
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("policy,", "name,", "rows.csv line 1: the columns are"),
+        ("gather,0,0,50", "gather,0,no,50", "rows.csv line 4: column 'success' holds 'no', not a bool"),
+        (",50,", ",fifty,", "rows.csv line 4: column 'steps' holds 'fifty', not a int"),
+        (",-0.1", "", "rows.csv line 4: 11 values, expected 12"),
+    ],
+)
+def test_errors_name_file_and_line(tmp_path, old, new, message):
+    with pytest.raises(KalmError, match=message):
+        read_rows(edited(tmp_path, old, new))
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(KalmError, match="does not exist"):
+        read_rows(tmp_path / "rows.csv")
+    (tmp_path / "rows.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(KalmError, match="cannot be read"):
+        read_rows(tmp_path / "rows.csv")
