@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 
 
 def main() -> None:
+    """Read the options and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--collect", type=int, default=4_000, help="rollouts to collect")
     parser.add_argument("--workers", type=int, default=2, help="processes that collect")
@@ -35,6 +36,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
+    """Collect once, then fill a large set with what came and time each step of its way."""
     world = envs.make("clevr")
     config = CollectConfig(rollouts=options.collect)
     collected = timed(

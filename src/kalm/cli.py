@@ -63,7 +63,6 @@ def run(
     """Do all stages; skip those that are done, continue the one that was stopped.
 
     Examples:
-
         kalm run --env clevr --preset demo --out runs/demo
 
         kalm run --preset mini --out runs/mini --set train.steps=50000 --resume
@@ -141,7 +140,6 @@ def imagine(
     """Imagine rollouts for the novel levels, or for the goals of a file.
 
     Examples:
-
         kalm imagine --model grounded/model --out imagined --level rephrase
 
         kalm imagine --model grounded/model --out imagined --goals my_goals.jsonl
@@ -203,7 +201,6 @@ def evaluate(
     """Play policies in the simulator; one row per episode comes to OUT/rows.csv.
 
     Examples:
-
         kalm evaluate --policy runs/demo/policies --out evaluation
 
         kalm evaluate --policy runs/demo/policies/bc+kalm-seed0 --out mine --goals my_goals.jsonl

@@ -20,21 +20,41 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kalm import envs
 from kalm.config import Config
 from kalm.errors import KalmError
 from kalm.goals.suites import read_goals
 from kalm.progress import track
-from kalm.runs import Stage, derive_seed, read_json, versions, write_json
-from kalm.types import LEVELS, NOVEL_LEVELS, Instruction
+from kalm.runs import (
+    EVALUATION,
+    GROUNDED,
+    IMAGINED,
+    JOB,
+    POLICIES,
+    REAL,
+    REPORT,
+    ROWS,
+    SETTINGS,
+    Job,
+    Stage,
+    derive_seed,
+    read_json,
+    trained,
+    versions,
+    write_json,
+)
+from kalm.types import LEVELS, NOVEL_LEVELS
 
-SETTINGS = "config.json"
-ROWS = "rows.csv"
+if TYPE_CHECKING:
+    from kalm.envs.base import World
+    from kalm.evaluation.results import Episode
+
 ENCODINGS = "encodings"
 
 
@@ -60,38 +80,41 @@ def claim(folder: Path, config: Config, command: str, resume: bool = False, over
 
 def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     """Do all stages that are not done yet; return the summary of the report."""
-    collected = _stage("collect", folder / "real", collect_inputs(config), lambda: collect(config, folder / "real", command))
+    device(config.device)  # an hour of collecting must not end with a word about the device
+    collected = _stage(
+        "collect", folder / REAL, collect_inputs(config), lambda: collect(config, folder / REAL, command)
+    )
     grounded = _stage(
         "ground",
-        folder / "grounded",
+        folder / GROUNDED,
         {**_only(config, "ground"), "data": collected},
-        lambda: ground(config, folder / "real", folder / "grounded"),
+        lambda: ground(config, folder / REAL, folder / GROUNDED),
     )
     imagined = _stage(
         "imagine",
-        folder / "imagined",
+        folder / IMAGINED,
         {**_only(config, "imagine"), "model": grounded},
-        lambda: imagine(config, folder / "grounded" / "model", folder / "imagined", command=command),
+        lambda: imagine(config, folder / GROUNDED / "model", folder / IMAGINED, command=command),
     )
     trained = _stage(
         "train",
-        folder / "policies",
+        folder / POLICIES,
         {**_only(config, "train"), "real": collected, "imagined": imagined},
-        lambda: train(config, folder / "real", folder / "imagined", folder / "policies"),
+        lambda: train(config, folder / REAL, folder / IMAGINED, folder / POLICIES),
     )
     evaluated = _stage(
         "evaluate",
-        folder / "evaluation",
+        folder / EVALUATION,
         {**_only(config, "evaluate"), "policies": trained},
-        lambda: evaluate(config, folder / "policies", folder / "evaluation"),
+        lambda: evaluate(config, folder / POLICIES, folder / EVALUATION),
     )
     _stage(
         "report",
-        folder / "report",
+        folder / REPORT,
         {**_only(config, "report"), "evaluation": evaluated},
-        lambda: report(folder, folder / "report"),
+        lambda: report(folder, folder / REPORT),
     )
-    return read_json(folder / "report" / "done.json", "report")["result"]
+    return read_json(folder / REPORT / "done.json", "report")["result"]
 
 
 def collect_inputs(config: Config) -> dict[str, Any]:
@@ -118,8 +141,8 @@ def ground(config: Config, data: Path, folder: Path) -> dict[str, Any]:
 
     rollouts = store.read(data)
     world = _world_of(rollouts.spec.name, config)
-    with track("ground", 1) as advance:
-        sft.train(rollouts, world, config.ground, config.seed, folder, device(config.device), advance)
+    model = sft.fresh(config.ground, world, config.seed, device(config.device))
+    sft.train(model, rollouts, world, config.ground, config.seed, folder, partial(track, "ground"))
     return {"rollouts": len(rollouts)}
 
 
@@ -138,7 +161,7 @@ def imagine(
     lm = grounded.load(model, device(config.device))
     world = _world_of(lm.spec.name, config)
     if goals is not None:
-        rows = repeated(read_goals(goals, world.parse_goal), config.imagine)
+        rows = repeated(read_goals(goals, world.parse_goal, world.spec.state_size), config.imagine)
     else:
         rows = [i for i in plan(world, config.imagine) if levels is None or i.level in levels]
     provenance = {
@@ -149,31 +172,8 @@ def imagine(
         "seed": config.seed,
     }
     with track("imagine", len(rows)) as advance:
-        rollouts = imagine_dataset(
-            lm, world, rows, config.imagine, config.seed, folder, provenance, advance
-        )
+        rollouts = imagine_dataset(lm, world, rows, config.imagine, config.seed, folder, provenance, advance)
     return {"rollouts": len(rollouts), "match_rate": float(rollouts.success.mean())}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One policy to train."""
-
-    algorithm: str
-    kalm: bool
-    seed: int
-    level: str | None  # the imagined level it learns from; None: all
-
-    @property
-    def policy(self) -> str:
-        """Name in tables."""
-        return self.algorithm.upper() + ("+KALM" if self.kalm else "")
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        level = f"-{self.level}" if self.level else ""
-        return f"{self.policy.lower()}{level}-seed{self.seed}"
 
 
 def jobs(config: Config, imagined: bool = True) -> list[Job]:
@@ -200,7 +200,9 @@ def train(config: Config, real: Path, imagined: Path | None, folder: Path) -> di
         for job in todo:
             if _finished(folder / job.name):
                 advance(resumed=True)
-        for job in _train_all(config, [j for j in todo if not _finished(folder / j.name)], real, imagined, folder):
+        for job in _train_all(
+            config, [j for j in todo if not _finished(folder / j.name)], real, imagined, folder
+        ):
             advance(policy=job.name)
     return {"policies": [job.name for job in todo]}
 
@@ -223,23 +225,14 @@ def _train_all(
 def _train_one(config: Config, job: Job, real: Path, imagined: Path | None, folder: Path) -> None:
     from kalm.data import store
     from kalm.rl.encoder import GoalEncoder
-    from kalm.rl.train import fit
+    from kalm.rl.train import fit, select
 
     where = device(config.device)
-    data = store.read(real)
-    fit(
-        data.spec,
-        data,
-        store.read(imagined) if job.kalm and imagined is not None else None,
-        job.algorithm,
-        job.seed,
-        config.train,
-        GoalEncoder(config.train.encoder, where, folder / ENCODINGS),
-        folder / job.name,
-        where,
-        level=job.level,
-    )
-    write_json(folder / job.name / "job.json", asdict(job))
+    dreams = store.read(imagined) if job.kalm and imagined is not None else None
+    data, dreams = select(store.read(real), dreams, config.train, job.seed, job.level)
+    encoder = GoalEncoder(config.train.encoder, where, folder / ENCODINGS)
+    fit(data.spec, data, dreams, job.algorithm, job.seed, config.train, encoder, folder / job.name, where)
+    write_json(folder / job.name / JOB, asdict(job))
 
 
 def _encode_goals(config: Config, real: Path, imagined: Path | None, folder: Path) -> None:
@@ -254,7 +247,7 @@ def _encode_goals(config: Config, real: Path, imagined: Path | None, folder: Pat
 
 
 def _finished(folder: Path) -> bool:
-    return (folder / "job.json").exists()
+    return (folder / JOB).exists()
 
 
 def evaluate(
@@ -279,15 +272,19 @@ def evaluate(
     if goals is None:
         suite = [instruction for level in levels for instruction in world.suite(level)]
     else:
-        suite = list(read_goals(goals, world.parse_goal))
+        suite = list(read_goals(goals, world.parse_goal, world.spec.state_size))
     found = trained(policies)
+    if not found:
+        raise KalmError(f"no trained policy in {policies}. Train one with: kalm train --help.")
     encoder = GoalEncoder(config.train.encoder, device(config.device), policies / ENCODINGS)
     rows = []
     with track("evaluate", len(found)) as advance:
         for job, place in found:
             mine = [i for i in suite if job.level in (None, i.level)]
             policy = load_policy(place, device(config.device), encoder)
-            chosen, seeds = sample_episodes(mine, config.evaluate.episodes, derive_seed(config.seed, job.seed))
+            chosen, seeds = sample_episodes(
+                mine, config.evaluate.episodes, derive_seed(config.seed, job.seed)
+            )
             label = Label(job.policy, job.algorithm, job.kalm, job.seed)
             horizon = config.evaluate.horizon
             rows += play(policy, world, chosen, seeds, horizon, config.workers, label)
@@ -296,13 +293,34 @@ def evaluate(
     return {"rows": len(rows), "success": sum(row.success for row in rows) / len(rows)}
 
 
-def trained(policies: Path) -> list[tuple[Job, Path]]:
-    """Return the finished policies of a folder, in the order of their training."""
-    places = [policies] if _finished(policies) else sorted(p.parent for p in policies.glob("*/job.json"))
-    if not places:
-        raise KalmError(f"no trained policy in {policies}. Train one with: kalm train --help.")
-    found = [(Job(**read_json(place / "job.json", "policy")), place) for place in places]
-    return sorted(found, key=lambda pair: (pair[0].seed, pair[0].algorithm, pair[0].kalm, pair[0].level or ""))
+def report(run: Path, folder: Path) -> dict[str, Any]:
+    """Write the report of a run folder; return its figures."""
+    from kalm.report.gather import gather
+    from kalm.report.page import write_report
+
+    data = gather(run)
+    write_report(folder, data)
+    return summary(data.rows)
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Return the figures of an evaluation folder."""
+    from kalm.evaluation.results import read_rows
+
+    return summary(read_rows(folder / ROWS))
+
+
+def summary(rows: Sequence[Episode]) -> dict[str, Any]:
+    """Return success with intervals, per policy and level, JSON-ready."""
+    from kalm.report import scores
+
+    return scores.to_json(scores.scores(rows))
+
+
+def prepare(folder: Path, overwrite: bool) -> None:
+    """Make room for a stage that runs alone; what a stopped call of the same stage left is kept unless `overwrite`."""
+    if overwrite and folder.exists():
+        shutil.rmtree(folder)
 
 
 def device(name: str) -> str:
@@ -318,14 +336,18 @@ def device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise KalmError(f"device {name!r} cannot be used: {str(error).splitlines()[0]} Known here: cpu, auto.") from None
+        raise KalmError(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]} Known here: cpu, auto."
+        ) from None
     return name
 
 
 def _world_of(name: str, config: Config) -> World:
     """Return the world that data or a model came from; the settings must not speak of another."""
     if name != config.env:
-        raise KalmError(f"the input belongs to world {name!r}, the settings to {config.env!r}. Use --env {name}.")
+        raise KalmError(
+            f"the input belongs to world {name!r}, the settings to {config.env!r}. Use --env {name}."
+        )
     return envs.make(name)
 
 

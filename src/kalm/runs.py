@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,21 @@ from typing import Any
 import numpy as np
 
 from kalm.errors import KalmError
+
+# Names inside a run folder.
+SETTINGS = "config.json"
+REAL, GROUNDED, IMAGINED, POLICIES = "real", "grounded", "imagined", "policies"
+EVALUATION, REPORT = "evaluation", "report"
+ROWS = "rows.csv"
+STAGES = {
+    "collect": REAL,
+    "ground": GROUNDED,
+    "imagine": IMAGINED,
+    "train": POLICIES,
+    "evaluate": EVALUATION,
+    "report": REPORT,
+}
+JOB = "job.json"
 
 PACKAGES = ("kalm", "torch", "transformers", "d3rlpy", "mujoco", "gymnasium", "numpy", "pyarrow")
 
@@ -146,6 +162,36 @@ class Stage:
                 "result": dict(result),
             },
         )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One policy to train."""
+
+    algorithm: str
+    kalm: bool
+    seed: int
+    level: str | None  # the imagined level it learns from; None: all
+
+    @property
+    def policy(self) -> str:
+        """Name in tables."""
+        return self.algorithm.upper() + ("+KALM" if self.kalm else "")
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        level = f"-{self.level}" if self.level else ""
+        return f"{self.policy.lower()}{level}-seed{self.seed}"
+
+
+def trained(policies: Path) -> list[tuple[Job, Path]]:
+    """Return the finished policies of a folder (or the one that it is), seed by seed."""
+    places = [policies] if (policies / JOB).exists() else [path.parent for path in policies.glob(f"*/{JOB}")]
+    found = [(Job(**read_json(place / JOB, "policy")), place) for place in places]
+    return sorted(
+        found, key=lambda pair: (pair[0].seed, pair[0].algorithm, pair[0].kalm, pair[0].level or "")
+    )
 
 
 class Metrics:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from corridor import Corridor
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sets import assert_same
 
@@ -62,7 +62,6 @@ def wander(world, lengths, seed):
 
 
 @given(st.lists(st.integers(1, 6), max_size=8), st.integers(0, 99))
-@settings(deadline=None)
 def test_corridor(lengths, seed):
     world = Corridor()
     rollouts = wander(world, lengths, seed)

@@ -18,7 +18,7 @@ from kalm.runs import file_sha256
 
 
 @given(ragged())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_round_trip(rollouts):
     with tempfile.TemporaryDirectory() as name:
         store.write(rollouts, Path(name), {"made_by": "test"})

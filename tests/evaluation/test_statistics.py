@@ -59,17 +59,16 @@ def test_seeds_that_agree_pool_to_one_sample():
 
 
 def test_seeds_that_differ_widen_the_interval():
-    # Rates .2 and .6 about .4: (100 * .04 + 100 * .04) / (.4 * .6) / (2 - 1) = 33.333; 200 / 33.333 = 6 episodes.
+    # Rates .2 and .6 about .4: (100 * .04 + 100 * .04) / (.4 * .6) / (2 - 1) = 100 / 3; 200 / (100 / 3) = 6.
     result = pooled([20, 60], [100, 100])
-    assert spread_factor(np.array([[20], [60]]), np.array([[100], [100]]), np.ones(1)) == pytest.approx(
-        100 / 3
-    )
+    factor = spread_factor(np.array([[20], [60]]), np.array([[100], [100]]), np.ones(1))
+    assert factor == pytest.approx(100 / 3)
     assert (result.low, result.high) == pytest.approx(wilson(0.4, 6))
     assert result.n == 200 and result.by_seed == (0.2, 0.6)
 
 
 def test_opposite_seeds_count_as_two_episodes():
-    # The factor would be 100 / .5 = 200 / 1; it stops at the 100 episodes of a seed, leaving one episode per seed.
+    # (100 * .25 + 100 * .25) / .25 = 200 stops at the 100 episodes of a seed: one episode per seed remains.
     result = pooled([0, 100], [100, 100])
     assert (result.low, result.high) == pytest.approx(wilson(0.5, 2))
 

@@ -1,7 +1,7 @@
 """CLEVR-Robot: five balls on a table, one push per action. The world that the paper measures on.
 
-What is possible is judged from positions alone, so that imagined states can be measured as well as real ones: a ball
-beside the table, two balls inside each other, a step longer than any push makes.
+What is possible is judged from positions alone, so that imagined states can be measured as well as real
+ones: a ball beside the table, two balls inside each other, a step longer than any push makes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ClevrWorld:
     """The CLEVR-Robot world (`kalm.envs.base.World`).
 
     Args:
-        physics: ``"paper"`` replays the paper's data; ``"mujoco3"`` is MuJoCo 3 uncorrected, a far softer push.
+        physics: ``"paper"`` replays the paper's data; ``"mujoco3"`` is MuJoCo 3 uncorrected, a softer push.
         reward: what a relation's reward measures, ``"point"`` or ``"distance"`` (`kalm.goals.clevr.Judge`).
 
     Raises:
@@ -57,7 +57,7 @@ class ClevrWorld:
         self.reward: RewardForm = reward
 
     def suite(self, level: str) -> tuple[Instruction, ...]:
-        """All instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
+        """Return all instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
         return suites.suite(SPEC.name, level)
 
     def parse_goal(self, data: Mapping[str, Any]) -> Goal:
@@ -94,17 +94,18 @@ class ClevrWorld:
     ) -> dict[str, np.ndarray]:
         """Plausibility of N transitions: measure name -> (N,) float32.
 
-        moving_balls: how many balls go more than 1 mm. pushed_moves_most: 1 where no ball goes further than the one
-        pushed. step_too_large: 1 where a ball goes further than any push makes it (0.452 m).
+        moving_balls: how many balls go more than 1 mm. pushed_moves_most: 1 where no ball goes further than
+        the one pushed. step_too_large: 1 where a ball goes further than any push makes it (0.452 m).
         """
         moved = _positions(next_states) - _positions(states)
         lengths = np.hypot(moved[..., 0], moved[..., 1])  # (N, 5)
         pushed = lengths[np.arange(len(lengths)), np.asarray(actions) // len(PUSHES)]  # (N,)
-        return {
-            "moving_balls": (lengths > STILL).sum(axis=1).astype(np.float32),
-            "pushed_moves_most": (pushed >= lengths.max(axis=1)).astype(np.float32),
-            "step_too_large": (~(lengths <= LONGEST_STEP)).any(axis=1).astype(np.float32),
+        measures = {
+            "moving_balls": (lengths > STILL).sum(axis=1),
+            "pushed_moves_most": pushed >= lengths.max(axis=1),
+            "step_too_large": ~(lengths <= LONGEST_STEP).all(axis=1),
         }
+        return {name: np.asarray(values, dtype=np.float32) for name, values in measures.items()}
 
     def render(self, state: np.ndarray, size: int = 256) -> np.ndarray:
         """Draw one state, seen from the front and above: (10,) -> (size, size, 3) uint8, top row first."""

@@ -1,18 +1,22 @@
 """The CLEVR-Robot scene and its simulator: N tables of five balls that step together on C++ threads.
 
-The scene is written as MJCF by code. Two things about it are unusual. First, collisions are listed pair by pair
-instead of left to a broad phase: eleven bodies in one small box are always near each other, so searching for
-neighbours costs a fifth of the step and finds nothing; the contacts are the same. Second, `physics="paper"` corrects one
-compiled number: MuJoCo 3 leaves the armature out of the pusher's inverse weight, MuJoCo 2 (with which the paper's data
-were recorded) did not. Left uncorrected (`"mujoco3"`) the push is far softer.
+The scene is written as MJCF by code. Two things about it are unusual. First, collisions are listed pair by
+pair instead of left to a broad phase: a handful of balls in one small box are always near each other, so
+looking for neighbours costs a fifth of the step and rules nothing out; the contacts are the same. Second,
+`physics="paper"` corrects one compiled number: MuJoCo 3 leaves the armature out of the pusher's inverse
+weight, MuJoCo 2 (with which the paper's data were recorded) did not. Uncorrected (`"mujoco3"`) the push is
+far softer.
 
-One action is 40 physics steps with the pusher's motors held. Ball velocities live on from action to action, the
-pusher's velocity and the solver's warm start do not.
+One action is 40 physics steps with the pusher's motors held. Ball velocities live on from action to action,
+the pusher's velocity and the solver's warm start do not.
 
 ::
 
     full state   time | qpos 37 = 5 x (x y z qw qx qy qz), pusher x y | qvel 32 = 5 x (v w), pusher vx vy
 """
+
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's classes live in a compiled module without type stubs.)
 
 from __future__ import annotations
 
@@ -70,9 +74,11 @@ _CHUNK = 64  # rows per thread and call: bounds the buffer of all 40 substeps, w
 def scene(extra: str = "") -> str:
     """Return the MJCF of the scene; `extra` goes into its world body (lights, a camera, furniture).
 
-    Planes and pusher are in group 4, which MuJoCo's viewers leave out: they stand between the eye and the balls.
+    Planes and pusher are in group 4, which MuJoCo's viewers leave out: they would hide the balls.
     """
-    planes = "".join(f'<geom name="{name}" type="plane" size="1 1 .1" group="4" {at}/>' for name, at in _PLANES.items())
+    planes = "".join(
+        f'<geom name="{name}" type="plane" size="1 1 .1" group="4" {at}/>' for name, at in _PLANES.items()
+    )
     balls = "".join(
         f'<body name="{ball}" pos="0 0 {BALL_Z}"><joint type="free" damping=".75" armature=".04"/>'
         f'<geom name="{ball}" type="sphere" size="{BALL_RADIUS}" density="1" rgba="{COLORS[ball]}"/></body>'
@@ -120,8 +126,8 @@ def model(physics: Physics) -> mujoco.MjModel:
 def draw_state(seed: int) -> list[float]:
     """Draw one initial state (10 numbers): balls one after another, far enough from the earlier ones.
 
-    A ball that fails ten times sends the draw back to the first ball. Plain Python on a block of numbers: with five
-    balls, array calls cost more than they save.
+    A ball that fails ten times sends the draw back to the first ball. Plain Python on a block of numbers:
+    with five balls, array calls cost more than they save.
     """
     rng = np.random.default_rng(seed)
     numbers = iter(())
@@ -204,7 +210,9 @@ class ClevrSimulator:
         if states.shape != (len(rows), 2 * len(BALLS)):
             raise KalmError(f"states of {len(rows)} scenes have shape ({len(rows)}, 10), got {states.shape}.")
         if not (np.abs(states) <= 10.0).all():
-            raise KalmError("a state holds finite positions in metres, none beyond 10; got one that does not.")
+            raise KalmError(
+                "a state holds finite positions in metres, none beyond 10; got one that does not."
+            )
         self._full[rows] = self._rest
         self._full[np.ix_(rows, _XY.ravel())] = states
         self._ready[rows] = True
@@ -262,7 +270,7 @@ class ClevrSimulator:
             raise KalmError(f"{len(rows)} scenes take actions of shape ({len(rows)},), got {actions.shape}.")
         if actions.dtype.kind not in "iu":
             raise KalmError(f"actions are whole numbers from 0 to {ACTIONS - 1}, got {actions.dtype}.")
-        if actions.size and not (0 <= actions.min() and actions.max() < ACTIONS):
+        if actions.size and (actions.min() < 0 or actions.max() >= ACTIONS):
             raise KalmError(f"actions run from 0 to {ACTIONS - 1}, got {actions.min()} to {actions.max()}.")
         if not self._ready[rows].all():
             raise KalmError("a scene must be reset or given a state before it can step.")

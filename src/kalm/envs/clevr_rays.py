@@ -1,7 +1,8 @@
-"""The look of CLEVR-Robot (camera, light, colours), and drawing it by casting rays with NumPy, without any GL.
+"""The look of CLEVR-Robot (camera, light, colours), and drawing it by casting rays with NumPy, without GL.
 
-Every sample of the picture is one ray: what it meets first (ball, table, rim, floor), lit by one far light, and dark where
-a ball stands between it and the light. Four samples make a pixel. About a tenth of a second for 256 x 256.
+Every sample of the picture is one ray: what it meets first (ball, table, rim, floor), lit by one far light,
+and dark where a ball stands between it and the light. Four samples make a pixel. A picture of 256 x 256 takes
+a fifth of a second.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from kalm.goals.clevr import BALLS
 EYE = np.array([0.0, -1.02, 1.08])
 LOOK_AT = np.array([0.0, 0.15, -0.32])
 FIELD_OF_VIEW = 44.0  # degrees, vertical
-LIGHT = np.array([-0.35, -0.30, 1.0]) / np.linalg.norm([-0.35, -0.30, 1.0])  # towards the light, which is far away
+LIGHT = np.array([-0.35, -0.30, 1.0]) / np.linalg.norm(
+    [-0.35, -0.30, 1.0]
+)  # towards the light, which is far away
 AMBIENT, DIFFUSE, SPECULAR, SHININESS = 0.45, 0.60, 0.35, 40.0
 RIM = 0.035  # the table top lies on a board this much wider, metres
 FLOOR_BELOW = 0.25  # metres from the table top down to the floor
@@ -46,7 +49,7 @@ def cast_rays(state: np.ndarray, size: int) -> np.ndarray:
 
 
 def _rays(side: int) -> np.ndarray:
-    """Unit directions from the eye, row by row from the top: -> (side * side, 3)."""
+    """Return unit directions from the eye, row by row from the top: -> (side * side, 3)."""
     half = np.tan(np.radians(FIELD_OF_VIEW / 2))
     grid = half * ((2 * np.arange(side) + 1) / side - 1)
     right, up = np.meshgrid(grid, -grid)  # (side, side) each
@@ -55,7 +58,7 @@ def _rays(side: int) -> np.ndarray:
 
 
 def _meet(starts: np.ndarray, rays: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Distance at which each ray enters each ball, infinite where it does not: (R or 1, 3) twice -> (5, R)."""
+    """Return how far each ray goes to each ball, infinite if past it: (R or 1, 3) twice -> (5, R)."""
     along = _dot(starts, rays) - centers @ rays.T  # (5, R)
     apart = _dot(starts, starts) - 2 * centers @ starts.T + _dot(centers, centers)[:, None]
     under = along**2 - apart + BALL_RADIUS**2
@@ -68,7 +71,7 @@ def _dot(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 
 def _ground(rays: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colour and distance of what lies under the balls: (R, 3) -> (R, 3), (R,)."""
+    """Return colour and distance of what lies under the balls: (R, 3) -> (R, 3), (R,)."""
     top = (TABLE_Z - EYE[2]) / rays[:, 2]
     where = EYE + top[:, None] * rays
     table, rim = _inside(where, 0.0), _inside(where, RIM)
@@ -84,14 +87,14 @@ def _ground(rays: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _inside(points: np.ndarray, grow: float) -> np.ndarray:
-    """Whether points lie over the table, made wider by `grow`: (R, 3) -> (R,) bool."""
+    """Tell whether points lie over the table, made wider by `grow`: (R, 3) -> (R,) bool."""
     low, high = np.array([TABLE_X, TABLE_Y]).T
     over = (points[:, :2] >= low - grow) & (points[:, :2] <= high + grow)
     return over[:, 0] & over[:, 1]
 
 
 def _ball_light(rays: np.ndarray, far: np.ndarray, centers: np.ndarray, ball: np.ndarray) -> np.ndarray:
-    """Colour of the points where rays meet balls: (H, 3), (H,), (5, 3), (H,) -> (H, 3)."""
+    """Return the colour of the points where rays meet balls: (H, 3), (H,), (5, 3), (H,) -> (H, 3)."""
     where = EYE + far[:, None] * rays
     normal = (where - centers[ball]) / BALL_RADIUS
     facing = normal @ LIGHT

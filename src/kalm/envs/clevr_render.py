@@ -1,12 +1,15 @@
 """Pictures of CLEVR-Robot states: MuJoCo's renderer where a GL works, else rays cast with NumPy.
 
-Unusual: no environment variable is set. Which GL MuJoCo uses is normally fixed by `MUJOCO_GL` before its first import;
-here the user's `MUJOCO_GL` is followed if there is one, else a headless EGL context is opened directly, on the first
-picture. Where that fails, the same scene is drawn from the same camera by casting rays, which needs nothing, so that
-no run dies for want of a picture. The log says once which one draws.
+Unusual: no environment variable is set. Which GL MuJoCo uses is normally fixed by `MUJOCO_GL` before its
+first import; here the user's `MUJOCO_GL` is followed if there is one, else a headless EGL context is opened
+directly, on the first picture. Where that fails, the same scene is drawn from the same camera by casting
+rays, which needs nothing, so that no run dies for want of a picture. The log says once which one draws.
 
-A GL context belongs to one thread, and pictures may be asked for by several (a web app), so each thread opens its own.
+A GL context belongs to one thread, and pictures may be asked for by several (a web app): each opens its own.
 """
+
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's classes live in a compiled module without type stubs.)
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache
 
 import mujoco
 import numpy as np
@@ -67,7 +70,7 @@ def _open_gl() -> GLPainter | None:
     return painter
 
 
-@lru_cache(maxsize=None)
+@cache
 def _say(message: str) -> None:
     log.info(message)
 
@@ -89,7 +92,9 @@ class GLPainter:
         self._context.make_current()
         self._model = mujoco.MjModel.from_xml_string(scene(extra=_furniture()))
         self._model.vis.global_.offwidth = self._model.vis.global_.offheight = SIZES[1]
-        head = self._model.vis.headlight  # gives the light that has no direction, so that shadows are not black
+        head = (
+            self._model.vis.headlight
+        )  # gives the light that has no direction, so that shadows are not black
         head.ambient, head.diffuse, head.specular = look.AMBIENT, 0.0, 0.0
         self._model.vis.map.shadowclip = 0.9  # metres around the light's aim: a finer shadow map
         self._data = mujoco.MjData(self._model)
@@ -100,6 +105,7 @@ class GLPainter:
         self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED.value, 0
 
     def __call__(self, state: np.ndarray, size: int) -> np.ndarray:
+        """Draw one state: (10,) -> (size, size, 3) uint8, top row first."""
         self._data.qpos[QPOS_XY.ravel()] = state
         mujoco.mj_forward(self._model, self._data)
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
@@ -128,7 +134,7 @@ def _furniture() -> str:
 
 
 def _slab(name: str, grow: float, top: float) -> str:
-    """A board under the balls, wider than the table by `grow`."""
+    """Return a board under the balls, wider than the table by `grow`."""
     (left, right), (front, behind), thick = TABLE_X, TABLE_Y, 0.02
     centre = _words([(left + right) / 2, (front + behind) / 2, top - thick])
     half = _words([(right - left) / 2 + grow, (behind - front) / 2 + grow, thick])

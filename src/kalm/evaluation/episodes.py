@@ -11,7 +11,7 @@ Policies evaluated with the same seed play the same episodes, and more episodes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Protocol
 
 import numpy as np
@@ -130,15 +130,6 @@ def play(
     finally:
         simulator.close()
     return record.rollouts()
-
-
-def play_beside(policy: Actor, world: World, rollouts: RolloutSet, threads: int = 1) -> RolloutSet:
-    """Play one episode for each (imagined) rollout, with its instruction and from its initial state."""
-    instructions = [
-        replace(rollouts.instructions[which], state=tuple(map(float, state)))
-        for which, state in zip(rollouts.which, rollouts.first_states, strict=True)
-    ]
-    return play(policy, world, instructions, np.zeros(len(rollouts), dtype=np.int64), threads=threads)
 
 
 def _start(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from kalm.lm.collate import Batch, Group
 from kalm.lm.generate import imagine
 from kalm.lm.grounded import GroundedLM, Losses, autocast
 from kalm.lm.sequence import GOAL_ORIENTED, PROMPTS, Speller
+from kalm.progress import Advance, silent
 from kalm.runs import Metrics, atomic_folder, derive_rng, derive_seed, fingerprint, read_json, write_json
 from kalm.types import LEVELS
 
@@ -153,6 +155,13 @@ class Curriculum:
         return collate.group(examples)
 
 
+Watch = Callable[[int], AbstractContextManager[Advance]]
+
+
+def _unwatched(steps: int) -> AbstractContextManager[Advance]:
+    return nullcontext(silent)
+
+
 def train(
     model: GroundedLM,
     rollouts: RolloutSet,
@@ -160,7 +169,7 @@ def train(
     config: GroundConfig,
     seed: int,
     folder: Path,
-    advance: Callable[..., Any] | None = None,
+    watch: Watch = _unwatched,
 ) -> GroundedLM:
     """Fine-tune a model in place, continuing from the folder's checkpoint if there is one, and save it.
 
@@ -171,7 +180,7 @@ def train(
         config: settings.
         seed: root of the order of examples.
         folder: gets ``checkpoint/``, ``metrics.jsonl`` and, at the end, ``model/``.
-        advance: called as ``advance(steps, loss=...)``.
+        watch: given the number of steps, opens what shows progress.
 
     Raises:
         KalmError: too few rollouts, or the folder's checkpoint belongs to other settings or data.
@@ -184,34 +193,33 @@ def train(
     speller = Speller(model.backbone.tokenizer, model.backbone.context)
     curriculum = Curriculum(data, speller, config, seed)
     model.fit_scales(data)
-    optimizer, schedule = _optimizer(model, config, curriculum.steps)
+    optimizer, schedule = optimizer_and_schedule(model, config, curriculum.steps)
     checkpoint = _Checkpoint(folder / "checkpoint", _identity(rollouts, config, seed))
     start = checkpoint.restore(model, optimizer)
     metrics = Metrics(folder, start)
-    if advance:
-        advance(start)
-    watch = _Watch(model, world, held_out, speller, config, seed)
-    for step in range(start, curriculum.steps):
-        for group, rate in zip(optimizer.param_groups, schedule(step), strict=True):
-            group["lr"] = rate
-        batch = collate.batch(curriculum.groups(step), data, model.backbone.two_way_prompt).to(model.device)
-        losses, norm = _step(model, batch, optimizer, config)
-        done = step + 1
-        if done % LOG_EVERY == 0 or done == curriculum.steps:
-            values = {f"train/{name}": float(value.detach()) for name, value in vars(losses).items()}
-            metrics.log(done, {**values, "train/gradient_norm": norm, "train/body_lr": schedule(step)[0]})
-        if done % config.evaluate_every == 0 or done == curriculum.steps:
-            metrics.log(done, watch.look())
-        if done % config.checkpoint_every == 0 and done < curriculum.steps:
-            checkpoint.write(model, optimizer, done)
-        if advance:
+    monitor = _Monitor(model, world, held_out, speller, config, seed)
+    with watch(curriculum.steps) as advance:
+        advance(start, resumed=True)
+        for number in range(start, curriculum.steps):
+            for group, rate in zip(optimizer.param_groups, schedule(number), strict=True):
+                group["lr"] = rate
+            batch = collate.batch(curriculum.groups(number), data, model.backbone.two_way_prompt).to(model.device)
+            losses, norm = step(model, batch, optimizer, config)
+            done = number + 1
+            if done % LOG_EVERY == 0 or done == curriculum.steps:
+                values = {f"train/{name}": float(value.detach()) for name, value in vars(losses).items()}
+                metrics.log(done, {**values, "train/gradient_norm": norm, "train/body_lr": schedule(number)[0]})
+            if done % config.evaluate_every == 0 or done == curriculum.steps:
+                metrics.log(done, monitor.look())
+            if done % config.checkpoint_every == 0 and done < curriculum.steps:
+                checkpoint.write(model, optimizer, done)
             advance(1, loss=float(losses.weighted(*_weights(config)).detach()))
     model.eval().save(folder / "model")
     metrics.close()
     return model
 
 
-def _step(
+def step(
     model: GroundedLM, batch: Batch, optimizer: torch.optim.Optimizer, config: GroundConfig
 ) -> tuple[Losses, float]:
     model.train()
@@ -235,7 +243,7 @@ def _weights(config: GroundConfig) -> tuple[float, float, float]:
     return config.text_weight, config.state_weight, config.action_weight
 
 
-def _optimizer(
+def optimizer_and_schedule(
     model: GroundedLM, config: GroundConfig, steps: int
 ) -> tuple[torch.optim.AdamW, Callable[[int], list[float]]]:
     """AdamW over body and new modules at their own rates, and the schedule of those rates."""
@@ -266,7 +274,7 @@ def _optimizer(
     return optimizer, schedule
 
 
-class _Watch:
+class _Monitor:
     """Held-out losses and quick match rates while training goes."""
 
     def __init__(

@@ -20,7 +20,7 @@ CSS = """
     --link: #56b4e9; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 62rem; background: var(--paper);
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 66rem; background: var(--paper);
   color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
   overflow-wrap: break-word; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; }
@@ -29,16 +29,17 @@ p { margin: .6rem 0; max-width: 48rem; }
 nav { margin: 1rem 0; font-size: .9rem; }
 nav a { color: var(--link); margin-right: .9rem; white-space: nowrap; }
 figure { margin: 1.2rem 0; }
-img { max-width: 100%; height: auto; display: block; }
+h3 { font-size: .95rem; margin: 1.6rem 0 .3rem; }
 .scroll { overflow-x: auto; }
-.strip img { max-width: none; width: 46rem; }
+img { max-width: 100%; min-width: 34rem; height: auto; display: block; }
+img[width] { max-width: none; min-width: 0; }
 figcaption, .note { color: var(--soft); font-size: .85rem; max-width: 48rem; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
-th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap;
+th, td { padding: .35rem .55rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-thead th { color: var(--soft); font-weight: 500; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
+  background: var(--paper); }
+thead th { color: var(--soft); font-weight: 500; white-space: normal; vertical-align: bottom; }
 pre { background: var(--tint); padding: .8rem 1rem; border-radius: .4rem; overflow-x: auto; font-size: .82rem;
   line-height: 1.45; }
 summary { cursor: pointer; color: var(--link); }
@@ -55,7 +56,7 @@ class Picture:
         caption: the line below it.
         png: for the Markdown version, and for the page where there is no `svg`.
         svg: (light, dark) versions for the page.
-        wide: keeps its width and scrolls on narrow screens.
+        width: shown this wide, in pixels, and scrolled on narrow screens; None: as the page allows.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Picture:
     caption: str
     png: bytes
     svg: tuple[bytes, bytes] | None = None
-    wide: bool = False
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,20 +141,20 @@ def _table(table: Table) -> str:
     )
     note = f'\n<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        f'<div class="scroll"><table>\n<caption>{escape(table.title)}</caption>\n'
+        f'<h3>{escape(table.title)}</h3>\n<div class="scroll"><table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{note}"
     )
 
 
 def _picture(picture: Picture) -> str:
     light, kind = (picture.svg[0], "svg+xml") if picture.svg else (picture.png, "png")
-    image = f'<img src="{_uri(light, kind)}" alt="{escape(picture.alt)}">'
+    width = f' width="{picture.width}"' if picture.width else ""
+    image = f'<img src="{_uri(light, kind)}" alt="{escape(picture.alt)}"{width}>'
     if picture.svg:
         dark = f'<source media="(prefers-color-scheme: dark)" srcset="{_uri(picture.svg[1], kind)}">'
         image = f"<picture>{dark}{image}</picture>"
-    if picture.wide:
-        image = f'<div class="scroll strip">{image}</div>'
-    return f"<figure>{image}<figcaption>{escape(picture.caption)}</figcaption></figure>"
+    caption = f"<figcaption>{escape(picture.caption)}</figcaption>"
+    return f'<figure><div class="scroll">{image}</div>{caption}</figure>'
 
 
 def _uri(data: bytes, kind: str) -> str:

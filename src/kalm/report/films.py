@@ -39,15 +39,20 @@ def film(world: World, rollout: Rollout, title: str, frames: int = 8, size: int 
     return Film(title, drawn, tuple(steps.tolist()), rollout.success)
 
 
+def across(strip: Filmstrip) -> int:
+    """Return the number of frames beside each other; at least 4, which leaves room for the titles."""
+    return max(4, *(len(one.frames) for one in strip.films))
+
+
 def filmstrip(strip: Filmstrip, theme: Theme = EITHER, fmt: Format = "png") -> bytes:
     """Draw films below each other; below each frame stands the number of actions taken before it."""
-    across = max(4, *(len(one.frames) for one in strip.films))  # room for the titles
-    figure = Figure((1.25 * across, 1.65 * len(strip.films)), layout="constrained")
+    columns = across(strip)
+    figure = Figure((1.25 * columns, 1.65 * len(strip.films)), layout="constrained")
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(strip.films), 1)))
     for part, one in zip(parts, strip.films, strict=True):
         verdict = "goal reached" if one.success else "goal not reached"
         part.suptitle(f"{one.title}: {verdict}", fontsize=8, color=theme.ink, x=0.005, ha="left")
-        grid = np.atleast_1d(part.subplots(1, across))
+        grid = np.atleast_1d(part.subplots(1, columns))
         for axes in grid:
             axes.set_axis_off()
         for axes, frame, step in zip(grid, one.frames, one.steps, strict=False):

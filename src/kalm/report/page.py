@@ -18,13 +18,14 @@ from kalm.evaluation.statistics import Rate
 from kalm.report import published
 from kalm.report.document import Block, Code, Document, Picture, Section, html, to_markdown
 from kalm.report.figures import Curve, grounding_curves, policy_curves, quality_bars, success_bars
-from kalm.report.films import Filmstrip, filmstrip
+from kalm.report.films import Filmstrip, across, filmstrip
 from kalm.report.scores import NOVEL, Gain, Score, gains, scores
 from kalm.report.style import DARK, LIGHT, PRINT, Format, Theme
 from kalm.report.tables import Table, gain_table, held_back_table, quality_table, success_table
 from kalm.runs import atomic_write
 
 PICTURES = "figures"
+FRAME_WIDTH = 92  # pixels on the page
 Draw = Callable[[Theme, Format], bytes | None]
 
 
@@ -139,7 +140,7 @@ def _results(found: Sequence[Score], rows: Sequence[Episode]) -> tuple[Block, ..
         "success",
         lambda theme, fmt: success_bars(found, theme, fmt),
         "Bars of success per level and policy with 95 % intervals.",
-        "Success per level. Pale: real rollouts only; full: with imagined ones; lines: 95 % intervals.",
+        "Success per level. Faint: real rollouts only; full: with imagined ones; lines: 95 % intervals.",
     )
     assert bars is not None
     return (
@@ -175,7 +176,7 @@ def _films(data: ReportData) -> tuple[Block, ...]:
             f"Frames of {' and '.join(film.title for film in strip.films)} rollouts for: {strip.text}",
             f"“{strip.text}” ({strip.level}). Numbers count the actions before each frame.",
             filmstrip(strip),
-            wide=True,
+            width=FRAME_WIDTH * across(strip),
         )
         for place, strip in enumerate(data.filmstrips, start=1)
     )

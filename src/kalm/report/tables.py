@@ -17,7 +17,7 @@ from rich.text import Text
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate
-from kalm.report.scores import NOVEL, TITLES, Score, columns_of, gains, ordered, scores
+from kalm.report.scores import MIX, NOVEL, TITLES, Score, columns_of, gains, ordered, scores
 from kalm.types import NOVEL_LEVELS
 
 MISSING = "–"
@@ -73,7 +73,7 @@ def gain_table(found: Sequence[Score]) -> Table | None:
     compared = gains(found)
     if not compared:
         return None
-    columns = columns_of([gain.plain for gain in compared])
+    columns = [column for column in columns_of([gain.plain for gain in compared]) if column != MIX]
     rows = tuple(
         (
             f"{gain.kalm.policy} − {gain.plain.policy}",
@@ -126,7 +126,7 @@ def quality_table(
     if published:
         columns["paper's sample, rephrase"] = dict(published)
     return Table(
-        "Imagined rollouts",
+        "Quality of imagined rollouts",
         ("measure", *columns),
         tuple((name, *(column.get(name, MISSING) for column in columns.values())) for name in measures),
         "± is the longer side of Wilson's 95 % interval. Given initial states are not counted.",

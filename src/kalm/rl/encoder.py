@@ -125,8 +125,9 @@ class GoalEncoder:
         try:
             with safe_open(self._file, "numpy") as stored:
                 texts, vectors = json.loads(stored.metadata()["texts"]), stored.get_tensor("vectors")
-            assert vectors.shape == (len(texts), self.size), vectors.shape
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AssertionError) as error:
+            if vectors.shape != (len(texts), self.size):
+                raise ValueError(f"{len(texts)} texts of size {self.size}, vectors {vectors.shape}")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise KalmError(
                 f"goal cache {self._file} is damaged ({error}). Delete it; it is built again."
             ) from None

@@ -130,8 +130,8 @@ def load_policy(path: Path | str, device: str = "cpu", encoder: GoalEncoder | No
     try:
         _check_format(facts, folder)
         spec, saved = WorldSpec.from_json(facts["world"]), facts["encoder"]
-        sizes = [spec.state_size + int(saved["size"]), *facts["hidden"], spec.action_size]
-        members = _read_members(folder, facts["weights_sha256"], int(facts["members"]), sizes, device)
+        sizes = [spec.state_size + saved["size"], *facts["hidden"], spec.action_size]
+        members = _read_members(folder, facts["weights_sha256"], facts["members"], sizes, device)
         encoder = encoder or GoalEncoder(saved["name"], device)
         _check_encoder(encoder, saved, folder)
         return MLPPolicy(spec, facts["algorithm"], encoder, members, device, facts["provenance"])

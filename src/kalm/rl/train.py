@@ -16,12 +16,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.distributions import Distribution
 
 from kalm.config import TrainConfig
 from kalm.data.checks import require_valid
@@ -157,22 +158,21 @@ def _run(
     """Take the steps that are left, with metrics and checkpoints on the way."""
     path = folder / "checkpoint.safetensors"
     start, window = _resume(path, learner, buffer, key, config.steps)
-    metrics = Metrics(folder, start)
     advance(start, resumed=True)
     told = start
-    for step in range(start + 1, config.steps + 1):
-        window.add(learner.impl.update(buffer.sample(config.batch), step - 1))
-        last = step == config.steps
-        if step % LOG_EVERY == 0 or last:
-            means = window.close(step)
-            metrics.log(step, means)
-            advance(step - told, loss=means["loss"])
-            told = step
-        if step % config.checkpoint_every == 0 or last:
-            policy(step).save(folder / "steps" / f"{step:08d}")
-            facts = {"made_from": key, "step": step, "buffer": buffer.state(), "window": window.sums}
-            checkpoint.save(path, learner, {**facts, "window_steps": window.steps})
-    metrics.close()
+    with closing(Metrics(folder, start)) as metrics:
+        for step in range(start + 1, config.steps + 1):
+            window.add(step, learner.impl.update(buffer.sample(config.batch), step - 1))
+            last = step == config.steps
+            if step % LOG_EVERY == 0 or last:
+                means = window.close()
+                metrics.log(step, means)
+                advance(step - told, loss=means["loss"])
+                told = step
+            if step % config.checkpoint_every == 0 or last:
+                policy(step).save(folder / "steps" / f"{step:08d}")
+                facts = {"made_from": key, "step": step, "buffer": buffer.state(), "window": window.sums}
+                checkpoint.save(path, learner, {**facts, "window_steps": window.steps})
 
 
 def _resume(path: Path, learner: Any, buffer: MixedBuffer, key: str, steps: int) -> tuple[int, _Window]:
@@ -192,30 +192,35 @@ class _Window:
         self.sums = dict(sums or {})
         self.steps = steps
 
-    def add(self, losses: Mapping[str, float]) -> None:
+    def add(self, step: int, losses: Mapping[str, float]) -> None:
+        if not all(map(math.isfinite, losses.values())):
+            raise KalmError(f"the losses are no longer finite at step {step}: {losses}. Lower train.lr.")
         self.steps += 1
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def close(self, step: int) -> dict[str, float]:
+    def close(self) -> dict[str, float]:
         means = {name: value / self.steps for name, value in self.sums.items()}
-        if not all(math.isfinite(value) for value in means.values()):
-            raise KalmError(f"the losses are no longer finite at step {step}: {means}. Lower train.lr.")
         self.sums, self.steps = {}, 0
         return means
 
 
 @contextmanager
 def _own_torch(device: str, seed: int, threads: int) -> Iterator[None]:
-    """Seed torch and set its threads for the block; the caller's stream and threads come back after it."""
-    before = torch.get_num_threads()
+    """Seed torch, set its threads and skip its checks of distributions; all is as before after the block.
+
+    The checks look at every number of every batch; losses that are not finite are noticed here anyway.
+    """
+    before, checks = torch.get_num_threads(), Distribution._validate_args
     with torch.random.fork_rng([device] if "cuda" in device else []):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
+        Distribution.set_default_validate_args(False)
         try:
             yield
         finally:
             torch.set_num_threads(before)
+            Distribution.set_default_validate_args(checks)
 
 
 def _made_from(

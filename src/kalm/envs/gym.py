@@ -1,0 +1,146 @@
+"""Gymnasium face of any world: one table, one instruction, the usual reset and step.
+
+The observation is the world's state alone; what to do is a sentence in ``info["instruction"]``. Unusual:
+Gymnasium 1 no longer looks for plug-ins, a module registers its environments when it is imported. So
+importing this one does: ``gymnasium.make("kalm.envs.gym:kalm/ClevrRobot-v0")`` works at once, the short id
+afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from kalm.envs import make, register_gymnasium
+from kalm.envs.base import World
+from kalm.errors import KalmError, unknown
+from kalm.types import LEVELS, Goal, Instruction
+
+OPTIONS = ("instruction", "goal", "state")
+
+
+class GoalEnv(gymnasium.Env[np.ndarray, Any]):
+    """Episodes of one instruction each, in any world.
+
+    ``reset(options=...)`` takes ``"instruction"``, an `Instruction` or a sentence of the world's suites; or
+    ``"goal"``, a `Goal` or its JSON object; and ``"state"``, an initial state. What is left out is drawn: the
+    instruction from `level`, the state from the world's distribution (unless the instruction has its own).
+
+    An episode terminates on success and after the first step of a one-step goal; it is truncated at the
+    horizon. The initial state is never judged.
+
+    Args:
+        world: a world, or the name of one.
+        level: where instructions are drawn from.
+        render_mode: ``"rgb_array"`` or None.
+        render_size: side of a picture, pixels.
+        options: of the world, where it is given by name, e.g. ``physics="mujoco3"``.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+
+    def __init__(
+        self,
+        world: World | str = "clevr",
+        level: str = "seen",
+        render_mode: str | None = None,
+        render_size: int = 256,
+        **options: object,
+    ) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise unknown("render mode", render_mode, self.metadata["render_modes"])
+        if not isinstance(world, str) and options:
+            raise KalmError(f"options {sorted(options)} need the world's name; this world is already made.")
+        self.world = make(world, **options) if isinstance(world, str) else world
+        self.level, self.render_mode, self.render_size = level, render_mode, render_size
+        self.suite = self.world.suite(level)
+        spec = self.world.spec
+        self.observation_space = spaces.Box(-np.inf, np.inf, (spec.state_size,), np.float64)
+        self.action_space = (
+            spaces.Discrete(spec.action_size)
+            if spec.action_kind == "discrete"
+            else spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
+        )
+        self._simulator = self.world.simulator(1)
+        self._dtype = np.int64 if spec.action_kind == "discrete" else np.float32
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; returns the state (S,) and ``{"instruction": sentence}``.
+
+        Raises:
+            KalmError: an option is unknown, or does not fit the world.
+        """
+        super().reset(seed=seed)
+        options = {} if options is None else options
+        for name in options:
+            if name not in OPTIONS:
+                raise unknown("reset option", name, OPTIONS)
+        self.instruction = self._instruction(options)
+        self._judge = self.world.judge([self.instruction.goal])
+        state = options.get("state", self.instruction.state)
+        if state is None:
+            self._state = self._simulator.reset([int(self.np_random.integers(2**62))])[0]
+        else:
+            self._state = np.asarray(state, dtype=np.float64)
+            self._simulator.set_states(self._state[None])
+        self._steps = 0
+        return self._state.copy(), {"instruction": self.instruction.text}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take one action; the last entry is ``{"instruction": sentence, "success": verdict}``."""
+        actions = np.asarray(action, dtype=self._dtype)[None]
+        before, after = self._state[None], self._simulator.step(actions)
+        success = bool(self._judge.success(before, actions, after)[0])
+        reward = float(self._judge.reward(before, actions, after)[0])
+        self._state, self._steps = after[0], self._steps + 1
+        terminated = success or bool(self._judge.one_step[0])
+        truncated = not terminated and self._steps >= self.world.spec.horizon
+        info = {"instruction": self.instruction.text, "success": success}
+        return self._state.copy(), reward, terminated, truncated, info
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]  # narrower than Gymnasium's
+        """Draw the present state: -> (size, size, 3) uint8, or None without a render mode."""
+        return None if self.render_mode is None else self.world.render(self._state, self.render_size)
+
+    def close(self) -> None:
+        """Stop the simulator."""
+        self._simulator.close()
+
+    def _instruction(self, options: Mapping[str, Any]) -> Instruction:
+        came, goal = options.get("instruction"), options.get("goal")
+        if came is not None and goal is not None:
+            raise KalmError("give reset an 'instruction' or a 'goal', not both.")
+        if isinstance(came, Instruction):
+            return came
+        if came is not None:
+            return self._find(came)
+        if goal is not None:
+            return self._of_goal(self.world.parse_goal(goal.to_json() if isinstance(goal, Goal) else goal))
+        return self.suite[int(self.np_random.integers(len(self.suite)))]
+
+    def _find(self, text: str) -> Instruction:
+        """Return the instruction with this sentence, from any level."""
+        for level in LEVELS:
+            for instruction in self.world.suite(level):
+                if instruction.text == text:
+                    return instruction
+        raise KalmError(
+            f"no suite of world {self.world.spec.name!r} has the sentence {text!r}. Give its 'goal'."
+        )
+
+    def _of_goal(self, goal: Goal) -> Instruction:
+        """Return the first instruction that asks for this goal, or one without a sentence."""
+        for level in LEVELS:
+            for instruction in self.world.suite(level):
+                if instruction.goal == goal:
+                    return instruction
+        return Instruction(text="", level=self.level, goal=goal)
+
+
+register_gymnasium()

@@ -1,0 +1,118 @@
+"""From a run folder to `ReportData`: reads what the stages left, measures imagined rollouts, plays for filmstrips.
+
+Everything is optional: a stage that has not run leaves its part empty, and the page says so.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kalm import envs
+from kalm.data import store
+from kalm.data.rollouts import RolloutSet
+from kalm.envs.base import World
+from kalm.evaluation.episodes import play
+from kalm.evaluation.imagined import quality
+from kalm.evaluation.results import Label, read_rows
+from kalm.report.figures import Curve
+from kalm.report.films import Filmstrip, film
+from kalm.report.page import ReportData
+from kalm.rl.policy import load_policy
+from kalm.runs import (
+    EVALUATION,
+    GROUNDED,
+    IMAGINED,
+    POLICIES,
+    REAL,
+    ROWS,
+    SETTINGS,
+    STAGES,
+    Job,
+    read_json,
+    read_metrics,
+    trained,
+)
+from kalm.types import NOVEL_LEVELS
+
+
+def gather(run: Path) -> ReportData:
+    """Collect all that a run folder holds.
+
+    Raises:
+        KalmError: no run there, or a file in it is damaged.
+    """
+    about = read_json(run / SETTINGS, "run")
+    settings = about["settings"]
+    world = envs.make(settings["env"])
+    real = _rollouts(run / REAL)
+    imagined = _rollouts(run / IMAGINED)
+    jobs = trained(run / POLICIES)
+    return ReportData(
+        title=f"KALM on {settings['env']}",
+        world=settings["env"],
+        rows=read_rows(run / EVALUATION / ROWS) if (run / EVALUATION / ROWS).exists() else (),
+        imagined=quality(imagined, world) if imagined else {},
+        real=quality(real, world) if real else {},
+        grounding=read_metrics(run / GROUNDED),
+        training=[Curve(label(job), read_metrics(place)) for job, place in jobs],
+        filmstrips=_filmstrips(world, imagined, jobs, settings["report"]["filmstrips"]),
+        config=settings,
+        versions=about["versions"],
+        timings=_timings(run),
+        commands=[about["command"]] if about["command"] else [shlex.join(["kalm", "run", "--out", str(run)])],
+    )
+
+
+def label(job: Job) -> Label:
+    """Return the label under which a policy's episodes are counted."""
+    return Label(job.policy, job.algorithm, job.kalm, job.seed)
+
+
+def _rollouts(folder: Path) -> RolloutSet | None:
+    return store.read(folder) if store.sealed(folder) else None
+
+
+def _timings(run: Path) -> dict[str, float]:
+    markers = {name: run / folder / "done.json" for name, folder in STAGES.items()}
+    return {
+        name: float(read_json(marker, "stage marker")["seconds"])
+        for name, marker in markers.items()
+        if marker.exists()
+    }
+
+
+def _filmstrips(
+    world: World, imagined: RolloutSet | None, jobs: Sequence[tuple[Job, Path]], count: int
+) -> list[Filmstrip]:
+    """Draw imagined rollouts, one level after another, each above what a +KALM policy does from the same state."""
+    mine: list[Any] = [place for job, place in jobs if job.kalm]
+    if imagined is None or not mine or count == 0:
+        return []
+    policy = load_policy(mine[0])
+    strips = []
+    for row in _chosen(imagined, count):
+        dream = imagined[int(row)]
+        start = replace(dream.instruction, state=tuple(dream.states[0].tolist()))
+        # At most as many frames as fit beside each other; the policy may take its time.
+        played = play(policy, world, [start], [0])[0]
+        films = (film(world, dream, "imagined"), film(world, played, "policy in the simulator"))
+        strips.append(Filmstrip(dream.instruction.text, dream.instruction.level, films))
+    return strips
+
+
+def _chosen(imagined: RolloutSet, count: int) -> np.ndarray:
+    """Pick rollouts evenly over levels and, within a level, over the file, whether they reached the goal or not."""
+    rows = [np.flatnonzero(imagined.levels == level) for level in NOVEL_LEVELS]
+    rows = [found for found in rows if len(found)]
+    shares = [len(part) for part in np.array_split(np.arange(count), max(1, len(rows)))]
+    picked = [
+        found[np.linspace(0, len(found) - 1, share + 2).astype(int)[1:-1]]
+        for found, share in zip(rows, shares, strict=False)
+    ]
+    return np.concatenate([*picked, np.zeros(0, int)]).astype(int)

@@ -1,0 +1,70 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kalm.lm import collate, sft
+from kalm.lm.sequence import GOAL_ORIENTED, Speller
+
+
+def speller_of(model):
+    return Speller(model.backbone.tokenizer, model.backbone.context)
+
+
+def as_double(batch):
+    return dataclasses.replace(batch, states=batch.states.double(), bases=batch.bases.double())
+
+
+def test_packed_losses_equal_those_of_every_example_alone(model, config, rollouts):
+    rows = sft.Curriculum(rollouts, speller_of(model), config.model_copy(update={"rows": 6}), 0).groups(0)
+    two_way = model.backbone.two_way_prompt
+    packed = model(as_double(collate.batch(rows, rollouts, two_way)))
+    sums = dict.fromkeys(("text", "state", "action"), 0.0)
+    counts = dict.fromkeys(sums, 0)
+    for group in (group for row in rows for group in row):
+        for body in group.bodies:
+            alone = as_double(collate.batch([[collate.Group(group.prompt, (body,))]], rollouts, two_way))
+            losses = model(alone)
+            for name in sums:
+                answers = int(getattr(alone, f"learn_{name}").sum())
+                sums[name] += float(getattr(losses, name)) * answers
+                counts[name] += answers
+    assert all(counts.values()), "the batch must hold answers of every kind"
+    for name, total in sums.items():
+        assert float(getattr(packed, name)) == pytest.approx(total / counts[name], abs=1e-9)
+
+
+def test_padding_and_neighbours_in_a_batch_change_nothing(model, rollouts):
+    speller = speller_of(model)
+    lengths = rollouts.lengths
+    long, short = int(np.argmax(lengths)), int(np.argmin(lengths))
+    assert lengths[long] > lengths[short]
+    rows = [[collate.group([speller.generation(rollouts, i, GOAL_ORIENTED)])] for i in (long, short)]
+    both = as_double(collate.batch(rows, rollouts, model.backbone.two_way_prompt))
+    alone = as_double(collate.batch(rows[1:], rollouts, model.backbone.two_way_prompt))
+    hidden = model.body(model.embed(both), both.visible, both.position)[1]
+    wanted = model.body(model.embed(alone), alone.visible, alone.position)[0]
+    assert torch.allclose(hidden[: len(wanted)], wanted, atol=1e-10)
+
+
+def test_a_prompt_never_sees_its_body(model, rollouts):
+    speller = speller_of(model)
+    example = speller.generation(rollouts, 0, GOAL_ORIENTED)
+    batch = collate.batch([[collate.group([example])]], rollouts, two_way_prompt=True)
+    size = len(example.prompt)
+    assert not batch.visible[0, 0, :size, size:].any()
+    assert batch.visible[0, 0, :size, :size].all()
+    assert batch.visible[0, 0, size:, :size].all()
+    assert torch.equal(batch.visible[0, 0, size:, size:], torch.ones(2 * rollouts.lengths[0] + 1, dtype=bool).expand(
+        2 * rollouts.lengths[0] + 1, -1
+    ).tril())
+
+
+@given(st.lists(st.integers(1, 40), max_size=60), st.integers(10, 50))
+def test_every_group_is_packed_once_and_rows_are_not_overfull(lengths, room):
+    rows = collate.pack(lengths, room)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(len(row) == 1 or sum(lengths[i] for i in row) <= room for row in rows)

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+
+from kalm.errors import KalmError
+from kalm.lm import collate
+from kalm.lm.generate import imagine
+from kalm.lm.sequence import GOAL_ORIENTED, Speller, Tokens
+
+
+def same(one, two):
+    assert np.array_equal(one.lengths, two.lengths)
+    assert np.array_equal(one.actions, two.actions)
+    assert np.allclose(one.states, two.states, atol=1e-6)
+    assert np.array_equal(one.success, two.success)
+
+
+def test_cached_decoding_equals_reading_the_whole_sequence_again(model, world, rows):
+    result = imagine(model, world, rows, range(len(rows)), horizon=6)
+    speller = Speller(model.backbone.tokenizer, model.backbone.context)
+    assert result.rollouts.lengths.max() > 1
+    for index, rollout in enumerate(result.rollouts):
+        length = len(rollout.actions)
+        body = Tokens.rollout(
+            int(result.rollouts.state_starts[index]), int(result.rollouts.action_starts[index]), length, learn=True
+        )
+        prompt = speller.goal_prompt(rows[index].text, GOAL_ORIENTED)
+        batch = collate.batch(
+            [[collate.Group(prompt, (body,))]], result.rollouts, model.backbone.two_way_prompt
+        )
+        with torch.inference_mode():
+            hidden = model.body(model.embed(batch).double(), batch.visible, batch.position)[0, len(prompt) :]
+            actions = model.action_head(hidden[0:-1:2]).argmax(-1)
+            states = model.next_states(hidden[1::2], torch.from_numpy(rollout.states[:-1]).double())
+        assert np.array_equal(actions.numpy(), rollout.actions)
+        assert np.allclose(states.numpy(), rollout.states[1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_batch_size_changes_nothing(model, world, rows, temperature):
+    seeds = range(100, 100 + len(rows))
+    whole = imagine(model, world, rows, seeds, horizon=6, temperature=temperature)
+    single = imagine(model, world, rows, seeds, horizon=6, temperature=temperature, batch=1)
+    same(whole.rollouts, single.rollouts)
+
+
+def test_temperature_gives_other_actions_for_other_seeds(model, world, rows):
+    one, two = (imagine(model, world, rows[:1] * 8, s, horizon=2, temperature=5.0).rollouts for s in (range(8), range(8, 16)))
+    assert len(set(one.actions.tolist())) > 2
+    assert one.actions.tolist() != two.actions.tolist()
+
+
+def test_verdicts_lengths_and_rewards_are_the_worlds(model, world, rows):
+    found = imagine(model, world, rows, range(len(rows)), horizon=5).rollouts
+    for rollout in found:
+        judge = world.judge([rollout.instruction.goal] * len(rollout.actions))
+        verdicts = judge.success(rollout.states[:-1], rollout.actions, rollout.states[1:])
+        assert rollout.success == verdicts[-1] and not verdicts[:-1].any()
+        assert np.allclose(rollout.rewards, judge.reward(rollout.states[:-1], rollout.actions, rollout.states[1:]), atol=1e-3)
+        assert len(rollout.actions) == 5 or rollout.success or judge.one_step[0]
+
+
+def test_rollouts_start_where_the_instruction_or_the_seed_says(model, world, rows):
+    from dataclasses import replace
+
+    given = replace(rows[0], state=tuple(np.linspace(-0.4, 0.4, 10)))
+    found = imagine(model, world, [given, rows[1]], [7, 8], horizon=2).rollouts
+    assert np.allclose(found[0].states[0], given.state)
+    assert np.allclose(found[1].states[0], world.initial_states([8])[0])
+
+
+def test_rollouts_that_are_not_finite_are_dropped_and_counted(model, world, rows):
+    with torch.no_grad():
+        model.state_head[2].bias[0] = float("nan")
+    result = imagine(model, world, rows, range(len(rows)), horizon=3)
+    assert result.dropped == len(rows) and len(result.rollouts) == 0
+
+
+def test_a_rollout_longer_than_the_context_is_refused(model, world, rows):
+    with pytest.raises(KalmError, match="Lower the horizon"):
+        imagine(model, world, rows[:1], [0], horizon=400)

@@ -1,0 +1,110 @@
+import threading
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kalm import envs
+from kalm.evaluation.imagined import Quality
+from kalm.evaluation.results import Label
+from kalm.evaluation.statistics import rate
+from kalm.report.figures import Curve, grounding_curves, policy_curves, quality_bars, success_bars
+from kalm.report.films import Film, Filmstrip, film, filmstrip
+from kalm.report.scores import Score
+from kalm.report.style import DARK, PRINT, color_of
+from kalm.types import Goal, Instruction, Rollout
+
+
+def picture(data):
+    return np.asarray(Image.open(BytesIO(data)).convert("RGBA")).astype(int)
+
+
+def near(pixels, color):
+    """How many pixels have this colour, up to rounding."""
+    return int((np.abs(pixels[..., :3] - 255 * np.array(color)).max(axis=-1) < 3).sum())
+
+
+def score(policy, share):
+    algorithm, kalm = policy.split("+")[0].lower(), "+" in policy
+    return Score(policy, algorithm, kalm, (0,), {"seen": rate(round(100 * share), 100)})
+
+
+def test_bars_are_as_high_as_the_success():
+    pixels = picture(success_bars([score("BC", 0.4), score("BC+KALM", 0.8)], PRINT))
+    pale, full = near(pixels, color_of("bc", False)), near(pixels, color_of("bc", True))
+    assert full == pytest.approx(2 * pale, rel=0.1)
+
+
+def test_an_algorithm_is_pale_without_imagined_rollouts():
+    assert sum(color_of("cql", False)) > sum(color_of("cql", True))
+    assert sum(color_of("cql", False, DARK)) < sum(color_of("cql", True, DARK))
+    assert color_of("never heard of", True) == pytest.approx((0.498,) * 3, abs=1e-3)
+
+
+def test_figures_come_as_svg_too():
+    assert b"<svg" in success_bars([score("BC", 0.4)], fmt="svg")
+
+
+def test_paper_figures_are_marked_where_given():
+    found = {"easy": Quality(9, 1.0, rate(3, 9), None, None, {"off_table": (rate(1, 9), 0.1)}, {})}
+    without = quality_bars(found, PRINT)
+    assert without == quality_bars(found, PRINT, match={"rephrase": 0.7})  # a level that is not drawn
+    assert without != quality_bars(found, PRINT, match={"easy": 0.7})
+    assert without != quality_bars(found, PRINT, violations={"off_table": {"easy": 0.7}})
+
+
+def test_curves():
+    rows = [
+        {"step": 1, "train/text": 2.0, "train/gradient_norm": 1.0},
+        {"step": 2, "train/text": 1.0, "match/seen": 0.5},
+    ]
+    drawn = grounding_curves(rows, PRINT)
+    assert drawn != grounding_curves(rows[:1], PRINT)
+    assert grounding_curves([{"step": 1, "train/body_lr": 1.0}]) is None and grounding_curves([]) is None
+    other = [{"step": 1, "train/text": 1.0}, {"step": 2, "train/text": 1.5}]
+    curves = [Curve(Label("BC", "bc", False, 0), other), Curve(Label("BC+KALM", "bc", True, 0), rows)]
+    one, both = (picture(policy_curves(part, PRINT)) for part in (curves[1:], curves))
+    assert near(one, color_of("bc", True)) > 500 and near(one, color_of("bc", False)) < 100  # smoothed edges
+    assert near(both, color_of("bc", False)) > near(one, color_of("bc", False)) + 100
+    assert policy_curves([]) is None
+
+
+def test_a_metric_that_reaches_zero_or_is_constant():
+    assert grounding_curves([{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}])
+
+
+def test_film_shows_first_and_last_state():
+    world = envs.make("clevr")
+    states = np.tile(world.initial_states([0]), (21, 1))
+    states[:, 0] = np.linspace(-0.4, 0.4, 21)
+    instruction = Instruction("x", "hard", Goal.of("gather", center="green"))
+    rollout = Rollout(instruction, states, np.zeros(20, dtype=int), np.zeros(20), True, "imagined")
+    made = film(world, rollout, "imagined", frames=6, size=48)
+    assert made.steps == (0, 4, 8, 12, 16, 20) and made.success
+    np.testing.assert_array_equal(made.frames[0], world.render(states[0], 48))
+    np.testing.assert_array_equal(made.frames[-1], world.render(states[20], 48))
+    short = Rollout(instruction, states[:2], np.zeros(1, dtype=int), np.zeros(1), False, "real")
+    assert film(world, short, "real", frames=6, size=48).steps == (0, 1)
+
+
+def test_filmstrip_draws_every_frame():
+    colors = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    frames = [np.full((32, 32, 3), color, dtype=np.uint8) for color in colors]
+    strip = Filmstrip(
+        "x", "hard", (Film("a", tuple(frames[:2]), (0, 1), True), Film("b", (frames[2],), (0,), False))
+    )
+    pixels = picture(filmstrip(strip))
+    counts = [near(pixels, np.array(color) / 255) for color in colors]
+    assert min(counts) > 1000 and max(counts) < 1.05 * min(counts)
+
+
+def test_threads_do_not_disturb_each_other():
+    alone, found = success_bars([score("BC", 0.4)], PRINT), []
+    draw = [lambda: found.append(success_bars([score("BC", 0.4)], PRINT)) for _ in range(3)]
+    threads = [threading.Thread(target=one) for one in draw]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [alone] * 3

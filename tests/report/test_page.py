@@ -1,0 +1,144 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from kalm.evaluation.imagined import Quality
+from kalm.evaluation.results import Episode, Label
+from kalm.evaluation.statistics import rate
+from kalm.report.document import Code, Document, Section, html, to_markdown
+from kalm.report.figures import Curve
+from kalm.report.films import Film, Filmstrip
+from kalm.report.page import ReportData, compose, headline, write_report
+from kalm.report.scores import scores
+
+NASTY = '<script>alert("x")</script> & `code` | *bold*'
+
+
+def episodes(policy, won, played=100, seeds=(0, 1)):
+    return [
+        Episode(policy, "bc", "+" in policy, seed, level, "w", i % 4 == 0, NASTY, i, i < won, 3, 1.0)
+        for level in ("seen", "rephrase", "easy", "hard")
+        for seed in seeds
+        for i in range(played)
+    ]
+
+
+def full():
+    frame = np.zeros((16, 16, 3), dtype=np.uint8)
+    off = {"off_table": (rate(1, 9), 0.1)}
+    quality = Quality(9, 2.0, rate(3, 9), rate(1, 9), rate(2, 9), off, {"x": 1.0})
+    return ReportData(
+        title=NASTY,
+        world="clevr",
+        rows=episodes("BC", 10) + episodes("BC+KALM", 30),
+        imagined={"easy": quality},
+        real={"seen": quality},
+        grounding=[{"step": 1, "train/text": 2.0}, {"step": 2, "train/text": 1.0}],
+        training=[Curve(Label("BC", "bc", False, 0), [{"step": 1, "loss": 1.0}])],
+        filmstrips=[Filmstrip(NASTY, "easy", (Film(NASTY, (frame,), (0,), True),))],
+        config={"env": "clevr", "note": NASTY},
+        versions={"kalm": "0.1.0"},
+        timings={"collect": 61.2},
+        commands=[f"kalm run {NASTY}"],
+    )
+
+
+class Seen(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.links, self.text, self.open = [], [], "", []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "source"):
+            self.open.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "srcset", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    assert write_report(folder, full()) == folder / "report.html"
+    return folder
+
+
+def test_page_stands_alone_and_is_escaped(report):
+    page = Seen((report / "report.html").read_text("utf-8"))
+    assert page.open == [] and "script" not in page.tags and "link" not in page.tags
+    assert all(link.startswith(("data:image/", "#")) for link in page.links)
+    assert page.tags.count("img") == 5 and page.tags.count("source") == 4  # the filmstrip serves both themes
+    assert NASTY in page.text
+    assert "url(" not in (report / "report.html").read_text("utf-8")
+
+
+def test_page_links_lead_to_sections(report):
+    text = (report / "report.html").read_text("utf-8")
+    anchors = re.findall(r'href="#([^"]+)"', text)
+    assert anchors and all(f'<section id="{anchor}">' in text for anchor in anchors)
+
+
+def test_markdown_pictures_are_beside_it(report):
+    text = (report / "report.md").read_text("utf-8")
+    named = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert len(named) == 5 and all((report / name).read_bytes().startswith(b"\x89PNG") for name in named)
+    assert "<script>" not in text.split("```")[0]
+
+
+def test_headline_tells_numbers_intervals_and_seeds():
+    first, orientation = headline(scores(episodes("BC", 10) + episodes("BC+KALM", 30)), "clevr")
+    assert first.startswith("BC+KALM reaches 30.0 % (95 % interval ")
+    assert "(600 episodes, 2 training seeds)" in first and "Without imagined rollouts: 10.0 %" in first
+    assert "Difference +20.0 points (95 % interval +" in first and "imagined rollouts helped" in first
+    assert "CQL+KALM 27.1 %" in orientation
+    assert len(headline(scores(episodes("BC", 10) + episodes("BC+KALM", 30)), "another")) == 1
+
+
+@pytest.mark.parametrize(
+    ("plain", "kalm", "verdict"), [(30, 10, "did harm"), (30, 31, "shows no difference"), (10, 30, "helped")]
+)
+def test_headline_does_not_claim_too_much(plain, kalm, verdict):
+    text = headline(scores(episodes("BC", plain) + episodes("BC+KALM", kalm)), "clevr")[0]
+    assert verdict in text
+
+
+def test_headline_of_one_policy():
+    # Wilson for 10 of 100 is 5.52 to 17.44; the mean of three is 10 - 4.48 / sqrt(3) to 10 + 7.44 / sqrt(3).
+    assert headline(scores(episodes("BC", 10, seeds=(0,))), "another") == [
+        "BC reaches 10.0 % (95 % interval 7.4 to 14.3) of novel goals on average over the levels "
+        "(300 episodes, 1 training seed)."
+    ]
+
+
+def test_missing_parts_are_named(tmp_path):
+    write_report(tmp_path, ReportData("empty", "clevr"))
+    text = (tmp_path / "report.md").read_text("utf-8")
+    for sentence in (
+        "No policy has been evaluated",
+        "No rollouts were imagined",
+        "No filmstrips",
+        "was not grounded",
+        "No policy was trained",
+        "Neither settings nor versions",
+    ):
+        assert sentence in text
+    assert "![" not in text and not (tmp_path / "figures").exists()
+
+
+def test_a_single_policy_says_what_is_not_compared():
+    text = html(compose(ReportData("one", "clevr", rows=episodes("BC", 10))))
+    assert "No algorithm was trained both with and without" in text
+
+
+def test_code_with_backticks_stays_code():
+    document = Document("t", (), (Section("s", (Code("a\n```\nb", "All"),)),))
+    assert "````\na\n```\nb\n````" in to_markdown(document, "figures")
+    assert "<details><summary>All</summary><pre>a\n```\nb</pre></details>" in html(document)

@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from kalm.evaluation.results import Episode
+from kalm.evaluation.statistics import difference, pooled, wilson
+from kalm.report.scores import MIX, NOVEL, gains, scores, to_json
+
+
+def episodes(policy, seed, level, won, played, held_back=False):
+    algorithm, kalm = policy.split("+")[0].lower(), "+" in policy
+    return [
+        Episode(policy, algorithm, kalm, seed, level, "w", held_back, "text", i, i < won, 3, 1.0)
+        for i in range(played)
+    ]
+
+
+def run(policy, seed, rephrase, easy, hard):
+    return [
+        *episodes(policy, seed, "rephrase", rephrase, 10),
+        *episodes(policy, seed, "easy", easy, 10),
+        *episodes(policy, seed, "hard", hard, 10),
+    ]
+
+
+def test_means_over_levels_and_seeds():
+    (score,) = scores(run("BC", 0, 4, 2, 0) + run("BC", 1, 6, 2, 0))
+    assert score.seeds == (0, 1) and not score.kalm
+    assert score.rates["rephrase"] == pooled([4, 6], [10, 10])
+    assert score.rates[NOVEL].mean == pytest.approx((0.5 + 0.2 + 0.0) / 3)
+    assert score.rates[NOVEL].by_seed == pytest.approx((0.2, 0.8 / 3))
+    # 800 : 400 : 200 is 4 : 2 : 1.
+    assert score.rates[MIX].mean == pytest.approx((4 * 0.5 + 2 * 0.2 + 0.0) / 7)
+    assert score.rates[NOVEL].n == 60
+
+
+def test_order_is_plain_before_kalm_per_algorithm():
+    rows = [row for name in ("CQL+KALM", "BC", "CQL", "BC+KALM") for row in run(name, 0, 1, 1, 1)]
+    assert [score.policy for score in scores(rows)] == ["CQL", "CQL+KALM", "BC", "BC+KALM"]
+
+
+def test_no_novel_mean_without_all_novel_levels():
+    (score,) = scores(episodes("BC", 0, "seen", 1, 2) + episodes("BC", 0, "easy", 1, 2))
+    assert list(score.rates) == ["seen", "easy"]
+    assert (score.rates["easy"].low, score.rates["easy"].high) == pytest.approx(wilson(0.5, 2))
+
+
+def test_a_seed_without_all_levels_is_left_out_of_the_novel_mean_only():
+    (score,) = scores(run("BC", 0, 4, 2, 0) + episodes("BC", 1, "easy", 9, 10))
+    assert score.rates["easy"].by_seed == (0.2, 0.9)
+    assert score.rates[NOVEL].by_seed == pytest.approx((0.2,))
+
+
+def test_gains_compare_the_two_variants_of_an_algorithm():
+    rows = run("BC", 0, 1, 1, 1) + run("CQL", 0, 1, 1, 1) + run("CQL+KALM", 0, 9, 8, 7)
+    (gain,) = gains(scores(rows))
+    assert gain.algorithm == "cql"
+    assert gain.differences["rephrase"] == difference(pooled([9], [10]), pooled([1], [10]))
+    assert gain.differences[NOVEL].mean == pytest.approx(0.7) and gain.differences[NOVEL].clear
+
+
+def test_json():
+    data = json.loads(json.dumps(to_json(scores(run("CQL", 0, 1, 1, 1) + run("CQL+KALM", 0, 9, 8, 7)))))
+    assert data["policies"][1]["rates"]["hard"]["mean"] == 0.7
+    assert data["gains"][0]["differences"]["hard"]["clear"] is True

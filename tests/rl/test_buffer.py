@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pytest
+from d3rlpy.algos import DiscreteBCConfig
+from d3rlpy.logging import NoopAdapterFactory
+
+from kalm.data.rollouts import RolloutSet
+from kalm.rl.buffer import MixedBuffer
+from kalm.types import Rollout
+
+
+@pytest.fixture(scope="module")
+def sets(line):
+    return line.rollouts(30), line.rollouts(11, "imagined", 1, "rephrase")
+
+
+def build(sets, encoder, mix=0.5, seed=0):
+    return MixedBuffer(*sets, encoder, mix, np.random.default_rng(seed))
+
+
+def test_hand_made_transitions(line, encoder):
+    red, blue = line.instruction("red"), line.instruction("blue")
+    states = np.arange(15, dtype=np.float32).reshape(5, 3)
+    reached = Rollout(red, states[:3], np.array([4, 2]), np.array([0.5, 9], np.float32), True, "real")
+    timed_out = Rollout(blue, states[3:], np.array([6]), np.array([-1], np.float32), False, "real")
+    data = RolloutSet.from_rollouts(line.spec, [reached, timed_out])
+    batch = build((data, None), encoder).gather_arrays(np.array([2, 0, 1]))
+    vectors = encoder.encode([blue.text, red.text, red.text])
+    np.testing.assert_array_equal(batch.observations, np.hstack([states[[3, 0, 1]], vectors]))
+    np.testing.assert_array_equal(batch.next_observations, np.hstack([states[[4, 1, 2]], vectors]))
+    assert batch.actions.tolist() == [[6], [4], [2]] and batch.next_actions.tolist() == [[0], [2], [0]]
+    assert batch.rewards.tolist() == [[-1], [0.5], [9]] and batch.terminals.tolist() == [[0], [0], [1]]
+    assert batch.intervals.tolist() == [[1], [1], [1]]
+
+
+def test_every_row_agrees_with_a_loop_over_rollouts(sets, encoder):
+    buffer = build(sets, encoder)
+    batch = buffer.gather_arrays(np.arange(buffer.transition_count))
+    row = 0
+    for rollout in (*sets[0], *sets[1]):
+        goal = encoder.encode([rollout.instruction.text])[0]
+        for t, action in enumerate(rollout.actions):
+            last = t == len(rollout.actions) - 1
+            assert (batch.observations[row] == np.append(rollout.states[t], goal)).all()
+            assert (batch.next_observations[row] == np.append(rollout.states[t + 1], goal)).all()
+            assert batch.actions[row, 0] == action and batch.rewards[row, 0] == rollout.rewards[t]
+            assert batch.terminals[row, 0] == (last and rollout.success)
+            assert batch.next_actions[row, 0] == (0 if last else rollout.actions[t + 1])
+            row += 1
+    assert row == buffer.transition_count == len(batch)
+
+
+@pytest.mark.parametrize(("mix", "imagined"), [(0.0, 0), (0.3, 3), (0.5, 5), (1.0, 10)])
+def test_share_of_imagined_is_exact(sets, encoder, mix, imagined):
+    rows = build(sets, encoder, mix).draw(10)
+    assert (rows >= sets[0].transitions).sum() == imagined
+
+
+def test_without_imagined_all_is_real(sets, encoder):
+    buffer = build((sets[0], None), encoder, mix=0.5)
+    assert buffer.draw(500).max() < sets[0].transitions == buffer.transition_count
+
+
+def test_draws_are_uniform_within_each_part(sets, encoder):
+    buffer = build(sets, encoder, mix=0.25)
+    counts = np.bincount(buffer.draw(80_000), minlength=buffer.transition_count)
+    for drawn, part in zip((60_000, 20_000), np.split(counts, [sets[0].transitions]), strict=True):
+        expected = drawn / len(part)
+        assert np.abs(part - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_tensors_and_arrays_are_the_same_draw(sets, encoder):
+    tensors = build(sets, encoder).sample(16)
+    arrays = build(sets, encoder).sample_transition_batch(16)
+    assert tensors.observations.shape == (16, 3 + encoder.size) and tensors.actions.shape == (16, 1)
+    for name in ("observations", "actions", "rewards", "next_observations", "terminals", "intervals"):
+        np.testing.assert_array_equal(getattr(tensors, name).numpy(), getattr(arrays, name))
+
+
+def test_draws_continue_from_a_saved_state(sets, encoder):
+    buffer = build(sets, encoder)
+    buffer.draw(7)
+    state = json.loads(json.dumps(buffer.state()))
+    expected = buffer.draw(9)
+    other = build(sets, encoder, seed=5)
+    other.restore(state)
+    np.testing.assert_array_equal(other.draw(9), expected)
+
+
+def test_d3rlpy_fits_on_it(sets, encoder):
+    buffer = build(sets, encoder)
+    learner = DiscreteBCConfig(batch_size=16).create()
+    learner.create_impl((buffer.observation_size,), buffer.dataset_info.action_size)
+    quiet = {"show_progress": False, "logger_adapter": NoopAdapterFactory()}
+    ((_, metrics),) = learner.fit(buffer, n_steps=5, n_steps_per_epoch=5, **quiet)
+    assert learner.grad_step == 5 and np.isfinite(metrics["loss"])
+
+
+def test_action_count_comes_from_the_spec(sets, encoder):
+    few = sets[0].take(sets[0].lengths == 1)
+    assert build((few, None), encoder).dataset_info.action_size == 7

@@ -1,0 +1,98 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from kalm.errors import KalmError
+from kalm.rl.policy import FACTS, WEIGHTS, MLPPolicy, load_policy
+
+
+@pytest.fixture
+def policy(line, encoder) -> MLPPolicy:
+    torch.manual_seed(0)
+    sizes = [(8, 3 + encoder.size), (5, 8), (7, 5)]
+    members = [[(torch.randn(*size), torch.randn(size[0])) for size in sizes] for _ in range(2)]
+    return MLPPolicy(line.spec, "cql", encoder, members, provenance={"seed": 3})
+
+
+@pytest.fixture
+def asked(line):
+    states = np.random.default_rng(0).normal(size=(20, 3))
+    return states, [line.instruction(("red", "blue", "green")[i % 3]).text for i in range(20)]
+
+
+def rewrite(folder, **changes):
+    facts = json.loads((folder / FACTS).read_text())
+    (folder / FACTS).write_text(json.dumps({k: v for k, v in {**facts, **changes}.items() if v is not None}))
+
+
+def test_values_by_hand(line, encoder):
+    first = torch.zeros(2, 3 + encoder.size)
+    first[0, 0], first[1, 1] = 1, -1  # hidden: relu(x0), relu(-x1 - 1)
+    last = torch.zeros(7, 2)
+    last[4, 0], last[5, 1] = 3, 2
+    layers = [(first, torch.tensor([0.0, -1.0])), (last, torch.zeros(7))]
+    doubled = [layers[0], (2 * last, torch.zeros(7))]
+    policy = MLPPolicy(line.spec, "bc", encoder, [layers, doubled])
+    values = policy.values(np.array([[2, -4, 9], [-1, 0, 9]]), ["a", "b"])
+    assert values.tolist() == [[0, 0, 0, 0, 9, 9, 0], [0] * 7]
+    assert policy.act(np.array([[0, -2, 0]]), ["a"]).tolist() == [5] and policy.hidden == (2,)
+
+
+def test_saved_policy_acts_the_same(policy, asked, tmp_path):
+    policy.save(tmp_path)
+    loaded = load_policy(tmp_path)
+    assert (loaded.values(*asked) == policy.values(*asked)).all()
+    assert loaded.act(*asked).dtype == np.int64 and len(set(loaded.act(*asked))) > 1
+    assert (loaded.spec, loaded.algorithm, loaded.hidden) == (policy.spec, "cql", (8, 5))
+    assert loaded.provenance == {"seed": 3} and sorted(p.name for p in tmp_path.iterdir()) == [FACTS, WEIGHTS]
+
+
+def test_loading_needs_no_rl_library(policy, tmp_path):
+    policy.save(tmp_path)
+    code = f"import sys, kalm; kalm.load_policy({str(tmp_path)!r}); assert 'd3rlpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "not a policy"),
+        ({"version": 2}, "version 2"),
+        ({"world": None}, "damaged"),
+        ({"hidden": [8, 6]}, "do not fit"),
+        ({"members": 1}, "do not fit"),
+        ({"weights_sha256": "0"}, "differs"),
+        ({"encoder": {"name": "minilm", "identity": "0", "size": 384}}, "other weights of the encoder"),
+    ],
+)
+def test_facts_that_do_not_fit_are_refused(policy, tmp_path, changes, message):
+    policy.save(tmp_path)
+    rewrite(tmp_path, **changes)
+    with pytest.raises(KalmError, match=message):
+        load_policy(tmp_path, encoder=policy.encoder)
+
+
+def test_damaged_and_foreign_folders_are_refused(policy, tmp_path):
+    with pytest.raises(KalmError, match="does not exist"):
+        load_policy(tmp_path)
+    policy.save(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:-1] + b"!")
+    with pytest.raises(KalmError, match="differs"):
+        load_policy(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(KalmError, match="is missing"):
+        load_policy(tmp_path)
+    for text, message in (("{", "cannot be read as JSON"), ("[]", "damaged"), ('{"a": 1}', "damaged")):
+        (tmp_path / FACTS).write_text(text)
+        with pytest.raises(KalmError, match=message):
+            load_policy(tmp_path)
+
+
+def test_states_and_sentences_that_do_not_fit_are_refused(policy):
+    for states, texts in ((np.zeros((2, 4)), ["a", "b"]), (np.zeros((2, 3)), ["a"]), (np.zeros(3), ["a"])):
+        with pytest.raises(KalmError, match="one row of 3 numbers"):
+            policy.act(states, texts)

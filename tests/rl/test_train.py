@@ -1,0 +1,164 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from kalm.errors import KalmError
+from kalm.rl.algorithms import ALGORITHMS
+from kalm.rl.policy import load_policy
+from kalm.rl.train import fit, select
+from kalm.runs import read_metrics
+
+NAMES = sorted(ALGORITHMS)
+
+
+@pytest.fixture(scope="module")
+def sets(line):
+    return line.rollouts(200), line.rollouts(100, "imagined", 1, "rephrase")
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(steps):
+    done = 0
+
+    def advance(n=1, *, resumed=False, **fields):
+        nonlocal done
+        done += n
+        if done >= steps:
+            raise Stopped
+
+    return advance
+
+
+def same_files(one, two):
+    a, b = load_file(one), load_file(two)
+    assert a.keys() == b.keys()
+    return all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestBattery:
+    """What every algorithm of the table must do."""
+
+    def test_learns_what_real_and_imagined_rollouts_show(self, name, line, sets, config, encoder, tmp_path):
+        policy = fit(line.spec, *sets, name, 0, config.model_copy(update={"steps": 600}), encoder, tmp_path)
+        rows = read_metrics(tmp_path)
+        assert [row["step"] for row in rows] == [100, 200, 300, 400, 500, 600]
+        assert rows[-1]["loss"] < rows[0]["loss"] and len(rows[0]) == 4  # the step and three loss terms
+        for level in ("seen", "rephrase"):
+            data = line.rollouts(60, seed=7, level=level)
+            texts = [data.instructions[data.which[i]].text for i in data.owner]
+            assert (policy.act(data.states[data.before], texts) == data.actions).mean() > 0.85
+
+    def test_loads_as_it_was_trained(self, name, line, sets, config, encoder, tmp_path):
+        policy = fit(line.spec, *sets, name, 0, config, encoder, tmp_path)
+        loaded = load_policy(tmp_path, encoder=encoder)
+        states, texts = sets[0].first_states, [rollout.instruction.text for rollout in sets[0]]
+        assert (loaded.values(states, texts) == policy.values(states, texts)).all()
+        assert loaded.provenance["steps"] == 240 and loaded.hidden == (32, 32)
+        steps = [load_policy(folder, encoder=encoder) for folder in sorted((tmp_path / "steps").iterdir())]
+        assert [step.provenance["steps"] for step in steps] == [80, 160, 240]
+        assert (steps[-1].values(states, texts) == policy.values(states, texts)).all()
+
+    def test_resumes_exactly(self, name, line, sets, config, encoder, tmp_path):
+        fit(line.spec, *sets, name, 0, config, encoder, tmp_path / "whole")
+        with pytest.raises(Stopped):  # at 200 steps, the last checkpoint being at 160
+            fit(line.spec, *sets, name, 0, config, encoder, tmp_path / "cut", advance=stop_after(200))
+        assert not (tmp_path / "cut" / "policy.json").exists()
+        torch.manual_seed(99)
+        fit(line.spec, *sets, name, 0, config, encoder, tmp_path / "cut")
+        for file in ("policy.safetensors", "checkpoint.safetensors"):
+            assert same_files(tmp_path / "whole" / file, tmp_path / "cut" / file)
+        assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
+
+    def test_seed_decides_everything(self, name, line, sets, config, encoder, tmp_path):
+        for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+            torch.manual_seed(seed + 5)
+            fit(line.spec, *sets, name, seed, config, encoder, tmp_path / folder)
+        files = [tmp_path / folder / "policy.safetensors" for folder in "abc"]
+        assert same_files(files[0], files[1]) and not same_files(files[0], files[2])
+
+    def test_refuses_bad_data(self, name, line, sets, config, encoder, tmp_path):
+        real, imagined = sets
+        none = real.take(np.zeros(0, dtype=int))
+        broken = replace(
+            real, states=np.where(np.arange(len(real.states))[:, None] == 5, np.nan, real.states)
+        )
+        wild = replace(imagined, actions=imagined.actions + 3)
+        for pair, message in (
+            ((none, imagined), "no real rollouts"),
+            ((real, none), "no imagined rollouts"),
+            ((broken, imagined), "real rollouts.*nan"),
+            ((real, wild), "imagined rollouts.*actions"),
+            (
+                (real, replace(imagined, spec=replace(line.spec, name="other"))),
+                "the imagined rollouts belong",
+            ),
+        ):
+            with pytest.raises(KalmError, match=message):
+                fit(line.spec, *pair, name, 0, config, encoder, tmp_path)
+        assert not list(tmp_path.iterdir())
+
+
+def test_folder_of_another_training_is_refused(line, sets, config, encoder, tmp_path):
+    short = config.model_copy(update={"steps": 20})
+    fit(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
+    with pytest.raises(KalmError, match="other settings or data"):
+        fit(line.spec, *sets, "bc", 1, short, encoder, tmp_path)
+    with pytest.raises(KalmError, match="other settings or data"):
+        fit(line.spec, sets[0], None, "bc", 0, short, encoder, tmp_path)
+    with pytest.raises(KalmError, match="beyond train.steps=10"):
+        fit(line.spec, *sets, "bc", 0, config.model_copy(update={"steps": 10}), encoder, tmp_path)
+
+
+def test_damaged_checkpoint_is_refused(line, sets, config, encoder, tmp_path):
+    short = config.model_copy(update={"steps": 20})
+    fit(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(KalmError, match="damaged"):
+        fit(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
+
+
+def test_diverging_losses_stop_the_training(line, sets, config, encoder, tmp_path):
+    huge = replace(sets[0], states=sets[0].states * np.float32(1e30))
+    with pytest.raises(KalmError, match="no longer finite at step 1:"):
+        fit(line.spec, huge, None, "bc", 0, config, encoder, tmp_path)
+
+
+def test_torch_is_left_as_it_was(line, sets, config, encoder, tmp_path):
+    checks = torch.distributions.Distribution._validate_args
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    fit(line.spec, *sets, "bc", 0, config.model_copy(update={"steps": 5}), encoder, tmp_path)
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+    assert torch.distributions.Distribution._validate_args is checks
+
+
+def test_real_rollouts_are_chosen_by_the_seed(sets, config):
+    few = config.model_copy(update={"real_rollouts": 50})
+    chosen = [select(*sets, few, seed)[0] for seed in (0, 0, 1)]
+    assert [len(part) for part in chosen] == [50, 50, 50]
+    assert np.array_equal(chosen[0].states, chosen[1].states)
+    assert not np.array_equal(chosen[0].first_states, chosen[2].first_states)
+    alone, nothing = select(sets[0], None, few, 0)
+    assert nothing is None and np.array_equal(alone.states, chosen[0].states)
+    assert select(*sets, config, 0)[0] is sets[0]
+
+
+def test_imagined_rollouts_are_chosen_by_success_and_level(line, sets, config):
+    real, imagined = sets
+    assert len(select(real, imagined, config, 0)[1]) == imagined.success.sum() < len(imagined)
+    everything = config.model_copy(update={"imagined": "all"})
+    assert len(select(real, imagined, everything, 0)[1]) == len(imagined)
+    assert set(select(real, imagined, everything, 0, "rephrase")[1].levels) == {"rephrase"}
+    with pytest.raises(KalmError, match="0 are of level hard"):
+        select(real, imagined, everything, 0, "hard")
+    with pytest.raises(KalmError, match="unknown level 'hrad'"):
+        select(real, imagined, everything, 0, "hrad")
+    with pytest.raises(KalmError, match="0 pass train.imagined=successful"):
+        select(real, imagined.take(~imagined.success), config, 0)

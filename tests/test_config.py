@@ -1,0 +1,38 @@
+import pytest
+
+from kalm import config
+from kalm.errors import KalmError
+
+
+def test_a_preset_then_top_fields_then_overrides():
+    found = config.load("demo", ["train.steps=7", "imagine.seen=2"], seed=5)
+    assert (found.train.steps, found.imagine.seen, found.seed) == (7, 2, 5)
+    assert found.imagine.hard == config.load("demo").imagine.hard
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_every_preset_is_valid(name):
+    assert config.parse(config.load(name).model_dump(mode="json")) == config.load(name)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.stepz=1", "unknown field 'train.stepz'. Known: train.algorithms"),
+        ("trian.steps=1", "unknown field 'trian'. Known: collect"),
+        ("train.steps=0", "train.steps: Input should be greater than 0, got 0"),
+        ("train.steps=many", "train.steps"),
+        ("train.steps", "has no '='"),
+        ("seed.x=1", "seed"),
+        ("train.steps=[", "is not a YAML value"),
+    ],
+)
+def test_bad_overrides_say_what_is_allowed(override, says):
+    with pytest.raises(KalmError) as error:
+        config.load(None, [override], seed=1)
+    assert says in str(error.value)
+
+
+def test_an_unknown_preset_lists_those_that_exist():
+    with pytest.raises(KalmError, match="Known: demo, mini, paper"):
+        config.load("dmeo")

@@ -1,0 +1,141 @@
+"""The whole pipeline, small but real: every stage runs, is skipped, resumed after a kill, and refused when it must be."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = [
+    "--set", "collect.rollouts=240", "--set", "collect.shard=60",
+    "--set", "ground.held_out=16", "--set", "ground.match_rollouts=2", "--set", "ground.rollouts=60",
+    "--set", "ground.evaluate_every=1000", "--set", "ground.checkpoint_every=4",
+    "--set", "imagine.rephrase=1", "--set", "imagine.easy=0", "--set", "imagine.hard=0",
+    "--set", "imagine.horizon=2", "--set", "imagine.shard=200",
+    "--set", "train.steps=60", "--set", "train.checkpoint_every=20", "--set", "train.imagined=all",
+    "--set", "train.algorithms=[bc]", "--set", "train.seeds=[0]",
+    "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=6", "--set", "report.filmstrips=1",
+]  # fmt: skip
+
+
+def kalm(*arguments, check=True, **options):
+    done = subprocess.run(
+        [sys.executable, "-m", "kalm", *map(str, arguments)], capture_output=True, text=True, **options
+    )
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    printed = kalm("run", "--out", folder, *SMALL, "--json")
+    summary = json.loads(printed.stdout)
+    assert {policy["policy"] for policy in summary["policies"]} == {"BC", "BC+KALM"}
+    return folder
+
+
+def digest(run: Path) -> dict[str, bytes]:
+    names = ["evaluation/rows.csv", "grounded/model/modules.safetensors"]
+    names += [str(path.relative_to(run)) for path in run.glob("*/shard-*.parquet")]
+    return {name: (run / name).read_bytes() for name in names}
+
+
+def test_the_report_is_one_page_without_outside_requests(run):
+    page = (run / "report" / "report.html").read_text()
+    assert "BC+KALM" in page and "data:image/" in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+
+
+def test_a_second_call_skips_everything(run):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("done.json")}
+    assert len(before) == 6
+    kalm("run", "--out", run, *SMALL)
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("done.json")}
+
+
+def test_other_settings_are_refused_unless_resumed(run):
+    changed = [*SMALL, "--set", "evaluate.episodes=5"]
+    refused = kalm("run", "--out", run, *changed, check=False)
+    assert refused.returncode == 2 and "other settings" in refused.stderr
+    model = (run / "grounded" / "done.json").stat().st_mtime_ns
+    kalm("run", "--out", run, *changed, "--resume")
+    assert (run / "grounded" / "done.json").stat().st_mtime_ns == model, "stages before are kept"
+    rows = (run / "evaluation" / "rows.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 4 * 5
+    kalm("run", "--out", run, *SMALL, "--resume")
+
+
+def test_killed_and_started_again_it_ends_with_the_same_numbers(run, tmp_path):
+    folder = tmp_path / "killed"
+    marks = ["real/shard-00001.parquet", "grounded/checkpoint", "imagined/shard-00000.parquet", "policies/encodings"]
+    for mark in marks:
+        command = [sys.executable, "-m", "kalm", "run", "--out", str(folder), *SMALL]
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while process.poll() is None and not (folder / mark).exists():
+            time.sleep(0.02)
+        assert process.poll() is None, f"ended before {mark} appeared"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    kalm("run", "--out", folder, *SMALL)
+    assert digest(folder) == digest(run)
+
+
+def test_a_stage_runs_alone_from_folders(run, tmp_path):
+    kalm("imagine", "--model", run / "grounded" / "model", "--out", tmp_path / "im", "--goals", goal_file(tmp_path),
+         "--set", "imagine.horizon=2", "--set", "imagine.per_file_instruction=2")  # fmt: skip
+    info = json.loads(kalm("data", "info", tmp_path / "im", "--json").stdout)
+    assert info["rollouts"] == 2
+    policy = run / "policies" / "bc+kalm-seed0"
+    kalm("evaluate", "--policy", policy, "--out", tmp_path / "ev", "--goals", goal_file(tmp_path),
+         "--set", "evaluate.episodes=3")  # fmt: skip
+    assert len((tmp_path / "ev" / "rows.csv").read_text().splitlines()) == 4
+
+
+def goal_file(folder: Path) -> Path:
+    goal = {"kind": "relation", "ball": "red", "reference": "blue", "direction": "behind"}
+    path = folder / "goals.jsonl"
+    path.write_text(json.dumps({"text": "Red behind blue!", "level": "rephrase", "goal": goal}) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--env", "marbles", "--out", "x"], "unknown world 'marbles'. Known: clevr"),
+        (["run", "--preset", "huge", "--out", "x"], "unknown preset 'huge'. Known: demo, mini, paper"),
+        (["run", "--set", "train.stepz=1", "--out", "x"], "Known: train.algorithms"),
+        (["train", "--real", "nowhere", "--algo", "ppo", "--out", "x"], "unknown algorithm 'ppo'. Known: bc, cql"),
+        (["imagine", "--model", "nowhere", "--level", "hrad", "--out", "x"], "unknown level 'hrad'"),
+        (["ground", "--data", "nowhere", "--out", "x"], "does not exist"),
+        (["evaluate", "--policy", "nowhere", "--out", "x"], "no trained policy"),
+        (["collect", "--device", "tpu", "--out", "x"], "No such option"),
+        (["run", "--device", "warp", "--out", "x"], "device 'warp' cannot be used"),
+    ],
+)
+def test_bad_input_is_one_clear_error(arguments, says, tmp_path):
+    done = kalm(*arguments, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    done = kalm("run", "--out", tmp_path, "--overwrite", check=False)
+    assert done.returncode == 2 and (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_goals_can_be_shown_written_and_checked(tmp_path):
+    path = tmp_path / "hard.jsonl"
+    kalm("goals", "show", "--level", "hard", "--limit", 0, "--out", path)
+    assert json.loads(kalm("goals", "check", path, "--json").stdout)["hard"] == 200
+    path.write_text(path.read_text() + "{broken\n")
+    done = kalm("goals", "check", path, check=False)
+    assert done.returncode == 2 and "201" in done.stderr
