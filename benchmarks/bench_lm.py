@@ -1,7 +1,7 @@
 """The language model: cached against uncached decoding, packed against padded fine-tuning.
 
-Both references do the same arithmetic in the plain way, on the same model and examples, in the same run. Each pair is
-timed in turn, several times, and the median ratio is what counts: the machines are shared and noisy.
+Both references do the same arithmetic in the plain way, on the same model and examples, in the same run. Each
+pair is timed in turn, several times, and the median ratio is what counts: the machines are shared and noisy.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
 from kalm.lm import collate, sft
+from kalm.lm.curriculum import Curriculum
 from kalm.lm.generate import imagine
 from kalm.lm.grounded import GroundedLM
 from kalm.lm.sequence import ACTION, GOAL_ORIENTED, STATE, Speller, Tokens
@@ -105,7 +106,7 @@ def _packing(model: GroundedLM, world: World) -> None:
     config = GroundConfig(rows=8)
     rollouts = _random_rollouts(world)
     speller = Speller(model.backbone.tokenizer, model.backbone.context)
-    groups = sft.Curriculum(rollouts, speller, config, seed=0).groups(0)
+    groups = Curriculum(rollouts, speller, config, seed=0).groups(0)
     examples = [collate.Group(g.prompt, (body,)) for row in groups for g in row for body in g.bodies]
     order = np.random.default_rng(0).permutation(len(examples))
     optimizer, _ = sft.optimizer_and_schedule(model, config, steps=100)
@@ -138,7 +139,9 @@ def _random_rollouts(world: World) -> RolloutSet:
     return RolloutSet.from_rollouts(world.spec, rollouts)
 
 
-def _compare(fast: Callable[[], object], slow: Callable[[], object], rounds: int) -> tuple[float, float, float]:
+def _compare(
+    fast: Callable[[], object], slow: Callable[[], object], rounds: int
+) -> tuple[float, float, float]:
     """Time both in turn: median ratio slow / fast, and the median seconds of each."""
     fast()
     times: tuple[list[float], list[float]] = ([], [])

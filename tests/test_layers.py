@@ -56,6 +56,9 @@ def test_no_relative_imports():
 
 @pytest.mark.parametrize("code", ["import kalm", "from kalm.cli import main; main()"])
 def test_import_and_help_load_nothing_heavy(code):
-    check = f"import sys; sys.argv = ['kalm', '--help']\ntry:\n {code}\nexcept SystemExit: pass\nprint([m for m in {HEAVY!r} if m in sys.modules])"
+    check = (
+        f"import sys; sys.argv = ['kalm', '--help']\ntry:\n {code}\nexcept SystemExit: pass\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""The whole pipeline, small but real: every stage runs, is skipped, resumed after a kill, and refused when it must be."""
+"""The whole pipeline, small but real: stages run, are skipped, resume after a kill, refuse when they must."""
 
 import json
 import os
@@ -72,7 +72,12 @@ def test_other_settings_are_refused_unless_resumed(run):
 
 def test_killed_and_started_again_it_ends_with_the_same_numbers(run, tmp_path):
     folder = tmp_path / "killed"
-    marks = ["real/shard-00001.parquet", "grounded/checkpoint", "imagined/shard-00000.parquet", "policies/encodings"]
+    marks = [
+        "real/shard-00001.parquet",
+        "grounded/checkpoint",
+        "imagined/shard-00000.parquet",
+        "policies/encodings",
+    ]
     for mark in marks:
         command = [sys.executable, "-m", "kalm", "run", "--out", str(folder), *SMALL]
         process = subprocess.Popen(
@@ -88,7 +93,8 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(run, tmp_path):
 
 
 def test_a_stage_runs_alone_from_folders(run, tmp_path):
-    kalm("imagine", "--model", run / "grounded" / "model", "--out", tmp_path / "im", "--goals", goal_file(tmp_path),
+    kalm("imagine", "--model", run / "grounded" / "model", "--out", tmp_path / "im",
+         "--goals", goal_file(tmp_path),
          "--set", "imagine.horizon=2", "--set", "imagine.per_file_instruction=2")  # fmt: skip
     info = json.loads(kalm("data", "info", tmp_path / "im", "--json").stdout)
     assert info["rollouts"] == 2
@@ -111,7 +117,10 @@ def goal_file(folder: Path) -> Path:
         (["run", "--env", "marbles", "--out", "x"], "unknown world 'marbles'. Known: clevr"),
         (["run", "--preset", "huge", "--out", "x"], "unknown preset 'huge'. Known: demo, mini, paper"),
         (["run", "--set", "train.stepz=1", "--out", "x"], "Known: train.algorithms"),
-        (["train", "--real", "nowhere", "--algo", "ppo", "--out", "x"], "unknown algorithm 'ppo'. Known: bc, cql"),
+        (
+            ["train", "--real", "nowhere", "--algo", "ppo", "--out", "x"],
+            "unknown algorithm 'ppo'. Known: bc, cql",
+        ),
         (["imagine", "--model", "nowhere", "--level", "hrad", "--out", "x"], "unknown level 'hrad'"),
         (["ground", "--data", "nowhere", "--out", "x"], "does not exist"),
         (["evaluate", "--policy", "nowhere", "--out", "x"], "no trained policy"),

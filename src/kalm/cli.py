@@ -23,8 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Turn what a pre-trained language model knows into a robot policy.
 
-    `kalm run --env clevr --preset demo --out runs/demo` does everything: collect, ground, imagine, train, evaluate,
-    report. Each stage is also a command of its own.""",
+    `kalm run --env clevr --preset demo --out runs/demo` does everything: collect, ground, imagine, train,
+    evaluate, report. Each stage is also a command of its own.""",
 )
 goals_app = typer.Typer(no_args_is_help=True, help="Show the instructions of a level, or check a goal file.")
 data_app = typer.Typer(no_args_is_help=True, help="Look into a dataset of rollouts.")

@@ -1,7 +1,8 @@
 """All settings, one model per stage, each field written once with its meaning and default.
 
-A run's settings are: the defaults here, then a preset (``presets/*.yaml``), then ``--set section.field=value``.
-The resolved result is stored in the run folder, and a stage is repeated only when its own section changed.
+A run's settings are: the defaults here, then a preset (``presets/*.yaml``), then ``--set
+section.field=value``. The resolved result is stored in the run folder, and a stage is repeated only when its
+own section changed.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ One run is one folder::
     evaluation/rows.csv    one row per episode
     report/                report.html, report.md, figures
 
-Every stage leaves a marker (``done.json``) that says what it was made from: settings of its own section and the marker
-of the stages before. A stage whose marker still fits is skipped, one that was stopped goes on, all others start anew.
+Every stage leaves a marker (``done.json``) that says what it was made from: settings of its own section and
+the marker of the stages before. A stage whose marker still fits is skipped, one that was stopped goes on, all
+others start anew.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ def claim(folder: Path, config: Config, command: str, resume: bool = False, over
             shutil.rmtree(folder)
         elif not resume and read_json(folder / SETTINGS, "run")["settings"] != settings:
             raise KalmError(
-                f"{folder} holds a run with other settings. Give another --out, or --resume to continue it with these "
-                "settings (stages that they change start anew), or --overwrite to delete it first."
+                f"{folder} holds a run with other settings. Give another --out, or --resume to continue it "
+                "with these settings (stages that they change start anew), or --overwrite to delete it first."
             )
     write_json(folder / SETTINGS, {"settings": settings, "command": command, "versions": versions()})
 
@@ -177,7 +178,7 @@ def imagine(
 
 
 def jobs(config: Config, imagined: bool = True) -> list[Job]:
-    """Return the policies that the settings ask for, cheapest information first: all of one seed, then the next."""
+    """Return the policies asked for, cheapest information first: all of one seed, then the next."""
     per_level: tuple[str | None, ...] = NOVEL_LEVELS if config.train.per_level else (None,)
     return [
         Job(algorithm, kalm, seed, level)
@@ -318,7 +319,7 @@ def summary(rows: Sequence[Episode]) -> dict[str, Any]:
 
 
 def prepare(folder: Path, overwrite: bool) -> None:
-    """Make room for a stage that runs alone; what a stopped call of the same stage left is kept unless `overwrite`."""
+    """Make room for a stage that runs alone; what a stopped call of it left is kept unless `overwrite`."""
     if overwrite and folder.exists():
         shutil.rmtree(folder)
 

@@ -1,7 +1,8 @@
-"""The run folder: resolved settings, seeds, versions, metrics, stage markers. Everything is written atomically.
+"""The run folder: resolved settings, seeds, versions, metrics, stage markers.
 
-A file is first written beside its place under a temporary name and then renamed, so that a kill leaves either the old
-file or the new one. A stage is done when its marker exists and holds the fingerprint of what the stage was made from.
+Everything is written atomically: a file is first written beside its place under a temporary name and then
+renamed, so that a kill leaves either the old file or the new one. A stage is done when its marker exists and
+holds the fingerprint of what the stage was made from.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def versions() -> dict[str, str]:
 
 
 class Stage:
-    """One stage's folder with its marker: ``done.json`` holds the fingerprint of everything it was made from."""
+    """One stage's folder with its marker, ``done.json``: the fingerprint of everything it was made from."""
 
     def __init__(self, folder: Path, made_from: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -197,7 +198,8 @@ def trained(policies: Path) -> list[tuple[Job, Path]]:
 class Metrics:
     """Numbers over time, one JSON line each (``metrics.jsonl``), mirrored to TensorBoard.
 
-    Opening with `step` drops what a stopped run wrote after that step, so that a resumed curve has no double part.
+    Opening with `step` drops what a stopped run wrote after that step, so that a resumed curve has no double
+    part.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:

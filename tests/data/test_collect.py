@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing import parent_process
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from kalm.data.score import score
 from kalm.errors import KalmError
 
 SMALL = CollectConfig(rollouts=50, noise=0.5, shard=20)
-MANY_SHARDS = CollectConfig(rollouts=120, shard=3)
+MANY_SHARDS = CollectConfig(rollouts=60, shard=3)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_killed_collection_goes_on(tmp_path, undisturbed, workers):
     process = subprocess.Popen(command, start_new_session=True)
     assert process.wait() == -signal.SIGKILL
     wait_for_group(process.pid)
-    assert 3 <= len(store.finished_shards(folder)) < 40 and not store.sealed(folder)
+    assert 3 <= len(store.finished_shards(folder)) < 20 and not store.sealed(folder)
     assert_same(collect(envs.make("clevr"), MANY_SHARDS, 1, folder), store.read(undisturbed))
     assert provenance(folder) == provenance(undisturbed)
 
@@ -193,10 +194,10 @@ def test_goal_that_the_expert_cannot_reach(tmp_path, workers):
 
 
 class Deadly(Corridor):
-    """A world whose expert takes its process along."""
+    """A world whose expert takes its worker process along."""
 
     def expert(self, noise):
-        os._exit(3)
+        return super().expert(noise) if parent_process() is None else os._exit(3)
 
 
 def test_worker_that_dies(tmp_path):

@@ -98,15 +98,20 @@ def test_agrees_with_a_plain_loop_over_a_broad_phase():
         np.testing.assert_allclose(path, slow, rtol=0, atol=1e-9)
 
 
-def test_the_paper_pushes_harder():
-    state = np.array([[0.0, 0.0, -0.4, -0.1, -0.4, 0.5, 0.0, 0.5, 0.4, 0.5]])
-    gone = {}
+def test_a_free_push_from_rest_goes_a_quarter_of_a_metre():
+    simulator = ClevrSimulator(1)
+    simulator.set_states(np.array([[0.0, 0.0, -0.4, -0.1, -0.4, 0.5, 0.0, 0.5, 0.4, 0.5]]))
+    after = simulator.step(np.array([0]))[0]
+    assert after[0] == pytest.approx(0.250, abs=0.001) and abs(after[1]) < 1e-3
+
+
+def test_the_two_physics_part_by_centimetres(pushes):
+    ends = []
     for kind in physics.PHYSICS:
-        simulator = ClevrSimulator(1, kind)
-        simulator.set_states(state)
-        gone[kind] = simulator.step(np.array([0]))[0, 0]
-    assert gone["paper"] == pytest.approx(0.250, abs=0.001)
-    assert gone["mujoco3"] < gone["paper"] - 0.005
+        simulator = ClevrSimulator(8, kind)
+        simulator.set_states(pushes["states"])
+        ends.append(simulator.step(pushes["actions"]))
+    assert np.abs(ends[0] - ends[1]).max() > 0.05
 
 
 def test_reset_follows_the_originals_distribution():

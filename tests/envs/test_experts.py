@@ -23,7 +23,7 @@ def play(goals, noise=0.0, horizon=50):
     world = ClevrWorld()
     judge, expert, rng = world.judge(goals), world.expert(noise), np.random.default_rng(0)
     simulator = world.simulator(len(goals))
-    states, steps, live = simulator.reset(np.arange(len(goals))), np.full(len(goals), horizon + 1)
+    states, steps = simulator.reset(np.arange(len(goals))), np.full(len(goals), horizon + 1)
     live = np.arange(len(goals))
     for step in range(1, horizon + 1):
         actions = expert.act(states[live], judge.take(live), rng)

@@ -35,7 +35,9 @@ def checkpoint(request, tmp_path_factory) -> Path:
     if request.param == "bert":
         model = BertLMHeadModel(BertConfig(vocab_size=len(tokenizer), is_decoder=True, **sizes))
     else:
-        config = LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=256, **sizes)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=256, **sizes
+        )
         model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -73,5 +75,9 @@ def model(config, world, rollouts):
 def rows(world):
     """Instructions of all levels, some of them repeated."""
     rng = np.random.default_rng(0)
-    picked = [world.suite(level)[i] for level in ("seen", "rephrase", "easy", "hard") for i in rng.integers(100, size=3)]
+    picked = [
+        world.suite(level)[i]
+        for level in ("seen", "rephrase", "easy", "hard")
+        for i in rng.integers(100, size=3)
+    ]
     return [*picked, *picked[:4]]

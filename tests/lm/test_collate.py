@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kalm.lm import collate, sft
+from kalm.lm import collate
+from kalm.lm.curriculum import Curriculum
 from kalm.lm.sequence import GOAL_ORIENTED, Speller
 
 
@@ -19,7 +20,7 @@ def as_double(batch):
 
 
 def test_packed_losses_equal_those_of_every_example_alone(model, config, rollouts):
-    rows = sft.Curriculum(rollouts, speller_of(model), config.model_copy(update={"rows": 6}), 0).groups(0)
+    rows = Curriculum(rollouts, speller_of(model), config.model_copy(update={"rows": 6}), 0).groups(0)
     two_way = model.backbone.two_way_prompt
     packed = model(as_double(collate.batch(rows, rollouts, two_way)))
     sums = dict.fromkeys(("text", "state", "action"), 0.0)
@@ -58,9 +59,10 @@ def test_a_prompt_never_sees_its_body(model, rollouts):
     assert not batch.visible[0, 0, :size, size:].any()
     assert batch.visible[0, 0, :size, :size].all()
     assert batch.visible[0, 0, size:, :size].all()
-    assert torch.equal(batch.visible[0, 0, size:, size:], torch.ones(2 * rollouts.lengths[0] + 1, dtype=bool).expand(
-        2 * rollouts.lengths[0] + 1, -1
-    ).tril())
+    assert torch.equal(
+        batch.visible[0, 0, size:, size:],
+        torch.ones(2 * rollouts.lengths[0] + 1, dtype=bool).expand(2 * rollouts.lengths[0] + 1, -1).tril(),
+    )
 
 
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(10, 50))

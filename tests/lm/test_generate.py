@@ -22,7 +22,10 @@ def test_cached_decoding_equals_reading_the_whole_sequence_again(model, world, r
     for index, rollout in enumerate(result.rollouts):
         length = len(rollout.actions)
         body = Tokens.rollout(
-            int(result.rollouts.state_starts[index]), int(result.rollouts.action_starts[index]), length, learn=True
+            int(result.rollouts.state_starts[index]),
+            int(result.rollouts.action_starts[index]),
+            length,
+            learn=True,
         )
         prompt = speller.goal_prompt(rows[index].text, GOAL_ORIENTED)
         batch = collate.batch(
@@ -45,7 +48,10 @@ def test_the_batch_size_changes_nothing(model, world, rows, temperature):
 
 
 def test_temperature_gives_other_actions_for_other_seeds(model, world, rows):
-    one, two = (imagine(model, world, rows[:1] * 8, s, horizon=2, temperature=5.0).rollouts for s in (range(8), range(8, 16)))
+    one, two = (
+        imagine(model, world, rows[:1] * 8, s, horizon=2, temperature=5.0).rollouts
+        for s in (range(8), range(8, 16))
+    )
     assert len(set(one.actions.tolist())) > 2
     assert one.actions.tolist() != two.actions.tolist()
 
@@ -56,7 +62,9 @@ def test_verdicts_lengths_and_rewards_are_the_worlds(model, world, rows):
         judge = world.judge([rollout.instruction.goal] * len(rollout.actions))
         verdicts = judge.success(rollout.states[:-1], rollout.actions, rollout.states[1:])
         assert rollout.success == verdicts[-1] and not verdicts[:-1].any()
-        assert np.allclose(rollout.rewards, judge.reward(rollout.states[:-1], rollout.actions, rollout.states[1:]), atol=1e-3)
+        assert np.allclose(
+            rollout.rewards, judge.reward(rollout.states[:-1], rollout.actions, rollout.states[1:]), atol=1e-3
+        )
         assert len(rollout.actions) == 5 or rollout.success or judge.one_step[0]
 
 

@@ -11,7 +11,11 @@ def test_held_back_wordings_are_never_imagined_for(world):
     rows = plan(world, config)
     assert rows and not any(row.held_back for row in rows)
     open_rephrase = [i for i in world.suite("rephrase") if not i.held_back]
-    assert sum(row.level == "rephrase" for row in rows) == 2 * len(open_rephrase) < 2 * len(world.suite("rephrase"))
+    assert (
+        sum(row.level == "rephrase" for row in rows)
+        == 2 * len(open_rephrase)
+        < 2 * len(world.suite("rephrase"))
+    )
 
 
 def test_a_stopped_imagination_goes_on_to_the_same_rollouts(model, world, tmp_path):

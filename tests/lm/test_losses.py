@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from kalm.data.rollouts import RolloutSet
 from kalm.lm import collate
 from kalm.lm.sequence import GOAL_ORIENTED, Speller
 from kalm.types import Rollout
-from kalm.data.rollouts import RolloutSet
 
 
 @pytest.fixture
@@ -20,7 +20,8 @@ def one_step(model, world):
     after[0] = 0.1
     instruction = world.suite("seen")[0]
     return RolloutSet.from_rollouts(
-        world.spec, [Rollout(instruction, np.stack([before, after]), np.array([3]), np.zeros(1), True, "real")]
+        world.spec,
+        [Rollout(instruction, np.stack([before, after]), np.array([3]), np.zeros(1), True, "real")],
     )
 
 

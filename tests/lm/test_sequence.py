@@ -18,7 +18,9 @@ def test_generation_asks_for_everything_after_the_first_state(speller, rollouts)
     example = speller.generation(rollouts, 3, GENERATION)
     length = int(rollouts.lengths[3])
     text = rollouts[3].instruction.text.rstrip(".").lower()
-    assert f"goal : {text}" in words(speller, example.prompt).replace(" ?", "?").replace(":", " :").replace("  ", " ")
+    assert f"goal : {text}" in words(speller, example.prompt).replace(" ?", "?").replace(":", " :").replace(
+        "  ", " "
+    )
     assert example.body.kind.tolist() == [STATE, *[ACTION, STATE] * length]
     assert example.body.learn.tolist() == [False] + [True] * (2 * length)
     start = rollouts.state_starts[3]

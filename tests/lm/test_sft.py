@@ -4,6 +4,7 @@ import torch
 
 from kalm.errors import KalmError
 from kalm.lm import grounded, sft
+from kalm.lm.curriculum import Curriculum
 from kalm.lm.sequence import Speller
 from kalm.runs import read_metrics
 
@@ -77,10 +78,10 @@ def test_too_few_rollouts_are_refused(config, world, rollouts, tmp_path):
 def test_every_rollout_gives_one_example_of_each_task(config, world, rollouts):
     model = sft.fresh(config, world, 0, "cpu")
     speller = Speller(model.backbone.tokenizer, model.backbone.context)
-    curriculum = sft.Curriculum(rollouts, speller, config, 0)
+    curriculum = Curriculum(rollouts, speller, config, 0)
     assert curriculum.examples() == 3 * len(rollouts)
     ablated = config.model_copy(update={"dynamics": 0.0, "explanation": 0.5})
-    assert sft.Curriculum(rollouts, speller, ablated, 0).examples() == round(1.5 * len(rollouts))
+    assert Curriculum(rollouts, speller, ablated, 0).examples() == round(1.5 * len(rollouts))
 
 
 def test_a_saved_model_gives_the_same_losses(model, config, rollouts, tmp_path):
@@ -88,7 +89,7 @@ def test_a_saved_model_gives_the_same_losses(model, config, rollouts, tmp_path):
 
     model = model.float()
     speller = Speller(model.backbone.tokenizer, model.backbone.context)
-    rows = sft.Curriculum(rollouts, speller, config, 0).groups(0)
+    rows = Curriculum(rollouts, speller, config, 0).groups(0)
     batch = collate.batch(rows, rollouts, model.backbone.two_way_prompt)
     model.save(tmp_path / "model")
     loaded = grounded.load(tmp_path / "model")
@@ -111,6 +112,8 @@ def test_frozen_parts_do_not_move(config, world, rollouts, tmp_path):
     frozen = config.model_copy(update={"body_lr": 0.0})
     before = sft.fresh(frozen, world, 0, "cpu")
     after = run(frozen, world, rollouts, tmp_path)
-    for (name, one), two in zip(before.lm.base_model.named_parameters(), after.lm.base_model.parameters(), strict=True):
+    for (name, one), two in zip(
+        before.lm.base_model.named_parameters(), after.lm.base_model.parameters(), strict=True
+    ):
         assert torch.equal(one, two), name
     assert not torch.equal(before.action_head[0].weight, after.action_head[0].weight)

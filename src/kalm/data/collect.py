@@ -23,7 +23,7 @@ import numpy as np
 
 from kalm.config import CollectConfig
 from kalm.data import store
-from kalm.data.checks import layout, require_valid
+from kalm.data.checks import require_valid
 from kalm.data.lockstep import run_expert
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
@@ -33,6 +33,7 @@ from kalm.runs import derive_rng, fingerprint, read_json, write_json
 from kalm.types import Instruction
 
 PLAN = "collection.json"
+PROBES = 32
 
 Job = tuple[int, tuple[Instruction, ...]]  # index of a shard, and the instruction of each of its rollouts
 
@@ -90,24 +91,23 @@ def _made_from(world: World, config: CollectConfig, seed: int) -> dict[str, Any]
     return {
         "made_by": "collect",
         "world": world.spec.to_json(),
-        "dynamics": _first_step(world),
+        "dynamics": _first_steps(world),
         "instructions": fingerprint(suite),
         "settings": config.model_dump(mode="json"),
         "seed": seed,
     }
 
 
-def _first_step(world: World) -> list[float]:
-    """Return state and summed rewards after one fixed step: worlds with one spec may differ in options."""
-    judge = world.judge([instruction.goal for instruction in world.suite("seen")])
-    shape, dtype = layout(world.spec, 1, 1)["actions"]
-    simulator, action = world.simulator(1), np.ones(shape, dtype)
-    before = simulator.reset([0])
-    after = simulator.step(action)
+def _first_steps(world: World) -> list[float]:
+    """Return the mean first step of some episodes: worlds and experts of one name may differ in options."""
+    goals = [instruction.goal for instruction in world.suite("seen")[:PROBES]]
+    judge, simulator = world.judge(goals), world.simulator(len(goals))
+    before = simulator.reset(range(len(goals)))
+    actions = world.expert(0.0).act(before, judge, np.random.default_rng(0))
+    after = simulator.step(actions)
     simulator.close()
-    n = len(judge.goals)
-    rewards = judge.reward(before.repeat(n, 0), action.repeat(n, 0), after.repeat(n, 0))
-    return [round(float(number), 3) for number in (*after[0], rewards.sum())]
+    means = np.append(after.mean(axis=0), judge.reward(before, actions, after).mean())
+    return [round(float(number), 4) for number in means]
 
 
 def _claim(folder: Path, made_from: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """What a world offers to the other rooms. A plug-in world is a class with these methods, nothing more.
 
-The rooms above never ask which world they have: sizes come from `World.spec`, verdicts from `Judge`, physics from
-`Simulator`. Everything is batched, because one call per episode would cost more than the physics.
+The rooms above never ask which world they have: sizes come from `World.spec`, verdicts from `Judge`, physics
+from `Simulator`. Everything is batched, because one call per episode would cost more than the physics.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Judge(Protocol):
         ...
 
     def reached(self, states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
-        """The verdict on the states alone, also where `success` looks at the action: -> (N,) bool."""
+        """Return the verdict on the states alone, also where `success` looks at the action: -> (N,) bool."""
         ...
 
     def reward(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ class ClevrWorld:
     """The CLEVR-Robot world (`kalm.envs.base.World`).
 
     Args:
-        physics: ``"paper"`` replays the paper's data; ``"mujoco3"`` is MuJoCo 3 uncorrected, a softer push.
+        physics: ``"paper"`` replays the paper's data; ``"mujoco3"`` is MuJoCo 3 uncorrected (softer).
         reward: what a relation's reward measures, ``"point"`` or ``"distance"`` (`kalm.goals.clevr.Judge`).
 
     Raises:

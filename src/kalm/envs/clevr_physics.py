@@ -4,8 +4,8 @@ The scene is written as MJCF by code. Two things about it are unusual. First, co
 pair instead of left to a broad phase: a handful of balls in one small box are always near each other, so
 looking for neighbours costs a fifth of the step and rules nothing out; the contacts are the same. Second,
 `physics="paper"` corrects one compiled number: MuJoCo 3 leaves the armature out of the pusher's inverse
-weight, MuJoCo 2 (with which the paper's data were recorded) did not. Uncorrected (`"mujoco3"`) the push is
-far softer.
+weight, MuJoCo 2 (with which the paper's data were recorded) did not. Uncorrected (`"mujoco3"`) the
+pusher gives way where a ball resists it.
 
 One action is 40 physics steps with the pusher's motors held. Ball velocities live on from action to action,
 the pusher's velocity and the solver's warm start do not.

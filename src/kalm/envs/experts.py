@@ -28,6 +28,7 @@ TOUCH = 2 * BALL_RADIUS
 HAND = 0.18  # distance at which the pusher touches a ball
 LOW, HIGH = -0.468 - 0.168j, 0.468 + 0.568j  # corners of where the walls let centres go
 SHARE = 0.55  # of its free speed is left to a ball that pushes another one straight on
+THIRD = 0.25  # of its way is left to a ball that is pushed into a third one
 WALL_GRIP = 0.8  # metres of sliding lost per metre of pressing into a wall
 BALL_GRIP = 0.27  # the same against another ball
 
@@ -104,9 +105,9 @@ def predict(positions: Complex) -> Complex:
     """Predict where the balls are after each action: (N, 5) -> (N, 40, 5), x + iy in metres.
 
     A ball goes its free length, or up to the first ball in its way and on with it, slower and sliding off.
-    Walls, and third balls, stop the ball that is met and so the pushed one; sliding along a wall is slow. A
-    ball where the pusher appears is shoved aside. Speed left over from earlier pushes is ignored: positions
-    do not show it.
+    Walls stop the ball that is met, a third ball slows it, and the pushed one with it; sliding along a wall
+    is slow. A ball where the pusher appears is shoved aside. Speed left over from earlier pushes is ignored:
+    positions do not show it.
     """
     n = len(positions)
     own = np.eye(len(BALLS), dtype=bool)[:, None]  # (5, 1, 5) pushed ball, push, other ball
@@ -139,10 +140,13 @@ def _reach(turned: Complex) -> Floats:
 def _carried(
     positions: Complex, offset: Complex, first: np.ndarray, wanted: Floats, normal: Complex
 ) -> Complex:
-    """Return how far the ball that is met goes: until a third ball or a wall stops it: -> (N, 5, 8)."""
+    """Return how far the ball that is met goes: slower from a third ball on, up to a wall: -> (N, 5, 8)."""
     row = np.arange(len(positions))[:, None, None]
-    room = _reach(offset[row, first] * normal.conj()[..., None]).min(axis=3)  # (N, 5, 8)
-    return _within(positions[row, first], np.minimum(wanted, room) * normal)
+    reach = _reach(offset[row, first] * normal.conj()[..., None])  # (N, 5, 8, 5)
+    room, third = reach.min(axis=3), reach.argmin(axis=3)
+    beyond = _within(positions[row, third], THIRD * np.maximum(wanted - room, 0.0) * normal)
+    along = np.minimum(wanted, room) + np.maximum((beyond * normal.conj()).real, 0.0)
+    return _within(positions[row, first], along * normal)
 
 
 def _shoved(offset: Complex) -> Complex:

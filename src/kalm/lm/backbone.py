@@ -1,8 +1,8 @@
 """The pre-trained language model: any Hugging Face causal LM by name or folder, by default MiniLM.
 
-BERT-style encoders are loaded as decoders. Their pre-training read text in both directions, so by default the prompt
-keeps that (`attention: prefix`) and only what follows it is causal; the key/value cache is unaffected, because the
-prompt never looks at what follows.
+BERT-style encoders are loaded as decoders. Their pre-training read text in both directions, so by default the
+prompt keeps that (`attention: prefix`) and only what follows it is causal; the key/value cache is unaffected,
+because the prompt never looks at what follows.
 """
 
 from __future__ import annotations

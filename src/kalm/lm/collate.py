@@ -2,13 +2,13 @@
 
 Two ways of not computing the same thing twice or nothing at all:
 
-* bodies share prompts: the prompt does not look at what follows it, so bodies of one prompt stand behind a single copy
-  of it, each seeing the prompt and itself (a *group*);
-* groups share rows: several groups fill a row of a fixed length, none seeing another, instead of padding each to the
-  longest.
+* bodies share prompts: the prompt does not look at what follows it, so bodies of one prompt stand behind a
+  single copy of it, each seeing the prompt and itself (a *group*);
+* groups share rows: several groups fill a row of a fixed length, none seeing another, instead of padding each
+  to the longest.
 
-Both leave every loss exactly as if each example were alone in its row (tested), because the mask hides the others and
-positions restart::
+Both leave every loss exactly as if each example were alone in its row (tested), because the mask hides the
+others and positions restart::
 
     tokens    P P P P | a a a a | b b b || Q Q Q | c c c c c
     group     0 0 0 0   0 0 0 0   0 0 0    1 1 1   1 1 1 1 1
@@ -78,9 +78,10 @@ def group(examples: Sequence[Example]) -> Group:
 
 
 def pack(lengths: Sequence[int], row_tokens: int, open_rows: int = 16) -> list[list[int]]:
-    """Place groups of these lengths in rows of `row_tokens`, first fit among the latest rows, order kept otherwise.
+    """Place groups of these lengths in rows of `row_tokens`, first fit among the latest rows.
 
-    A group longer than a row gets a row of its own. Returns the group numbers of each row.
+    Otherwise their order is kept. A group longer than a row gets a row of its own. Returns the group numbers
+    of each row.
     """
     rows: list[list[int]] = []
     room: list[int] = []

@@ -6,9 +6,10 @@ Each distinct goal is read once and its cache fanned out to all its rollouts. Th
                           a0      -> hidden -> state head  -> s1
                           s1      -> hidden -> action head -> a1   ...
 
-A rollout ends when the world's own success test holds on the imagined state, after one step for one-step goals, or at
-the horizon; ended rows leave the batch. Rewards come from the world's reward on the imagined states: no simulator.
-Every row depends on its own goal, initial state and seed alone, so the batch size changes nothing.
+A rollout ends when the world's own success test holds on the imagined state, after one step for one-step
+goals, or at the horizon; ended rows leave the batch. Rewards come from the world's reward on the imagined
+states: no simulator. Every row depends on its own goal, initial state and seed alone, so the batch size
+changes nothing.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ class _Decoding:
                 alive = np.ones(len(rows), bool)
 
     def _prefill(self, speller: Speller, template: str) -> tuple[Any, Tensor, Tensor]:
-        """Read each distinct goal once: cache, which of its columns each row sees (N, P), and lengths (N, 1)."""
+        """Read each distinct goal once: cache, the columns that each row sees (N, P), and lengths (N, 1)."""
         from transformers import DynamicCache
 
         model = self.model
@@ -235,7 +236,7 @@ class _Decoding:
 
 
 def _initial_states(world: World, instructions: Sequence[Instruction], seeds: np.ndarray) -> np.ndarray:
-    """Initial states (N, S): the instruction's own, or drawn by the world from the row's seed."""
+    """Return initial states (N, S): the instruction's own, or drawn by the world from the row's seed."""
     states = np.zeros((len(instructions), world.spec.state_size))
     drawn = np.array([instruction.state is None for instruction in instructions])
     if drawn.any():

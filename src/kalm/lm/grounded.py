@@ -1,11 +1,11 @@
 """`GroundedLM`: a language model that also reads and writes states and actions (paper section 4.1).
 
-Text keeps the model's own embedding and head. Four small modules are new: state embedding E_S and action embedding E_A
-in front of the transformer, state head O_S and action head O_A behind it. What is produced at a token is read from the
-hidden state of the token before it, as for text.
+Text keeps the model's own embedding and head. Four small modules are new: state embedding E_S and action
+embedding E_A in front of the transformer, state head O_S and action head O_A behind it. What is produced at a
+token is read from the hidden state of the token before it, as for text.
 
-The state head predicts the *change* of the state, scaled to unit size (default), because most of a state stays as it
-is; predicting absolute states, as the paper does, is `state_target: absolute`.
+The state head predicts the *change* of the state, scaled to unit size (default), because most of a state
+stays as it is; predicting absolute states, as the paper does, is `state_target: absolute`.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class GroundedLM(nn.Module):
         return output.last_hidden_state
 
     def next_states(self, hidden: Tensor, states: Tensor) -> Tensor:
-        """O_S: hidden states at the last token and the present states (m, S) -> predicted next states (m, S)."""
+        """O_S: hidden states at the last token and present states (m, S) -> predicted next states (m, S)."""
         raw = self.state_head(hidden)
         if self.state_target == "change":
             return states + raw * self.change_std
@@ -162,7 +162,7 @@ class GroundedLM(nn.Module):
         return F.mse_loss(output.to(target.dtype), target)
 
     def new_modules(self) -> dict[str, nn.Module]:
-        """The four modules that pre-training did not bring."""
+        """Return the four modules that pre-training did not bring."""
         return {
             "embed_state": self.embed_state,
             "embed_action": self.embed_action,

@@ -1,8 +1,8 @@
 """A whole imagined dataset: which rollouts for which instructions, decoded shard by shard, resumable.
 
-Unusual: held-back wordings are never imagined for, so that policies can be measured on sentences that neither the real
-nor the imagined data had. All rollouts are kept, also those that miss their goal, because the match rate is measured
-on all of them; which of them a policy learns from is decided in training (`train.imagined`).
+Unusual: held-back wordings are never imagined for, so that policies can be measured on sentences that neither
+the real nor the imagined data had. All rollouts are kept, also those that miss their goal, because the match
+rate is measured on all of them; which of them a policy learns from is decided in training (`train.imagined`).
 """
 
 from __future__ import annotations
@@ -54,14 +54,16 @@ def imagine_dataset(
 ) -> RolloutSet:
     """Decode one rollout per row into `folder`, or go on where a stopped imagination ended, and return them.
 
-    Row i depends on (seed, i) and the model alone, not on batches, shards, or where a stop fell. Rollouts with a
-    number that is not finite are dropped; the dataset's provenance counts them.
+    Row i depends on (seed, i) and the model alone, not on batches, shards, or where a stop fell. Rollouts
+    with a number that is not finite are dropped; the dataset's provenance counts them.
 
     Raises:
         KalmError: nothing to imagine, or nothing finite came out.
     """
     if not rows:
-        raise KalmError("nothing to imagine: every level has 0 rollouts per instruction (imagine.rephrase, ...).")
+        raise KalmError(
+            "nothing to imagine: every level has 0 rollouts per instruction (imagine.rephrase, ...)."
+        )
     starts = range(0, len(rows), config.shard)
     done = store.finished_shards(folder)
     for index, start in enumerate(starts):

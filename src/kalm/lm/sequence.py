@@ -1,14 +1,15 @@
 """The fine-tuning tasks as token sequences: the only place where prompts are spelled.
 
-An example is a prompt (text) followed by a body in which text tokens, states and actions stand in one sequence::
+An example is a prompt (text) followed by a body in which text tokens, states and actions stand in one
+sequence::
 
     generation   [Generate a rollout ... goal ... Rollout:]  s0 A0 S1 A1 S2 ...
     explanation  [Translate the state/action rollout ...]    s0 a0 s1 ... sT "Goal:" W1 W2 ... END
     dynamics     [You are an expert in identifying ...]      st ", after executing action" at ", we ..." St+1
 
-Capitals are what the model has to produce. Tokens are columns of integers, `Tokens`; a state is a row number of the
-rollout set, an action likewise, so building a sequence copies no numbers. The prompt never looks at its body, so
-several bodies can share one reading of the same prompt (`kalm.lm.collate`).
+Capitals are what the model has to produce. Tokens are columns of integers, `Tokens`; a state is a row number
+of the rollout set, an action likewise, so building a sequence copies no numbers. The prompt never looks at
+its body, so several bodies can share one reading of the same prompt (`kalm.lm.collate`).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Tokens:
 
     @classmethod
     def one(cls, kind: int, row: int, learn: bool = False) -> Tokens:
-        """A single state or action."""
+        """Return the token of a single state or action."""
         return cls(np.array([kind], np.int8), np.array([row]), np.array([learn]))
 
     @classmethod
@@ -122,11 +123,12 @@ class Speller:
         return Tokens.text([*start, *self.ids(text)])
 
     def goal_prompt(self, goal: str, template: str) -> Tokens:
-        """The prompt that asks for a rollout. Raises KalmError when the goal does not fit the context."""
+        """Return the prompt asking for a rollout. Raises KalmError when the goal does not fit the context."""
         prompt = self.prompt(template.format(goal=goal.strip().rstrip(".")))
         if len(prompt) + 3 > self.context:
             raise KalmError(
-                f"goal of {len(prompt)} tokens is longer than the model's context of {self.context}: {goal[:80]!r}..."
+                f"goal of {len(prompt)} tokens is longer than the model's context of {self.context}: "
+                f"{goal[:80]!r}..."
             )
         return prompt
 

@@ -1,4 +1,4 @@
-"""From a run folder to `ReportData`: reads what the stages left, measures imagined rollouts, plays for filmstrips.
+"""Run folder to `ReportData`: reads what the stages left, measures imagined rollouts, plays for filmstrips.
 
 Everything is optional: a stage that has not run leaves its part empty, and the page says so.
 """
@@ -90,7 +90,7 @@ def _timings(run: Path) -> dict[str, float]:
 def _filmstrips(
     world: World, imagined: RolloutSet | None, jobs: Sequence[tuple[Job, Path]], count: int
 ) -> list[Filmstrip]:
-    """Draw imagined rollouts, one level after another, each above what a +KALM policy does from the same state."""
+    """Draw imagined rollouts, level by level, each above what a +KALM policy does from the same state."""
     mine: list[Any] = [place for job, place in jobs if job.kalm]
     if imagined is None or not mine or count == 0:
         return []
@@ -107,7 +107,7 @@ def _filmstrips(
 
 
 def _chosen(imagined: RolloutSet, count: int) -> np.ndarray:
-    """Pick rollouts evenly over levels and, within a level, over the file, whether they reached the goal or not."""
+    """Pick rollouts evenly over levels and, within a level, over the file, goal reached or not."""
     rows = [np.flatnonzero(imagined.levels == level) for level in NOVEL_LEVELS]
     rows = [found for found in rows if len(found)]
     shares = [len(part) for part in np.array_split(np.arange(count), max(1, len(rows)))]

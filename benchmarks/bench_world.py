@@ -1,0 +1,115 @@
+"""Speed of CLEVR-Robot: steps and resets per second, against a plain loop over the MuJoCo bindings.
+
+The plain loop is what one would write first: one table at a time, `mj_step` called 40 times from Python,
+contacts left to MuJoCo's broad phase. Both run here, in one process, on the same states and actions, and must
+agree.
+
+    python benchmarks/bench_world.py [threads]
+"""
+
+import re
+import sys
+import time
+
+import mujoco
+import numpy as np
+
+from kalm.envs import make
+from kalm.envs import clevr_physics as physics
+from kalm.goals.clevr import PUSHES
+
+TABLES = 512
+ROUNDS = 3  # the best of these counts: other work on the machine only ever slows one down
+
+
+def plain_model() -> mujoco.MjModel:
+    """Return the scene with contact types instead of listed pairs, as the original environment has it."""
+    text = re.sub("<contact>.*</contact>", "", physics.scene())
+    defaults = '<geom friction=".8 .1 .1" margin=".002" condim="3"/>'
+    text = text.replace('<geom contype="0" conaffinity="0"/>', defaults)
+    text = re.sub(r'name="(wall_\w+|pusher)" type', r'name="\1" contype="1" conaffinity="0" type', text)
+    model = mujoco.MjModel.from_xml_string(text)
+    pusher = model.body("pusher").id
+    model.body_invweight0[pusher] = (2 / 3) / (model.body_mass[pusher] + 0.04)
+    return model
+
+
+def plain_steps(model: mujoco.MjModel, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Take one action on each table, one after another: (n, 10), (n,) -> (n, 10)."""
+    columns, after = physics.QPOS_XY.ravel(), np.empty_like(states)
+    data = mujoco.MjData(model)
+    for row, (state, action) in enumerate(zip(states, actions, strict=True)):
+        mujoco.mj_resetData(model, data)
+        data.qpos[columns] = state
+        ball, push = divmod(int(action), len(PUSHES))
+        data.qpos[35:37] = data.qpos[7 * ball : 7 * ball + 2] - physics.START_BEHIND * PUSHES[push]
+        data.ctrl[:] = PUSHES[push]
+        for _ in range(physics.SUBSTEPS):
+            mujoco.mj_step(model, data)
+        after[row] = data.qpos[columns]
+    return after
+
+
+def plain_resets(count: int) -> None:
+    """Draw `count` initial states with array calls, one ball at a time."""
+    for seed in range(count):
+        rng, balls = np.random.default_rng(seed), np.zeros((0, 2))
+        while len(balls) < 5:
+            for _ in range(physics.RESET_TRIES):
+                spot = rng.uniform([-0.5, -0.3], [0.5, 0.5])
+                gaps = np.abs(balls - spot)
+                if (np.hypot(*gaps.T) >= physics.RESET_DISTANCE).all() and (
+                    gaps >= physics.RESET_OFFSET
+                ).all():
+                    balls = np.vstack([balls, spot])
+                    break
+            else:
+                balls = np.zeros((0, 2))
+
+
+def best(call) -> tuple[float, object]:
+    """Return the shortest of `ROUNDS` times in seconds, and the call's result."""
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        result = call()
+        times.append(time.perf_counter() - start)
+    return min(times), result
+
+
+def report(name: str, rate: float, plain: float) -> None:
+    """Print one line."""
+    print(f"{name:24} {rate:8.0f} /s   plain loop {plain:8.0f} /s   ratio {rate / plain:.2f}")
+
+
+def main(threads: int = 2) -> None:
+    """Print one line per measurement."""
+    world, seeds = make("clevr"), np.arange(TABLES)
+    states, actions = world.initial_states(seeds), np.random.default_rng(0).integers(40, size=TABLES)
+    model, sample = plain_model(), slice(0, TABLES // 4)
+    slow, expected = best(lambda: plain_steps(model, states[sample], actions[sample]))
+    plain = len(states[sample]) / slow
+    for count in dict.fromkeys((1, threads)):
+        simulator = world.simulator(TABLES, count)
+
+        def steps(simulator=simulator):
+            simulator.set_states(states)
+            return simulator.step(actions)
+
+        seconds, after = best(steps)
+        simulator.close()
+        assert np.abs(after[sample] - expected).max() < 1e-9, "the two disagree"
+        rate = TABLES / seconds
+        report(f"world steps, {count} thread(s)", rate, plain)
+    fast, _ = best(lambda: world.initial_states(seeds))
+    slow, _ = best(lambda: plain_resets(TABLES // 4))
+    rate, plain = TABLES / fast, TABLES // 4 / slow
+    report("resets", rate, plain)
+    goals = [one.goal for one in world.suite("seen")[:TABLES]]
+    judge, expert = world.judge(goals), world.expert(0.0)
+    seconds, _ = best(lambda: expert.act(states[: len(goals)], judge, np.random.default_rng(0)))
+    print(f"{'actions of the expert':24} {len(goals) / seconds:8.0f} /s")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

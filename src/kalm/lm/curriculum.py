@@ -1,0 +1,143 @@
+"""What is learnt in which order: packed rows of examples for every epoch, from (seed, epoch) alone.
+
+A plan holds only numbers of rollouts and token counts; sequences are spelled when their batch comes, so a
+training of any size starts at once, and one that resumes finds the very batch that was next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kalm.config import GroundConfig
+from kalm.data.rollouts import RolloutSet
+from kalm.lm import collate
+from kalm.lm.collate import Group
+from kalm.lm.sequence import PROMPTS, Speller
+from kalm.runs import derive_rng
+
+# Rollouts that share one reading of a goal: more save tokens, fewer put more different goals in a batch.
+SHARED_GOAL = 4
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A group before it is spelled: its task, its rollouts, and how many tokens it will have."""
+
+    task: str
+    rollouts: tuple[int, ...]
+    variant: tuple[Any, ...]  # prompt template, or the step of each rollout
+    tokens: int
+
+
+class Curriculum:
+    """What is learnt in which order: packed rows for every epoch, from (seed, epoch) alone."""
+
+    def __init__(self, rollouts: RolloutSet, speller: Speller, config: GroundConfig, seed: int) -> None:
+        self.rollouts, self.speller, self.config, self.seed = rollouts, speller, config, seed
+        self._epoch: tuple[int, list[list[_Planned]]] = (-1, [])
+        self.steps_per_epoch = max(1, len(self._rows(0)) // config.rows)
+        self.steps = max(1, round(config.epochs * self.steps_per_epoch))
+
+    def groups(self, step: int) -> list[list[Group]]:
+        """Return the rows of one step's batch, spelled."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        rows = self._rows(epoch)[at * self.config.rows : (at + 1) * self.config.rows]
+        return [[self._spell(planned) for planned in row] for row in rows]
+
+    def tokens(self) -> int:
+        """Tokens of the first epoch, without padding."""
+        return sum(planned.tokens for row in self._rows(0) for planned in row)
+
+    def examples(self) -> int:
+        """Examples of the first epoch."""
+        return sum(len(planned.rollouts) for row in self._rows(0) for planned in row)
+
+    def _rows(self, epoch: int) -> list[list[_Planned]]:
+        if self._epoch[0] != epoch:
+            rng = derive_rng(self.seed, "ground", epoch)
+            groups = [*self._generation(rng), *self._explanation(rng), *self._dynamics(rng)]
+            groups = [groups[i] for i in rng.permutation(len(groups))]
+            packed = collate.pack([group.tokens for group in groups], self.config.row_tokens)
+            order = rng.permutation(len(packed))
+            self._epoch = (epoch, [[groups[i] for i in packed[row]] for row in order])
+        return self._epoch[1]
+
+    def _generation(self, rng: np.random.Generator) -> list[_Planned]:
+        chosen = self._choose(self.config.generation, rng)
+        chosen = chosen[np.argsort(self.rollouts.which[chosen], kind="stable")]
+        starts = np.flatnonzero(np.diff(self.rollouts.which[chosen], prepend=-1))
+        groups = []
+        for same in np.split(chosen, starts[1:]):
+            for first in range(0, len(same), SHARED_GOAL):
+                part = same[first : first + SHARED_GOAL]
+                template = list(PROMPTS.values())[int(rng.integers(len(PROMPTS)))]
+                text = self.rollouts.instructions[self.rollouts.which[part[0]]].text
+                tokens = len(self.speller.goal_prompt(text, template)) + int(
+                    (2 * self.rollouts.lengths[part] + 1).sum()
+                )
+                groups.append(_Planned("generation", tuple(part.tolist()), (template,), tokens))
+        return groups
+
+    def _explanation(self, rng: np.random.Generator) -> list[_Planned]:
+        chosen = self._choose(self.config.explanation, rng)
+        if not len(chosen):
+            return []
+        prompt = len(self.speller.explanation(self.rollouts, int(chosen[0])).prompt)
+        bodies = [len(self.speller.explanation(self.rollouts, int(index)).body) for index in chosen]
+        return self._share("explanation", chosen, bodies, prompt, [()] * len(chosen))
+
+    def _dynamics(self, rng: np.random.Generator) -> list[_Planned]:
+        chosen = self._choose(self.config.dynamics, rng)
+        if not len(chosen):
+            return []
+        example = self.speller.dynamics(self.rollouts, 0, 0)
+        steps = rng.integers(self.rollouts.lengths[chosen])
+        return self._share(
+            "dynamics",
+            chosen,
+            [len(example.body)] * len(chosen),
+            len(example.prompt),
+            [(int(s),) for s in steps],
+        )
+
+    def _share(
+        self,
+        task: str,
+        chosen: np.ndarray,
+        bodies: Sequence[int],
+        prompt: int,
+        variants: Sequence[tuple[Any, ...]],
+    ) -> list[_Planned]:
+        """Put bodies behind copies of a prompt that is the same for all, at most half a row each."""
+        places = collate.pack(bodies, max(1, self.config.row_tokens // 2 - prompt), open_rows=1)
+        return [
+            _Planned(
+                task,
+                tuple(int(chosen[i]) for i in place),
+                tuple(item for i in place for item in variants[i]),
+                prompt + sum(bodies[i] for i in place),
+            )
+            for place in places
+        ]
+
+    def _choose(self, share: float, rng: np.random.Generator) -> np.ndarray:
+        count = round(share * len(self.rollouts))
+        order = [rng.permutation(len(self.rollouts)) for _ in range(math.ceil(share))]
+        return np.concatenate([*order, np.zeros(0, np.int64)])[:count].astype(np.int64)
+
+    def _spell(self, planned: _Planned) -> Group:
+        if planned.task == "generation":
+            examples = [
+                self.speller.generation(self.rollouts, i, planned.variant[0]) for i in planned.rollouts
+            ]
+        elif planned.task == "explanation":
+            examples = [self.speller.explanation(self.rollouts, i) for i in planned.rollouts]
+        else:
+            pairs = zip(planned.rollouts, planned.variant, strict=True)
+            examples = [self.speller.dynamics(self.rollouts, i, step) for i, step in pairs]
+        return collate.group(examples)
