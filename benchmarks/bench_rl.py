@@ -71,7 +71,7 @@ def stock_buffer(part: RolloutSet, encoder: GoalEncoder) -> ReplayBuffer:
 
 def learners(name: str, config: TrainConfig, size: int) -> tuple[Any, Any]:
     """Return stock d3rlpy's learner and ours, untrained."""
-    options = {"alpha": config.cql_alpha} if name == "cql" else {}
+    options = {"bc": {"beta": 0.0}, "cql": {"alpha": config.cql_alpha}}[name]
     stock = STOCK[name](
         batch_size=config.batch,
         learning_rate=config.lr,

@@ -14,8 +14,8 @@ import time
 import mujoco
 import numpy as np
 
-from kalm.envs import make
 from kalm.envs import clevr_physics as physics
+from kalm.envs import make
 from kalm.goals.clevr import PUSHES
 
 TABLES = 512

@@ -14,6 +14,7 @@ import typer
 from kalm import config as settings
 from kalm import envs
 from kalm.errors import KalmError
+from kalm.runs import EVALUATION, ROWS
 from kalm.types import LEVELS
 
 app = typer.Typer(
@@ -68,12 +69,13 @@ def run(
         kalm run --preset mini --out runs/mini --set train.steps=50000 --resume
     """
     from kalm import pipeline
+    from kalm.evaluation.results import read_rows
     from kalm.report import tables
 
     config = _load(env, preset, set_, seed, device, workers)
     pipeline.claim(out, config, _command(), resume, overwrite)
     summary = pipeline.run(config, out, _command())
-    _print(summary, as_json, lambda: tables.show(summary))
+    _print(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS)))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
 
@@ -206,13 +208,14 @@ def evaluate(
         kalm evaluate --policy runs/demo/policies/bc+kalm-seed0 --out mine --goals my_goals.jsonl
     """
     from kalm import pipeline
+    from kalm.evaluation.results import read_rows
     from kalm.report import tables
 
     config = _load(env, preset, set_, seed, device, workers)
     pipeline.prepare(out, overwrite)
     pipeline.evaluate(config, policy, out, goals, _levels(level) or LEVELS)
     summary = pipeline.results(out)
-    _print(summary, as_json, lambda: tables.show(summary))
+    _print(summary, as_json, lambda: tables.show(read_rows(out / ROWS)))
 
 
 @app.command()
@@ -226,11 +229,12 @@ def report(
     Example: kalm report --run runs/demo
     """
     from kalm import pipeline
+    from kalm.evaluation.results import read_rows
     from kalm.report import tables
 
     place = out or run / "report"
     summary = pipeline.report(run, place)
-    _print(summary, as_json, lambda: tables.show(summary))
+    _print(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS)))
     if not as_json:
         typer.echo(f"\nReport: {place / 'report.html'}")
 

@@ -1,8 +1,8 @@
 """All settings, one model per stage, each field written once with its meaning and default.
 
-A run's settings are: the defaults here, then a preset (``presets/*.yaml``), then ``--set
-section.field=value``. The resolved result is stored in the run folder, and a stage is repeated only when its
-own section changed.
+A run's settings are: the defaults here, then a preset (``presets/*.yaml``), then
+``--set section.field=value``. The resolved result is stored in the run folder, and a stage is repeated only
+when its own section changed.
 """
 
 from __future__ import annotations
@@ -26,68 +26,83 @@ class Section(BaseModel):
 class CollectConfig(Section):
     """Real rollouts: the world's expert acting on `seen` instructions."""
 
-    rollouts: int = Field(20_000, gt=0, description="rollouts to keep")
-    noise: float = Field(0.1, ge=0, le=1, description="probability of a uniformly random action")
-    keep: Literal["successful", "all"] = Field("successful", description="which rollouts enter the data")
+    rollouts: int = Field(default=20_000, gt=0, description="rollouts to keep")
+    noise: float = Field(default=0.1, ge=0, le=1, description="probability of a uniformly random action")
+    keep: Literal["successful", "all"] = Field(
+        default="successful", description="which rollouts enter the data"
+    )
     shard: int = Field(
-        1_000, gt=0, description="rollouts per file; a stopped collection resumes at the next file"
+        default=1_000, gt=0, description="rollouts per file; a stopped collection resumes at the next file"
     )
 
 
 class GroundConfig(Section):
     """Supervised fine-tuning of the language model (paper section 4.1)."""
 
-    backbone: str = Field("minilm", description="`minilm`, a hub name, or a folder with a causal LM")
+    backbone: str = Field(default="minilm", description="`minilm`, a hub name, or a folder with a causal LM")
     attention: Literal["auto", "causal", "prefix"] = Field(
-        "auto",
+        default="auto",
         description="prefix: the prompt is read in both directions; auto: prefix for BERT-style backbones",
     )
-    state_target: Literal["change", "absolute"] = Field("change", description="what the state head predicts")
-    generation: float = Field(1.0, ge=0, description="share of rollouts that give a goal-to-rollout example")
-    explanation: float = Field(1.0, ge=0, description="share that give a rollout-to-goal example")
-    dynamics: float = Field(1.0, ge=0, description="share that give a next-state example")
-    text_weight: float = Field(0.25, ge=0, description="weight of the cross-entropy on words")
-    state_weight: float = Field(1.0, ge=0, description="weight of the squared error on states")
-    action_weight: float = Field(1.0, ge=0, description="weight of the action loss")
-    rollouts: int | None = Field(None, description="use this many rollouts of the data; None: all")
-    epochs: float = Field(1.0, gt=0, description="passes over the examples")
-    row_tokens: int = Field(256, gt=0, description="length of a packed row")
-    rows: int = Field(2, gt=0, description="packed rows per batch")
-    body_lr: float = Field(4e-4, ge=0, description="learning rate of the pre-trained body; 0 freezes it")
-    new_lr: float = Field(1e-3, gt=0, description="learning rate of the new state and action modules")
+    state_target: Literal["change", "absolute"] = Field(
+        default="change", description="what the state head predicts"
+    )
+    generation: float = Field(
+        default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
+    )
+    explanation: float = Field(default=1.0, ge=0, description="share that give a rollout-to-goal example")
+    dynamics: float = Field(default=1.0, ge=0, description="share that give a next-state example")
+    text_weight: float = Field(default=0.25, ge=0, description="weight of the cross-entropy on words")
+    state_weight: float = Field(default=1.0, ge=0, description="weight of the squared error on states")
+    action_weight: float = Field(default=1.0, ge=0, description="weight of the action loss")
+    rollouts: int | None = Field(default=None, description="use this many rollouts of the data; None: all")
+    epochs: float = Field(default=1.0, gt=0, description="passes over the examples")
+    row_tokens: int = Field(default=256, gt=0, description="length of a packed row")
+    rows: int = Field(default=2, gt=0, description="packed rows per batch")
+    body_lr: float = Field(
+        default=4e-4, ge=0, description="learning rate of the pre-trained body; 0 freezes it"
+    )
+    new_lr: float = Field(default=1e-3, gt=0, description="learning rate of the new state and action modules")
     train_embeddings: bool = Field(
-        False, description="also train the token embedding and the text head's weights"
+        default=False, description="also train the token embedding and the text head's weights"
     )
     warmup: float = Field(
-        0.05, ge=0, le=1, description="share of steps with rising learning rate; then cosine decay"
+        default=0.05, ge=0, le=1, description="share of steps with rising learning rate; then cosine decay"
     )
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay")
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the processor computes in it, else float32"
+        default="auto", description="auto: bfloat16 where the processor computes in it, else float32"
     )
-    held_out: int = Field(256, gt=0, description="rollouts kept out of training, for losses")
-    evaluate_every: int = Field(200, gt=0, description="steps between held-out losses and quick match rates")
-    match_rollouts: int = Field(64, ge=0, description="rollouts per level in the quick match rates; 0: none")
-    checkpoint_every: int = Field(200, gt=0, description="steps between checkpoints")
+    held_out: int = Field(default=256, gt=0, description="rollouts kept out of training, for losses")
+    evaluate_every: int = Field(
+        default=200, gt=0, description="steps between held-out losses and quick match rates"
+    )
+    match_rollouts: int = Field(
+        default=64, ge=0, description="rollouts per level in the quick match rates; 0: none"
+    )
+    checkpoint_every: int = Field(default=200, gt=0, description="steps between checkpoints")
 
 
 class ImagineConfig(Section):
     """Imagined rollouts (paper section 4.2)."""
 
     prompt: Literal["goal-oriented", "generation"] = Field(
-        "goal-oriented", description="prompt at imagination: the paper's, or the one of the generation task"
+        default="goal-oriented",
+        description="prompt at imagination: the paper's, or the one of the generation task",
     )
-    rephrase: int = Field(10, ge=0, description="rollouts per `rephrase` instruction")
-    easy: int = Field(20, ge=0, description="rollouts per `easy` instruction")
-    hard: int = Field(10, ge=0, description="rollouts per `hard` instruction")
-    seen: int = Field(0, ge=0, description="rollouts per `seen` instruction")
-    per_file_instruction: int = Field(10, gt=0, description="rollouts per instruction of a goal file")
-    horizon: int | None = Field(None, description="largest number of actions; None: the world's")
-    batch: int = Field(512, gt=0, description="rollouts decoded together")
-    temperature: float = Field(0.0, ge=0, description="sampling temperature of discrete actions; 0: argmax")
+    rephrase: int = Field(default=10, ge=0, description="rollouts per `rephrase` instruction")
+    easy: int = Field(default=20, ge=0, description="rollouts per `easy` instruction")
+    hard: int = Field(default=10, ge=0, description="rollouts per `hard` instruction")
+    seen: int = Field(default=0, ge=0, description="rollouts per `seen` instruction")
+    per_file_instruction: int = Field(default=10, gt=0, description="rollouts per instruction of a goal file")
+    horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
+    batch: int = Field(default=512, gt=0, description="rollouts decoded together")
+    temperature: float = Field(
+        default=0.0, ge=0, description="sampling temperature of discrete actions; 0: argmax"
+    )
     shard: int = Field(
-        2_048, gt=0, description="rollouts per file; a stopped imagination resumes at the next file"
+        default=2_048, gt=0, description="rollouts per file; a stopped imagination resumes at the next file"
     )
 
 
@@ -95,46 +110,50 @@ class TrainConfig(Section):
     """Offline RL on real and imagined rollouts (paper section 4.3)."""
 
     algorithms: tuple[str, ...] = Field(
-        ("bc", "cql"), description="learners, each plain and with imagined rollouts"
+        default=("bc", "cql"), description="learners, each plain and with imagined rollouts"
     )
-    seeds: tuple[int, ...] = Field((0, 1), description="one policy per seed")
-    steps: int = Field(20_000, gt=0, description="gradient steps")
-    batch: int = Field(256, gt=0, description="transitions per step")
-    mix: float = Field(0.5, ge=0, le=1, description="share of each batch that is imagined")
-    real_rollouts: int | None = Field(6_400, description="real rollouts the learners see; None: all")
+    seeds: tuple[int, ...] = Field(default=(0, 1), description="one policy per seed")
+    steps: int = Field(default=20_000, gt=0, description="gradient steps")
+    batch: int = Field(default=256, gt=0, description="transitions per step")
+    mix: float = Field(default=0.5, ge=0, le=1, description="share of each batch that is imagined")
+    real_rollouts: int | None = Field(default=6_400, description="real rollouts the learners see; None: all")
     imagined: Literal["successful", "all"] = Field(
-        "successful",
+        default="successful",
         description="imagined rollouts the learners see: those whose states reach the goal, or all",
     )
-    per_level: bool = Field(False, description="one policy per novel level, as the paper does")
-    encoder: str = Field("minilm", description="frozen sentence encoder: `minilm`, a hub name or a folder")
-    hidden: tuple[int, ...] = Field((256, 256), description="hidden layers of the policy network")
-    lr: float = Field(1e-3, gt=0, description="learning rate")
-    gamma: float = Field(0.99, ge=0, le=1, description="discount")
-    cql_alpha: float = Field(10.0, ge=0, description="weight of CQL's conservative term (paper: 10)")
-    checkpoint_every: int = Field(5_000, gt=0, description="steps between checkpoints")
+    per_level: bool = Field(default=False, description="one policy per novel level, as the paper does")
+    encoder: str = Field(
+        default="minilm", description="frozen sentence encoder: `minilm`, a hub name or a folder"
+    )
+    hidden: tuple[int, ...] = Field(default=(256, 256), description="hidden layers of the policy network")
+    lr: float = Field(default=1e-3, gt=0, description="learning rate")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="discount")
+    cql_alpha: float = Field(default=10.0, ge=0, description="weight of CQL's conservative term (paper: 10)")
+    checkpoint_every: int = Field(default=5_000, gt=0, description="steps between checkpoints")
 
 
 class EvaluateConfig(Section):
     """Closed-loop success in the simulator."""
 
-    episodes: int = Field(111, gt=0, description="episodes per level, policy and seed")
-    horizon: int | None = Field(None, description="largest number of actions; None: the world's")
+    episodes: int = Field(default=111, gt=0, description="episodes per level, policy and seed")
+    horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
 
 
 class ReportConfig(Section):
     """The page of tables and figures."""
 
-    filmstrips: int = Field(3, ge=0, description="imagined rollouts drawn beside the policy's real ones")
+    filmstrips: int = Field(
+        default=3, ge=0, description="imagined rollouts drawn beside the policy's real ones"
+    )
 
 
 class Config(Section):
     """A whole run."""
 
-    env: str = Field("clevr", description="world")
-    seed: int = Field(0, ge=0, description="root of all random numbers of the run")
-    device: str = Field("auto", description="cpu, cuda, cuda:1 or auto")
-    workers: int = Field(2, gt=0, description="processes or threads for simulation")
+    env: str = Field(default="clevr", description="world")
+    seed: int = Field(default=0, ge=0, description="root of all random numbers of the run")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1 or auto")
+    workers: int = Field(default=2, gt=0, description="processes or threads for simulation")
     collect: CollectConfig = CollectConfig()
     ground: GroundConfig = GroundConfig()
     imagine: ImagineConfig = ImagineConfig()

@@ -1,7 +1,7 @@
 """The one error that users meet, raised wherever something from outside is wrong.
 
-The command line prints its text without a traceback, so the text says what came, what is allowed and what to
-do.
+The command line prints its text without a traceback, so the text says what came, what is allowed and
+what to do.
 """
 
 from collections.abc import Iterable

@@ -198,8 +198,8 @@ def trained(policies: Path) -> list[tuple[Job, Path]]:
 class Metrics:
     """Numbers over time, one JSON line each (``metrics.jsonl``), mirrored to TensorBoard.
 
-    Opening with `step` drops what a stopped run wrote after that step, so that a resumed curve has no double
-    part.
+    Opening with `step` drops what a stopped run wrote after that step, so that a resumed curve
+    has no double part.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:

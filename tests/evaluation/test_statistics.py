@@ -121,3 +121,10 @@ def test_impossible_counts_are_refused():
         rate(3, 2)
     with pytest.raises(AssertionError):
         pooled([1, 1], [2, 0])
+
+
+@pytest.mark.parametrize("n", [3, 17, 49, 120, 111.7])
+def test_the_share_is_never_outside_its_limits(n):
+    for share in (0.0, 1.0):
+        low, high = wilson(share, n)
+        assert low <= share <= high

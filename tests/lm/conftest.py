@@ -1,6 +1,7 @@
 """Small random language models saved to disk in the Hugging Face layout, and a few real rollouts."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,12 @@ def checkpoint(request, tmp_path_factory) -> Path:
     """A random model of each family, with the packaged tokenizer."""
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = AutoTokenizer.from_pretrained(locate("minilm"))
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
     torch.manual_seed(0)
     if request.param == "bert":
         model = BertLMHeadModel(BertConfig(vocab_size=len(tokenizer), is_decoder=True, **sizes))
@@ -67,7 +73,7 @@ def model(config, world, rollouts):
     # Heads start small; larger ones make different inputs give clearly different outputs.
     with torch.no_grad():
         for head in (fresh.state_head, fresh.action_head):
-            head[2].weight.mul_(20)
+            head.get_parameter("2.weight").mul_(20)
     return fresh
 
 

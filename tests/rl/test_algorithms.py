@@ -22,7 +22,7 @@ def buffer(line, encoder):
 
 
 def stock(name, config, size, actions):
-    options = {"alpha": config.cql_alpha, "target_update_interval": 7} if name == "cql" else {}
+    options = {"bc": {"beta": 0.0}, "cql": {"alpha": config.cql_alpha, "target_update_interval": 7}}[name]
     encoder = VectorEncoderFactory(list(config.hidden))
     shared = {"batch_size": config.batch, "learning_rate": config.lr, "gamma": config.gamma}
     learner = STOCK[name](encoder_factory=encoder, **shared, **options).create()

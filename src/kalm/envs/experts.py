@@ -46,8 +46,9 @@ CORNER = 0.30  # a ball that comes from the side aims at this distance from the 
 LINE_EDGE = np.radians(24.0)
 GATHERED = 0.31
 ROOM = 0.26  # metres that a reference needs between itself and the wall in the goal's direction
-# Metres that pushing the reference must save over pushing the ball itself; a third ball twice that. Much more would
-# keep to the ball of the sentence, but a policy that imitates it then gets stuck at walls (docs/log.md).
+# Metres that pushing the reference must save over pushing the ball itself; a third ball twice that. Much
+# more would keep to the ball of the sentence, but a policy that imitates it then gets stuck at walls
+# (docs/log.md).
 RELUCTANCE = 0.03
 
 _CHUNK = 128  # states at a time: the arrays of one chunk stay in the processor's cache

@@ -79,7 +79,9 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     center = share + Z**2 / (2 * n)
     half = Z * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     scale = 1 + Z**2 / n
-    return float(max(0.0, (center - half) / scale)), float(min(1.0, (center + half) / scale))
+    # At shares of 0 and 1 a limit equals the share but for rounding, which must not put it on the wrong side.
+    low, high = max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+    return float(min(low, share)), float(max(high, share))
 
 
 def pooled(successes: Sequence[int] | np.ndarray, totals: Sequence[int] | np.ndarray) -> Rate:

@@ -18,8 +18,8 @@ others and positions restart::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -60,12 +60,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
-        return Batch(
-            **{
-                k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
-                for k, v in vars(self).items()
-            }
-        )
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
 def group(examples: Sequence[Example]) -> Group:
@@ -108,13 +104,15 @@ def batch(rows: Sequence[Sequence[Group]], rollouts: RolloutSet, two_way_prompt:
     laid = [_lay_out(row) for row in rows]
     width = max(len(tokens) for tokens, *_ in laid)
 
-    def grid(column: int, fill: int) -> np.ndarray:
+    def grid(columns: Iterable[np.ndarray], fill: int) -> np.ndarray:
         out = np.full((len(laid), width), fill, dtype=np.int64)  # (B, L)
-        for row, parts in enumerate(laid):
-            out[row, : len(parts[column])] = parts[column]
+        for row, column in enumerate(columns):
+            out[row, : len(column)] = column
         return out
 
-    groups, bodies, positions = grid(1, -1), grid(2, 0), grid(3, 0)
+    groups = grid((group for _, group, _, _ in laid), -1)
+    bodies = grid((body for _, _, body, _ in laid), 0)
+    positions = grid((position for _, _, _, position in laid), 0)
     offsets = np.concatenate([np.arange(len(tokens)) + row * width for row, (tokens, *_) in enumerate(laid)])
     tokens = Tokens.join([tokens for tokens, *_ in laid])
     return Batch(

@@ -202,7 +202,7 @@ class _Decoding:
         self.actions[mine, step] = actions.numpy(force=True)[alive]
         new = after.to(self.model.mean.dtype).numpy(force=True)[alive]
         broken = ~np.isfinite(new).all(axis=1)
-        new = np.where(broken[:, None], before, new)
+        new[broken] = before[broken]
         self.states[mine, step + 1] = new
         judge = self.judge.take(mine)
         success = judge.success(before, self.actions[mine, step], new) & ~broken
@@ -241,8 +241,9 @@ def _initial_states(world: World, instructions: Sequence[Instruction], seeds: np
     drawn = np.array([instruction.state is None for instruction in instructions])
     if drawn.any():
         states[drawn] = world.initial_states(seeds[drawn])
-    for row in np.flatnonzero(~drawn):
-        states[row] = instructions[row].state
+    for row, instruction in enumerate(instructions):
+        if instruction.state is not None:
+            states[row] = instruction.state
     return states
 
 

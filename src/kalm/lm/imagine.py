@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kalm.config import ImagineConfig
 from kalm.data import store
 from kalm.data.checks import require_valid
@@ -91,5 +89,5 @@ def imagine_dataset(
         store.seal(folder, model.spec, {**provenance, "asked": len(rows), "dropped_not_finite": dropped})
     rollouts = store.read(folder)
     if not len(rollouts):
-        raise KalmError(f"none of {np.size(rows)} imagined rollouts is finite: the model is not usable.")
+        raise KalmError(f"none of {len(rows)} imagined rollouts is finite: the model is not usable.")
     return rollouts

@@ -1,7 +1,7 @@
 """The fine-tuning tasks as token sequences: the only place where prompts are spelled.
 
-An example is a prompt (text) followed by a body in which text tokens, states and actions stand in one
-sequence::
+An example is a prompt (text) followed by a body in which text tokens, states and actions stand in
+one sequence::
 
     generation   [Generate a rollout ... goal ... Rollout:]  s0 A0 S1 A1 S2 ...
     explanation  [Translate the state/action rollout ...]    s0 a0 s1 ... sT "Goal:" W1 W2 ... END

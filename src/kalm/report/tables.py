@@ -204,3 +204,12 @@ def plain(table: Table, width: int = 160) -> str:
     stream = StringIO()
     Console(file=stream, width=width, color_system=None).print(terminal(table))
     return stream.getvalue()
+
+
+def show(rows: Sequence[Episode]) -> None:
+    """Print the result tables of these episodes on standard output."""
+    found = scores(rows)
+    console = Console()
+    for table in (success_table(found), gain_table(found), held_back_table(rows)):
+        if table is not None:
+            console.print(terminal(table))

@@ -100,7 +100,8 @@ class OnePassCQLImpl(DiscreteCQLImpl):
 
 
 def _bc(config: TrainConfig) -> LearnableConfig:
-    return DiscreteBCConfig(learning_rate=config.lr, **_shared(config))
+    # d3rlpy adds half the mean squared logit to the loss by default; behaviour cloning is the cross-entropy alone.
+    return DiscreteBCConfig(learning_rate=config.lr, beta=0.0, **_shared(config))
 
 
 def _cql(config: TrainConfig) -> LearnableConfig:

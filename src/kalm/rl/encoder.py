@@ -1,9 +1,10 @@
 """Goal text -> vector by a frozen sentence encoder, each distinct text computed once.
 
-Mean pooling over the mask and L2 norm, which for the packaged MiniLM is the sentence vector it was trained to
-give. The model is loaded at the first text that no cache knows, so a policy whose goals are all cached starts
-at once. The cache on disk is one file per encoder, named by a hash of its weights: other weights can never
-serve its vectors.
+Mean pooling over the mask and L2 norm, which for the packaged MiniLM is the vector it was trained to give,
+times sqrt(E): its numbers are then as large as those of a state, and a policy need not take thousands of steps
+before it hears them (docs/log.md). The model is loaded at the first text that no cache knows, so a policy
+whose goals are all cached starts at once. The cache on disk is one file per encoder, named by a hash of its
+weights: other weights can never serve its vectors.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class GoalEncoder:
         return hashlib.sha256(digests.encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the vectors of N texts, repeats allowed: (N, E) float32, each of length 1."""
+        """Return the vectors of N texts, repeats allowed: (N, E) float32, each of length sqrt(E)."""
         new = sorted({text for text in texts if text not in self._rows}, key=lambda text: (len(text), text))
         if new:
             self._remember(new, self._compute(new))
@@ -87,7 +88,7 @@ class GoalEncoder:
             hidden = model(**tokens).last_hidden_state  # (B, L, E)
             mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
             mean = (hidden * mask).sum(1) / mask.sum(1)  # (B, E)
-            return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+            return (self.size**0.5 * torch.nn.functional.normalize(mean, dim=1)).cpu().numpy()
 
     @cached_property
     def _config(self) -> Any:
