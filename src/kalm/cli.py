@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,8 +99,8 @@ def collect(
     from kalm import pipeline
 
     config = _load(env, preset, set_, seed, None, workers)
-    pipeline.prepare(out, overwrite)
-    _print(pipeline.collect(config, out, _command()), as_json)
+    work = partial(pipeline.collect, config, out, _command())
+    _print(pipeline.alone(out, "collect", config, {}, overwrite, work), as_json)
 
 
 @app.command()
@@ -121,8 +122,8 @@ def ground(
     from kalm import pipeline
 
     config = _load(env, preset, set_, seed, device, None)
-    pipeline.prepare(out, overwrite)
-    _print(pipeline.ground(config, data, out), as_json)
+    work = partial(pipeline.ground, config, data, out)
+    _print(pipeline.alone(out, "ground", config, {"data": data}, overwrite, work), as_json)
 
 
 @app.command()
@@ -149,8 +150,9 @@ def imagine(
     from kalm import pipeline
 
     config = _load(env, preset, set_, seed, device, None)
-    pipeline.prepare(out, overwrite)
-    _print(pipeline.imagine(config, model, out, goals, _levels(level), _command()), as_json)
+    inputs = {"model": model, "goals": goals, "levels": _levels(level)}
+    work = partial(pipeline.imagine, config, model, out, goals, _levels(level), _command())
+    _print(pipeline.alone(out, "imagine", config, inputs, overwrite, work), as_json)
 
 
 @app.command()
@@ -181,8 +183,10 @@ def train(
     if per_level:
         extra.append("train.per_level=true")
     config = _load(env, preset, extra, seed, device, workers)
-    pipeline.prepare(out, overwrite)
-    _print(pipeline.train(config, real, imagined, out), as_json)
+    work = partial(pipeline.train, config, real, imagined, out)
+    _print(
+        pipeline.alone(out, "train", config, {"real": real, "imagined": imagined}, overwrite, work), as_json
+    )
 
 
 @app.command()
@@ -212,8 +216,9 @@ def evaluate(
     from kalm.report import tables
 
     config = _load(env, preset, set_, seed, device, workers)
-    pipeline.prepare(out, overwrite)
-    pipeline.evaluate(config, policy, out, goals, _levels(level) or LEVELS)
+    inputs = {"policies": policy, "goals": goals, "levels": _levels(level)}
+    work = partial(pipeline.evaluate, config, policy, out, goals, _levels(level) or LEVELS)
+    pipeline.alone(out, "evaluate", config, inputs, overwrite, work)
     summary = pipeline.results(out)
     _print(summary, as_json, lambda: tables.show(read_rows(out / ROWS)))
 

@@ -45,6 +45,7 @@ from kalm.runs import (
     Job,
     Stage,
     derive_seed,
+    file_sha256,
     read_json,
     trained,
     versions,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from kalm.evaluation.results import Episode
 
 ENCODINGS = "encodings"
+# Files that tell one input folder from another.
+CONTENTS = ("dataset.json", "grounded.json", "modules.safetensors", JOB, "done.json")
 
 
 def claim(folder: Path, config: Config, command: str, resume: bool = False, overwrite: bool = False) -> None:
@@ -83,44 +86,34 @@ def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     """Do all stages that are not done yet; return the summary of the report."""
     device(config.device)  # an hour of collecting must not end with a word about the device
     collected = _stage(
-        "collect", folder / REAL, collect_inputs(config), lambda: collect(config, folder / REAL, command)
+        folder / REAL, _only(config, "collect"), lambda: collect(config, folder / REAL, command)
     )
     grounded = _stage(
-        "ground",
         folder / GROUNDED,
         {**_only(config, "ground"), "data": collected},
         lambda: ground(config, folder / REAL, folder / GROUNDED),
     )
     imagined = _stage(
-        "imagine",
         folder / IMAGINED,
         {**_only(config, "imagine"), "model": grounded},
         lambda: imagine(config, folder / GROUNDED / "model", folder / IMAGINED, command=command),
     )
     trained = _stage(
-        "train",
         folder / POLICIES,
         {**_only(config, "train"), "real": collected, "imagined": imagined},
         lambda: train(config, folder / REAL, folder / IMAGINED, folder / POLICIES),
     )
     evaluated = _stage(
-        "evaluate",
         folder / EVALUATION,
         {**_only(config, "evaluate"), "policies": trained},
         lambda: evaluate(config, folder / POLICIES, folder / EVALUATION),
     )
     _stage(
-        "report",
         folder / REPORT,
         {**_only(config, "report"), "evaluation": evaluated},
         lambda: report(folder, folder / REPORT),
     )
     return read_json(folder / REPORT / "done.json", "report")["result"]
-
-
-def collect_inputs(config: Config) -> dict[str, Any]:
-    """Return what the real data are made from."""
-    return _only(config, "collect")
 
 
 def collect(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
@@ -318,10 +311,49 @@ def summary(rows: Sequence[Episode]) -> dict[str, Any]:
     return scores.to_json(scores.scores(rows))
 
 
-def prepare(folder: Path, overwrite: bool) -> None:
-    """Make room for a stage that runs alone; what a stopped call of it left is kept unless `overwrite`."""
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
+def alone(
+    folder: Path,
+    section: str,
+    config: Config,
+    inputs: Mapping[str, object],
+    overwrite: bool,
+    work: Callable[[], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Do one stage outside a run; what a stopped call with the same inputs left is continued.
+
+    Args:
+        folder: for the result.
+        section: name of the stage's settings.
+        config: settings.
+        inputs: what else the result depends on: folders, files, choices.
+        overwrite: delete what the folder holds first.
+        work: does it and returns figures.
+
+    Raises:
+        KalmError: the folder holds something else.
+    """
+    made_from = {**_only(config, section), **{name: _trace(value) for name, value in inputs.items()}}
+    stage = Stage(folder, made_from)
+    if folder.exists() and any(folder.iterdir()):
+        if not stage.started.exists():
+            raise KalmError(f"{folder} is not empty and was not made by kalm {section}. Give another --out.")
+        if overwrite:
+            shutil.rmtree(folder)
+        elif not stage.begun():
+            raise KalmError(
+                f"{folder} holds the result of other settings or inputs. Give another --out, or --overwrite "
+                "to delete it first."
+            )
+    _stage(folder, made_from, work)
+    return read_json(stage.marker, "stage marker")["result"]
+
+
+def _trace(value: object) -> object:
+    """Return what stands for an input: place and content of files and folders, else the value itself."""
+    if not isinstance(value, Path):
+        return value
+    contents = [value] if value.is_file() else [value / name for name in CONTENTS]
+    return [str(value.resolve()), *(file_sha256(path) for path in contents if path.is_file())]
 
 
 def device(name: str) -> str:
@@ -358,9 +390,7 @@ def _only(config: Config, section: str) -> dict[str, Any]:
     return {"env": config.env, "seed": config.seed, section: settings[section]}
 
 
-def _stage(
-    name: str, folder: Path, made_from: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]
-) -> str:
+def _stage(folder: Path, made_from: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> str:
     """Do a stage unless its marker says that it is done; return its key."""
     stage = Stage(folder, made_from)
     if not stage.done():

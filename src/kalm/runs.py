@@ -143,12 +143,14 @@ class Stage:
         """Whether the stage finished from exactly these inputs."""
         return self.marker.exists() and read_json(self.marker, "stage marker").get("key") == self.key
 
+    def begun(self) -> bool:
+        """Whether the folder is the work of a stage made from exactly these inputs, finished or not."""
+        return self.started.exists() and read_json(self.started, "stage").get("key") == self.key
+
     def begin(self) -> None:
         """Prepare the folder: keep what an interrupted twin left, clear what other settings made."""
-        if self.folder.exists():
-            same = self.started.exists() and read_json(self.started, "stage").get("key") == self.key
-            if not same:
-                shutil.rmtree(self.folder)
+        if self.folder.exists() and not self.begun():
+            shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.started, {"key": self.key, "made_from": self.made_from})
 
