@@ -15,7 +15,7 @@ FLOORS = {
     "goals": 1, "envs": 2, "data": 3, "lm": 4, "rl": 4, "evaluation": 5, "report": 6, "pipeline": 7,
     "cli": 8, "__main__": 9,
 }  # fmt: skip
-HEAVY = ("torch", "mujoco", "d3rlpy", "matplotlib", "transformers", "gradio", "pyarrow", "gymnasium")
+HEAVY = ("torch", "mujoco", "d3rlpy", "matplotlib", "transformers", "gradio", "pyarrow")
 # Files whose names are looked up on first use only.
 LAZY = {"__init__.py"}
 

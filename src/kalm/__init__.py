@@ -1,8 +1,13 @@
-"""kalm: turn what a pre-trained language model knows into a robot policy."""
+"""kalm: turn what a pre-trained language model knows into a robot policy.
+
+Importing it makes the worlds known to Gymnasium, e.g. ``gymnasium.make("kalm/ClevrRobot-v0")``; nothing else happens.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from kalm.envs import register_gymnasium
 
 if TYPE_CHECKING:
     from kalm.envs import make
@@ -21,3 +26,6 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_PLACES[name]), name)
+
+
+register_gymnasium()

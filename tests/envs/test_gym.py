@@ -16,7 +16,7 @@ STATE = [-0.1, 0.35, 0.0, 0.1, -0.4, -0.1, 0.4, -0.1, -0.4, 0.5]
 @pytest.mark.filterwarnings("ignore:.*Box observation space (minimum|maximum) value is")
 @pytest.mark.filterwarnings("ignore:.*not within the observation space")
 def test_gymnasium_accepts_it():
-    env = gymnasium.make("kalm.envs.gym:kalm/ClevrRobot-v0", render_mode="rgb_array", render_size=32)
+    env = gymnasium.make("kalm/ClevrRobot-v0", render_mode="rgb_array", render_size=32)
     check_env(env.unwrapped)
     assert env.spec is not None and env.spec.id == "kalm/ClevrRobot-v0"
     assert env.observation_space.shape == (10,) and env.action_space.n == 40

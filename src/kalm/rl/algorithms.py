@@ -100,7 +100,7 @@ class OnePassCQLImpl(DiscreteCQLImpl):
 
 
 def _bc(config: TrainConfig) -> LearnableConfig:
-    # d3rlpy adds half the mean squared logit to the loss by default; behaviour cloning is the cross-entropy alone.
+    # d3rlpy's default adds a penalty on the squared outputs; behaviour cloning is the cross-entropy alone.
     return DiscreteBCConfig(learning_rate=config.lr, beta=0.0, **_shared(config))
 
 
