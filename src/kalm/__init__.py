@@ -1,6 +1,7 @@
 """kalm: turn what a pre-trained language model knows into a robot policy.
 
-Importing it makes the worlds known to Gymnasium, e.g. ``gymnasium.make("kalm/ClevrRobot-v0")``; nothing else happens.
+Importing it makes the worlds known to Gymnasium, e.g. ``gymnasium.make("kalm/ClevrRobot-v0")``,
+and does no more.
 """
 
 from __future__ import annotations

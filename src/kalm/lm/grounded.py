@@ -67,7 +67,7 @@ class GroundedLM(nn.Module):
         self.spec = spec
         self.state_target = state_target
         width, size = backbone.width, spec.state_size
-        scale = float(backbone.model.get_input_embeddings().weight.std())
+        scale = float(backbone.model.get_input_embeddings().weight.detach().std())
         self.embed_state = _embedding(nn.Linear(size, width), width, scale)
         discrete = spec.action_kind == "discrete"
         first = nn.Embedding(spec.action_size, width) if discrete else nn.Linear(spec.action_size, width)
@@ -140,7 +140,7 @@ class GroundedLM(nn.Module):
 
     def _text_loss(self, hidden: Tensor, target: Tensor) -> Tensor:
         return (
-            F.cross_entropy(self.backbone.text_head(hidden).float(), target)
+            F.cross_entropy(_wide(self.backbone.text_head(hidden)), target)
             if len(target)
             else hidden.sum() * 0
         )
@@ -158,7 +158,7 @@ class GroundedLM(nn.Module):
             return hidden.sum() * 0
         output, target = self.action_head(hidden), batch.actions[batch.learn_action]
         if self.spec.action_kind == "discrete":
-            return F.cross_entropy(output.float(), target)
+            return F.cross_entropy(_wide(output), target)
         return F.mse_loss(output.to(target.dtype), target)
 
     def new_modules(self) -> dict[str, nn.Module]:
@@ -232,3 +232,8 @@ def _embedding(first: nn.Module, width: int, scale: float) -> nn.Sequential:
 
 def _head(width: int, size: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, size))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Give half-precision logits the range that a softmax over a vocabulary needs."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

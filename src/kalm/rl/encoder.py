@@ -1,9 +1,9 @@
 """Goal text -> vector by a frozen sentence encoder, each distinct text computed once.
 
-Mean pooling over the mask and L2 norm, which for the packaged MiniLM is the vector it was trained to give, times
-sqrt(E): its numbers are then as large as those of a state, and a policy hears them at once (docs/log.md). The model is loaded at the first text that no cache knows, so a policy
-whose goals are all cached starts at once. The cache on disk is one file per encoder, named by a hash of its
-weights: other weights can never serve its vectors.
+Mean pooling over the mask and L2 norm, which for the packaged MiniLM is the vector it was trained to give,
+times sqrt(E): its numbers are then as large as those of a state, and a policy hears them (docs/log.md).
+The model is loaded at the first text that no cache knows, so a policy of cached goals starts at once.
+The cache on disk is one file per encoder, named by a hash of its weights: others can never serve its vectors.
 """
 
 from __future__ import annotations
