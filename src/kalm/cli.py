@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from functools import partial
@@ -299,6 +300,9 @@ def data_info(folder: Annotated[Path, typer.Argument(help="Dataset folder.")], a
 def main() -> None:
     """Run the command line; errors of use end with one clear line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # The model library's loading reports and bars say nothing new; set these yourself to see them.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except KalmError as error:

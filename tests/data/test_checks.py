@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from sets import SPECS, make, ragged
+from sets import SPECS, make
 
-from kalm.data.checks import finite, require_valid
+from kalm.data.checks import require_valid
 from kalm.errors import KalmError
 
 
@@ -83,21 +82,3 @@ def test_lengths_that_do_not_add_up():
     text = complaint(replace(rollouts, lengths=np.array([2, 3, 2], np.int32)))
     assert "column 'states' is float32 (9, 3); 3 rollouts with 7 actions" in text
     assert "need float32 (10, 3)" in text
-
-
-@given(ragged())
-def test_finite_equals_a_loop(rollouts):
-    rng = np.random.default_rng(len(rollouts))
-    states, rewards = rollouts.states.copy(), rollouts.rewards.copy()
-    states[rng.random(states.shape) < 0.1] = np.nan
-    rewards[rng.random(rewards.shape) < 0.1] = np.inf
-    broken = replace(rollouts, states=states, rewards=rewards)
-    expected = [np.isfinite(r.states).all() and np.isfinite(r.rewards).all() for r in broken]
-    assert finite(broken).tolist() == expected
-    require_valid(broken.take(finite(broken)))
-
-
-def test_finite_sees_actions():
-    rollouts = make(SPECS["continuous"], [2, 3, 1])
-    broken = replace(rollouts, actions=changed(rollouts.actions, (4, 0), np.nan))
-    assert finite(broken).tolist() == [True, False, True]

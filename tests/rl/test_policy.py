@@ -20,7 +20,7 @@ def policy(line, encoder) -> MLPPolicy:
 
 @pytest.fixture
 def asked(line):
-    states = np.random.default_rng(0).normal(size=(20, 3))
+    states = np.random.default_rng(0).normal(scale=20, size=(20, 3))  # as loud as the goal vectors
     return states, [line.instruction(("red", "blue", "green")[i % 3]).text for i in range(20)]
 
 

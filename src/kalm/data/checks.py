@@ -26,14 +26,6 @@ def require_valid(rollouts: RolloutSet) -> None:
     _numbers(rollouts)
 
 
-def finite(rollouts: RolloutSet) -> np.ndarray:
-    """Whether all states, actions and rewards of each rollout are finite: -> (N,) bool."""
-    bad = np.zeros(len(rollouts), dtype=bool)
-    bad[rollouts.state_owner[_not_finite(rollouts.states)]] = True
-    bad[rollouts.owner[_not_finite(rollouts.actions) | _not_finite(rollouts.rewards)]] = True
-    return ~bad
-
-
 def layout(spec: WorldSpec, rollouts: int, transitions: int) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shape and dtype of every column of a set of this many rollouts and transitions."""
     discrete = spec.action_kind == "discrete"

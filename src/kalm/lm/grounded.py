@@ -161,15 +161,6 @@ class GroundedLM(nn.Module):
             return F.cross_entropy(_wide(output), target)
         return F.mse_loss(output.to(target.dtype), target)
 
-    def new_modules(self) -> dict[str, nn.Module]:
-        """Return the four modules that pre-training did not bring."""
-        return {
-            "embed_state": self.embed_state,
-            "embed_action": self.embed_action,
-            "state_head": self.state_head,
-            "action_head": self.action_head,
-        }
-
     def save(self, folder: Path) -> None:
         """Write a self-contained folder: ``backbone/``, ``modules.safetensors``, ``grounded.json``."""
         with atomic_folder(folder) as place:
