@@ -270,7 +270,9 @@ def evaluate(
     found = trained(policies)
     if not found:
         raise KalmError(f"no trained policy in {policies}. Train one with: kalm train --help.")
-    encoder = GoalEncoder(config.train.encoder, device(config.device), policies / ENCODINGS)
+    # A run's encodings are shared; beside a policy from elsewhere nothing is written.
+    cache = policies if (policies / ENCODINGS).exists() else folder
+    encoder = GoalEncoder(config.train.encoder, device(config.device), cache / ENCODINGS)
     rows = []
     with track("evaluate", len(found)) as advance:
         for job, place in found:
