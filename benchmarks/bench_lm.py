@@ -1,157 +1,314 @@
-"""The language model: cached against uncached decoding, packed against padded fine-tuning.
+"""The language model: cached decoding, packed fine-tuning, and the share of the machine's matrix rate.
 
-Both references do the same arithmetic in the plain way, on the same model and examples, in the same run. Each
-pair is timed in turn, several times, and the median ratio is what counts: the machines are shared and noisy.
+The model is Llama-shaped with random weights: what it says does not matter for speed. The references are what
+one would write first, and do the same arithmetic on the same model:
+
+* decoding: all rows in one batch, everything read again for every token, as the released research code does;
+* fine-tuning: `transformers.Trainer` over shuffled batches of 24 examples (the paper's batch), padded on the
+  right, each example with a prompt of its own.
+
+Both sides run in turns and the fastest turn of each counts: other work on the machine only ever slows one
+down. Work is counted in the floating-point operations that the model asks for, however they are computed:
+2 per weight and token (6 in training, 4 where the weight is frozen), and per layer and pair of tokens of
+which one sees the other 4 times the width (12 in training). Its rate is shown as a share of what large matrix
+products reach in the same run, at the same precision and with the same threads.
+
+    python benchmarks/bench_lm.py [--threads 2] [--precision float32] [--turns 2] [--clock wall]
 """
 
 from __future__ import annotations
 
-import statistics
+import argparse
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, Trainer, TrainingArguments
+from transformers.utils import logging
 
 from kalm import envs
 from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
 from kalm.lm import collate, sft
+from kalm.lm.collate import Batch, Group
 from kalm.lm.curriculum import Curriculum
 from kalm.lm.generate import imagine
-from kalm.lm.grounded import GroundedLM
-from kalm.lm.sequence import ACTION, GOAL_ORIENTED, STATE, Speller, Tokens
-from kalm.types import Rollout
+from kalm.lm.grounded import GroundedLM, autocast
+from kalm.lm.sequence import GOAL_ORIENTED
+from kalm.lm.team import Team
+from kalm.lm.update import update
+from kalm.types import Instruction, Rollout
+from kalm.weights import locate
 
-STEPS = 50
-ROLLOUTS = 32
-ROUNDS = 3
+LAYERS, WIDTH = 6, 256
+GOALS, PER_GOAL = 4, 8
+STEPS = (10, 50)
+ROLLOUTS = 400  # of the fine-tuning data, each in three examples
+PADDED_BATCH = 24
+EDGE = 2048  # of the square matrices whose product gives the machine's rate
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all measurements share."""
+
+    model: GroundedLM
+    world: World
+    config: GroundConfig
+    turns: int
+    clock: Callable[[], float]
+    folder: Path
+
+    def fastest(self, *sides: Callable[[], object]) -> list[float]:
+        """Run the sides in turns and return the least seconds of each."""
+        best = [float("inf")] * len(sides)
+        for _ in range(self.turns):
+            for index, side in enumerate(sides):
+                start = self.clock()
+                side()
+                best[index] = min(best[index], self.clock() - start)
+        return best
+
+    def computing(self) -> Any:
+        """Return the context in which the model computes at the precision asked for."""
+        return autocast(self.model.device, self.config.precision)
 
 
 def main() -> None:
-    """Print one line per measurement."""
+    """Read the options and print one line per measurement."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--turns", type=int, default=2, help="turns per side")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     world = envs.make("clevr")
-    model = sft.fresh(GroundConfig(), world, seed=0, device="cpu").eval()
-    _decoding(model, world)
-    _packing(model, world)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = GroundConfig(backbone=llama(folder), pretrained=False, precision=options.precision)
+        model = sft.fresh(config, world, seed=0, device="cpu").eval()
+        bench = Bench(model, world, config, options.turns, CLOCKS[options.clock], folder)
+        peak = matrix_rate(bench)
+        for steps in STEPS:
+            decoding(bench, steps, peak)
+        fine_tuning(bench, peak)
 
 
-def _decoding(model: GroundedLM, world: World) -> None:
-    # Lines are practically never reached by an untrained model, so every rollout has all its steps.
-    instructions = [i for i in world.suite("hard") if i.goal.kind == "line"]
-    rows = [instructions[i % len(instructions)] for i in range(ROLLOUTS)]
-    cached = lambda: imagine(model, world, rows, range(ROLLOUTS), horizon=STEPS)  # noqa: E731
-    ratio, fast, slow = _compare(cached, lambda: _uncached(model, world, [r.text for r in rows]), rounds=1)
+def llama(folder: Path) -> str:
+    """Write settings of a small Llama, without weights, and the packaged tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(locate("minilm"))
+    tokenizer.save_pretrained(folder)
+    AutoConfig.for_model(
+        "llama",
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=8,
+        intermediate_size=688,
+        max_position_embeddings=1024,
+        vocab_size=len(tokenizer),
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def matrix_rate(bench: Bench) -> float:
+    """Measure operations per second of large matrix products, and print them."""
+    left, right = torch.randn(2, EDGE, EDGE)
+
+    def multiply() -> None:
+        with torch.inference_mode(), bench.computing():
+            for _ in range(5):
+                left @ right
+
+    multiply()
+    rate = 5 * 2 * EDGE**3 / min(bench.fastest(multiply, multiply))
+    threads = torch.get_num_threads()
+    print(f"matrix products: {rate / 1e9:.0f} GFLOP/s in {bench.config.precision}, {threads} thread(s)")
+    return rate
+
+
+def report(what: str, unit: str, ours: float, plain: float, share: float) -> None:
+    """Print one measurement."""
     print(
-        f"decoding, {STEPS} steps: cached {ROLLOUTS / fast:.1f} rollouts/s, "
-        f"uncached batched {ROLLOUTS / slow:.1f}, ratio {ratio:.1f}"
+        f"{what:<24} ours {ours:7.1f} {unit}/s   plain {plain:7.1f} {unit}/s   ratio {ours / plain:5.2f}   "
+        f"{share:.0%} of the matrix rate"
     )
+
+
+def decoding(bench: Bench, steps: int, peak: float) -> None:
+    """Decode the same rollouts with and without a cache."""
+    rows = endless(bench.world)
+    seeds, found = range(len(rows)), {}
+
+    def ours() -> None:
+        result = imagine(
+            bench.model, bench.world, rows, seeds, horizon=steps, precision=bench.config.precision
+        )
+        found["ours"] = result.rollouts.states.reshape(len(rows), steps + 1, -1)
+
+    def plain() -> None:
+        found["plain"] = plainly_decoded(bench, rows, steps)
+
+    fast, slow = bench.fastest(ours, plain)
+    if bench.config.precision == "float32":
+        assert np.allclose(found["ours"], found["plain"], atol=1e-3), "the two disagree"
+    rate = decoding_work(bench.model, rows, steps) / fast
+    report(f"decoding, {steps} steps", "rollouts", len(rows) / fast, len(rows) / slow, rate / peak)
+
+
+def endless(world: World) -> list[Instruction]:
+    """Return rows for lines of balls, which an untrained model does not reach: all rows take all steps."""
+    lines = {i.text: i for i in world.suite("hard") if i.goal.kind == "line"}
+    return [instruction for instruction in list(lines.values())[:GOALS] for _ in range(PER_GOAL)]
 
 
 @torch.inference_mode()
-def _uncached(model: GroundedLM, world: World, texts: list[str]) -> None:
-    """Recompute the whole sequence for every token, as the released research code does."""
-    speller = Speller(model.backbone.tokenizer, model.backbone.context)
-    prompts = [speller.goal_prompt(text, GOAL_ORIENTED) for text in texts]
-    states = [world.initial_states([i]).astype(np.float32) for i in range(len(texts))]
-    actions = [np.zeros(0, np.int64) for _ in texts]
-    for step in range(STEPS):
-        for kind in (ACTION, STATE):
-            hidden = _last_hidden(model, prompts, states, actions, step, kind)
-            if kind == ACTION:
-                chosen = model.action_head(hidden).argmax(-1).numpy()
-                actions = [np.append(a, c) for a, c in zip(actions, chosen, strict=True)]
-            else:
-                now = torch.from_numpy(np.stack([s[-1] for s in states]))
-                after = model.next_states(hidden, now).numpy()
-                states = [np.concatenate([s, a[None]]) for s, a in zip(states, after, strict=True)]
+def plainly_decoded(bench: Bench, rows: Sequence[Instruction], steps: int) -> np.ndarray:
+    """Decode one batch, reading all that came before again for every token: -> states (N, T + 1, S)."""
+    model, speller = bench.model, bench.model.speller()
+    prompts = [speller.goal_prompt(row.text, GOAL_ORIENTED).value for row in rows]
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in prompts])  # (N, P)
+    padding = longest - torch.tensor([len(prompt) for prompt in prompts])  # (N,)
+    now = torch.from_numpy(bench.world.initial_states(range(len(rows))).astype(np.float32))
+    states = [now]
+    with bench.computing():
+        sequence = model.lm.get_input_embeddings()(ids)  # (N, L, D)
+        for _ in range(steps):
+            sequence = torch.cat([sequence, model.state_tokens(now)], dim=1)
+            actions = model.action_head(last_hidden(model, sequence, padding)).argmax(dim=-1)
+            sequence = torch.cat([sequence, model.embed_action(actions)[:, None]], dim=1)
+            now = model.next_states(last_hidden(model, sequence, padding), now, actions).float()
+            states.append(now)
+    return torch.stack(states, dim=1).numpy()
 
 
-def _last_hidden(
-    model: GroundedLM,
-    prompts: list[Tokens],
-    states: list[np.ndarray],
-    actions: list[np.ndarray],
-    step: int,
-    kind: int,
-) -> torch.Tensor:
-    """Hidden state of the last token of each row after reading everything again: -> (N, D)."""
-    length = step if kind == ACTION else step + 1
-    rollouts = RolloutSet(
-        spec=model.spec,
-        instructions=(),
-        which=np.zeros(len(prompts), np.int32),
-        lengths=np.full(len(prompts), length, np.int32),
-        states=np.concatenate([np.concatenate([s, s[-1:]])[: length + 1] for s in states]),
-        actions=np.concatenate([a[:length] for a in actions]),
-        rewards=np.zeros(length * len(prompts), np.float32),
-        success=np.zeros(len(prompts), bool),
-        source=np.zeros(len(prompts), np.int8),
-    )
-    bodies = [
-        Tokens.rollout(int(rollouts.state_starts[i]), int(rollouts.action_starts[i]), length, learn=False)
-        for i in range(len(prompts))
-    ]
-    if kind == STATE:  # the sequence ends with the action whose next state is asked for
-        bodies = [Tokens(b.kind[:-1], b.value[:-1], b.learn[:-1]) for b in bodies]
-    rows = [[collate.Group(p, (b,))] for p, b in zip(prompts, bodies, strict=True)]
-    batch = collate.batch(rows, rollouts, model.backbone.two_way_prompt)
-    hidden = model.body(model.embed(batch), batch.visible, batch.position)
-    last = torch.tensor([len(p) + len(b) - 1 for p, b in zip(prompts, bodies, strict=True)])
-    return hidden[torch.arange(len(prompts)), last]
+def last_hidden(model: GroundedLM, sequence: Tensor, padding: Tensor) -> Tensor:
+    """Read rows padded on the left: (N, L, D), (N,) -> hidden states of their last tokens (N, D)."""
+    column = torch.arange(sequence.shape[1])
+    position = (column - padding[:, None]).clamp(min=0)  # (N, L)
+    earlier = column[None, :] <= column[:, None]  # (L, L)
+    # A padding token sees itself, so that no row of the softmax is empty.
+    real = (column >= padding[:, None])[:, None] | torch.eye(len(column), dtype=torch.bool)  # (N, L, L)
+    return model.body(sequence, (earlier & real)[:, None], position)[:, -1]
 
 
-def _packing(model: GroundedLM, world: World) -> None:
-    config = GroundConfig(rows=8)
-    rollouts = _random_rollouts(world)
-    speller = Speller(model.backbone.tokenizer, model.backbone.context)
-    groups = Curriculum(rollouts, speller, config, seed=0).groups(0)
-    examples = [collate.Group(g.prompt, (body,)) for row in groups for g in row for body in g.bodies]
-    order = np.random.default_rng(0).permutation(len(examples))
-    optimizer, _ = sft.optimizer_and_schedule(model, config, steps=100)
+def decoding_work(model: GroundedLM, rows: Sequence[Instruction], steps: int) -> float:
+    """Count the operations of decoding when each goal is read once (see the head of this file)."""
+    speller = model.speller()
+    prompts = {row.text: len(speller.goal_prompt(row.text, GOAL_ORIENTED)) for row in rows}
+    body = (model.entities + 2) * steps
+    tokens = sum(prompts.values()) + len(rows) * body
+    pairs = sum(map(triangle, prompts.values()))
+    pairs += sum(body * prompts[row.text] + triangle(body) for row in rows)
+    return 2 * body_weights(model) * tokens + 4 * WIDTH * LAYERS * pairs
+
+
+def fine_tuning(bench: Bench, peak: float) -> None:
+    """Train once on the same examples, packed and padded."""
+    model, config = bench.model, bench.config
+    rollouts = short_rollouts(bench.world)
+    curriculum = Curriculum(rollouts, model.speller(), config, seed=0)
+    rows = [row for step in range(curriculum.steps_per_epoch) for row in curriculum.groups(step)]
+    examples = [Group(g.prompt, (body,)) for row in rows for g in row for body in g.bodies]
+    optimizer, _ = sft.optimizer_and_schedule(model, config, curriculum.steps)
+    team = Team(model, optimizer, config.precision)
 
     def packed() -> None:
-        sft.step(model, collate.batch(groups, rollouts, model.backbone.two_way_prompt), optimizer, config)
+        for step in range(curriculum.steps_per_epoch):
+            groups = curriculum.groups(step)
+            update(team, [collate.batch(groups, rollouts, model.backbone.two_way_prompt)], config)
 
     def padded() -> None:
-        for part in np.array_split(order, max(1, len(order) // 24)):  # the paper's batch size
-            rows = [[examples[i]] for i in part]
-            sft.step(model, collate.batch(rows, rollouts, model.backbone.two_way_prompt), optimizer, config)
+        padded_trainer(bench, rollouts, examples).train()
 
-    ratio, fast, slow = _compare(packed, padded, ROUNDS)
-    print(
-        f"fine-tuning: packed {len(examples) / fast:.0f} sequences/s, padded {len(examples) / slow:.0f}, "
-        f"ratio {ratio:.2f}"
+    fast, slow = bench.fastest(packed, padded)
+    rate = training_work(model, [g for row in rows for g in row]) / fast
+    report("fine-tuning", "sequences", len(examples) / fast, len(examples) / slow, rate / peak)
+
+
+class WithLoss(nn.Module):
+    """What a Trainer asks of a model: to give its loss."""
+
+    def __init__(self, model: GroundedLM, config: GroundConfig) -> None:
+        super().__init__()
+        self.model, self.grounding = model, config  # a Trainer writes into a field `config`
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the training loss of a batch."""
+        config = self.grounding
+        losses = self.model(Batch(**batch))
+        return {"loss": losses.weighted(config.text_weight, config.state_weight, config.action_weight)}
+
+
+def padded_trainer(bench: Bench, rollouts: RolloutSet, examples: list[Group]) -> Trainer:
+    """Return a Trainer that passes once over the examples, one example per row."""
+    settings = TrainingArguments(
+        output_dir=str(bench.folder / "trainer"),
+        per_device_train_batch_size=PADDED_BATCH,
+        num_train_epochs=1,
+        learning_rate=bench.config.body_lr,
+        bf16=bench.config.precision == "bfloat16",
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
     )
 
+    def pad(part: list[Group]) -> dict[str, Any]:
+        rows = [[example] for example in part]
+        return {"batch": vars(collate.batch(rows, rollouts, bench.model.backbone.two_way_prompt))}
 
-def _random_rollouts(world: World) -> RolloutSet:
-    """Random rollouts of the lengths that the expert's have; what they show does not matter for speed."""
+    return Trainer(WithLoss(bench.model, bench.config), settings, data_collator=pad, train_dataset=examples)
+
+
+def short_rollouts(world: World) -> RolloutSet:
+    """Return random rollouts of the lengths that the expert's have, several per goal."""
     rng = np.random.default_rng(0)
     suite = world.suite("seen")
     rollouts = []
-    for i in range(1200):
+    for i in range(ROLLOUTS):
         length = 1 + int(rng.geometric(0.25))
         states = rng.normal(0, 0.3, (length + 1, world.spec.state_size))
         actions = rng.integers(world.spec.action_size, size=length)
-        rollouts.append(Rollout(suite[i % 300], states, actions, np.zeros(length), True, "real"))
+        rollouts.append(Rollout(suite[i % (ROLLOUTS // 4)], states, actions, np.zeros(length), True, "real"))
     return RolloutSet.from_rollouts(world.spec, rollouts)
 
 
-def _compare(
-    fast: Callable[[], object], slow: Callable[[], object], rounds: int
-) -> tuple[float, float, float]:
-    """Time both in turn: median ratio slow / fast, and the median seconds of each."""
-    fast()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for record, work in zip(times, (fast, slow), strict=True):
-            began = time.perf_counter()
-            work()
-            record.append(time.perf_counter() - began)
-    ratios = [b / a for a, b in zip(*times, strict=True)]
-    return statistics.median(ratios), statistics.median(times[0]), statistics.median(times[1])
+def training_work(model: GroundedLM, groups: Sequence[Group]) -> float:
+    """Count the operations of learning these groups once (see the head of this file)."""
+    tokens = sum(map(len, groups))
+    pairs = sum(
+        triangle(len(g.prompt)) + sum(len(b) * len(g.prompt) + triangle(len(b)) for b in g.bodies)
+        for g in groups
+    )
+    words = sum(int((body.asks == 0).sum()) for g in groups for body in g.bodies)
+    head = sum(weight.numel() for weight in model.backbone.text_head.parameters())
+    return 6 * body_weights(model) * tokens + 4 * head * words + 12 * WIDTH * LAYERS * pairs
+
+
+def body_weights(model: GroundedLM) -> int:
+    """Count the weights that every token goes through: all of the transformer but its table of words."""
+    words = model.lm.get_input_embeddings().weight.numel()
+    return sum(weight.numel() for weight in model.backbone.body.parameters()) - words
+
+
+def triangle(size: int) -> int:
+    """Count pairs of tokens of which one sees the other, in a text of this size."""
+    return size * (size + 1) // 2
 
 
 if __name__ == "__main__":

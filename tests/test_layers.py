@@ -11,9 +11,9 @@ import kalm
 
 ROOT = Path(kalm.__file__).parent
 FLOORS = {
-    "types": 0, "errors": 0, "config": 0, "runs": 0, "weights": 0, "progress": 0,
-    "goals": 1, "envs": 2, "data": 3, "lm": 4, "rl": 4, "evaluation": 5, "report": 6, "pipeline": 7,
-    "cli": 8, "__main__": 9,
+    "types": 0, "errors": 0, "config": 0, "runs": 0, "weights": 0, "progress": 0, "processes": 0,
+    "goals": 1, "envs": 2, "data": 3, "dynamics": 4, "lm": 5, "rl": 5, "evaluation": 6, "report": 7,
+    "pipeline": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 HEAVY = ("torch", "mujoco", "d3rlpy", "matplotlib", "transformers", "gradio", "pyarrow")
 # Files whose names are looked up on first use only.

@@ -14,6 +14,8 @@ SMALL = [
     "--set", "collect.rollouts=240", "--set", "collect.shard=60",
     "--set", "ground.held_out=16", "--set", "ground.match_rollouts=2", "--set", "ground.rollouts=60",
     "--set", "ground.evaluate_every=1000", "--set", "ground.checkpoint_every=4",
+    "--set", "ground.explain_rollouts=2", "--set", "inspect.rollouts=2",
+    "--set", "inspect.explanations=3", "--set", "inspect.transitions=4",
     "--set", "imagine.rephrase=1", "--set", "imagine.easy=0", "--set", "imagine.hard=0",
     "--set", "imagine.horizon=2", "--set", "imagine.shard=200",
     "--set", "train.steps=60", "--set", "train.checkpoint_every=20", "--set", "train.imagined=all",
@@ -53,7 +55,7 @@ def test_the_report_is_one_page_without_outside_requests(run):
 
 def test_a_second_call_skips_everything(run):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("done.json")}
-    assert len(before) == 6
+    assert len(before) == 7
     kalm("run", "--out", run, *SMALL)
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("done.json")}
 
@@ -104,6 +106,30 @@ def test_a_stage_runs_alone_from_folders(run, tmp_path):
     assert len((tmp_path / "ev" / "rows.csv").read_text().splitlines()) == 4
 
 
+def test_a_model_is_inspected_with_and_without_a_folder(run, tmp_path):
+    stored = json.loads((run / "inspection" / "inspect.json").read_text())
+    assert set(stored["levels"]) == {"seen", "rephrase", "easy", "hard"}
+    small = ["--goals", goal_file(tmp_path), "--set", "inspect.explanations=3",
+             "--set", "inspect.transitions=4", "--set", "imagine.horizon=2", "--rollouts", 3]  # fmt: skip
+    printed = kalm("inspect", run, *small).stdout
+    for words in ("interpenetrating", "drift after", "unseen prompt", "random actions"):
+        assert words in printed
+    out = tmp_path / "inspected"
+    found = json.loads(kalm("inspect", run / "grounded" / "model", *small, "--out", out, "--json").stdout)
+    assert found["levels"]["rephrase"]["rollouts"] == 3
+    assert json.loads((out / "inspect.json").read_text()) == found
+    assert len((out / "explanations.jsonl").read_text().splitlines()) == 6
+    assert json.loads(kalm("data", "info", out / "rollouts", "--json").stdout)["rollouts"] == 3
+
+
+def test_a_table_of_effects_is_shown_and_reported(run, tmp_path):
+    table = tmp_path / "effects.csv"
+    table.write_text("variant,seed,measure,value,count\nno gate,0,match/easy,0.5,10\n")
+    assert "no gate" in kalm("inspect", "--effects", table).stdout
+    kalm("report", "--run", run, "--out", tmp_path / "report", "--effects", table)
+    assert "no gate" in (tmp_path / "report" / "report.md").read_text()
+
+
 def goal_file(folder: Path) -> Path:
     goal = {"kind": "relation", "ball": "red", "reference": "blue", "direction": "behind"}
     path = folder / "goals.jsonl"
@@ -125,6 +151,9 @@ def goal_file(folder: Path) -> Path:
         (["ground", "--data", "nowhere", "--out", "x"], "does not exist"),
         (["evaluate", "--policy", "nowhere", "--out", "x"], "no trained policy"),
         (["collect", "--device", "tpu", "--out", "x"], "No such option"),
+        (["inspect"], "nothing to inspect"),
+        (["inspect", "--effects", "nowhere.csv"], "cannot be read"),
+        (["inspect", "nowhere"], "does not exist"),
         (["run", "--device", "warp", "--out", "x"], "device 'warp' cannot be used"),
     ],
 )

@@ -1,9 +1,19 @@
 import json
+import os
 
 import pytest
 
 from kalm.errors import KalmError
-from kalm.runs import Metrics, Stage, atomic_folder, atomic_write, derive_seed, read_json, read_metrics
+from kalm.runs import (
+    Metrics,
+    Stage,
+    atomic_folder,
+    atomic_write,
+    derive_seed,
+    read_json,
+    read_metrics,
+    recover_folder,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -66,3 +76,50 @@ def test_broken_json_names_the_file(tmp_path):
         read_json(tmp_path / "y.json", "run")
     (tmp_path / "z.json").write_text(json.dumps([1]))
     assert read_json(tmp_path / "z.json", "run") == [1]
+
+
+def test_a_kill_while_a_folder_is_replaced_loses_neither(tmp_path):
+    """Stop between every two steps on the disk: what is read afterwards is the old folder or the new one."""
+    folder = tmp_path / "a"
+    with atomic_folder(folder) as place:
+        (place / "x").write_text("old")
+    # Killed while writing: an unfinished new folder beside the old one.
+    (tmp_path / ".a.new.1").mkdir()
+    recover_folder(folder)
+    assert (folder / "x").read_text() == "old" and list(tmp_path.iterdir()) == [folder]
+    # Killed after the old one stepped aside: it comes back.
+    folder.rename(tmp_path / ".a.old")
+    (tmp_path / ".a.new.1").mkdir()
+    recover_folder(folder)
+    assert (folder / "x").read_text() == "old" and list(tmp_path.iterdir()) == [folder]
+    # Killed after the new one came: the old one goes.
+    folder.rename(tmp_path / ".a.old")
+    folder.mkdir()
+    (folder / "x").write_text("new")
+    recover_folder(folder)
+    assert (folder / "x").read_text() == "new" and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_kill_right_after_the_old_folder_stepped_aside_is_survived(tmp_path, monkeypatch):
+    folder = tmp_path / "a"
+    with atomic_folder(folder) as place:
+        (place / "x").write_text("old")
+    moves, replace = [], os.replace
+
+    def dying(source, target):
+        moves.append(target)
+        if len(moves) == 2:
+            os._exit(9)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", dying)
+    child = os.fork()
+    if child == 0:
+        with atomic_folder(folder) as place:
+            (place / "x").write_text("new")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.undo()
+    assert not folder.exists()
+    recover_folder(folder)
+    assert (folder / "x").read_text() == "old" and list(tmp_path.iterdir()) == [folder]

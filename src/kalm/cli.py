@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from kalm import config as settings
-from kalm import envs
+from kalm import envs, processes
 from kalm.errors import KalmError
 from kalm.runs import EVALUATION, ROWS
 from kalm.types import LEVELS
@@ -48,6 +48,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue a folder even i
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 Goals = Annotated[Path | None, typer.Option("--goals", help="Goal file (JSON lines) instead of the suites.")]
 Levels = Annotated[list[str] | None, typer.Option("--level", help="Only this level. Repeat for more.")]
+Effects = Annotated[
+    Path | None, typer.Option("--effects", help="Table of effects: CSV of variant,seed,measure,value,count.")
+]
 
 
 @app.command()
@@ -107,22 +110,41 @@ def collect(
 @app.command()
 def ground(
     data: Annotated[Path, typer.Option(help="Dataset of real rollouts.")],
-    out: Out,
+    out: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Language model: minilm, a hub name or a folder.")
+    ] = None,
     env: Env = None,
     preset: Preset = None,
     set_: Set = None,
     seed: Seed = None,
     device: Device = None,
     overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print size, memory and steps; load no weights.")
+    ] = False,
+    count: Annotated[
+        int, typer.Option("--processes", min=1, help="With --dry-run: devices that share the work.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """Ground a language model in a dataset; the model comes to OUT/model.
 
-    Example: kalm ground --data data/real --out grounded --set ground.backbone=minilm
+    Examples:
+        kalm ground --data data/real --out grounded --backbone minilm
+
+        kalm ground --data data/real --backbone meta-llama/Llama-2-7b-chat-hf --dry-run --processes 8
     """
     from kalm import pipeline
 
+    if backbone is not None:
+        set_ = [*(set_ or []), f"ground.backbone={json.dumps(backbone)}"]
     config = _load(env, preset, set_, seed, device, None)
+    if dry_run:
+        _print(pipeline.budget(config, data, count), as_json)
+        return
+    if out is None:
+        raise KalmError("ground needs a folder for its result: give --out, or --dry-run to see the cost.")
     work = partial(pipeline.ground, config, data, out)
     _print(pipeline.alone(out, "ground", config, {"data": data}, overwrite, work), as_json)
 
@@ -133,6 +155,10 @@ def imagine(
     out: Out,
     goals: Goals = None,
     level: Levels = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(help="Real rollouts: needed by imagine.relabel, samples and plausibility."),
+    ] = None,
     env: Env = None,
     preset: Preset = None,
     set_: Set = None,
@@ -147,13 +173,77 @@ def imagine(
         kalm imagine --model grounded/model --out imagined --level rephrase
 
         kalm imagine --model grounded/model --out imagined --goals my_goals.jsonl
+
+        kalm imagine --model grounded/model --out imagined --real data/real --set imagine.relabel=true
     """
     from kalm import pipeline
+    from kalm.report.tables import refined_table, show_all
 
     config = _load(env, preset, set_, seed, device, None)
-    inputs = {"model": model, "goals": goals, "levels": _levels(level)}
-    work = partial(pipeline.imagine, config, model, out, goals, _levels(level), _command())
-    _print(pipeline.alone(out, "imagine", config, inputs, overwrite, work), as_json)
+    inputs = pipeline.imagine_inputs(config, model, goals, _levels(level), real)
+    work = partial(pipeline.imagine, config, model, out, goals, _levels(level), real, _command())
+    figures = pipeline.alone(out, "imagine", config, inputs, overwrite, work)
+    table = refined_table(figures)
+    _print({name: part for name, part in figures.items() if as_json or name not in ("raw", "kept")}, as_json)
+    if table is not None and not as_json:
+        show_all([table])
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        Path | None, typer.Argument(help="Grounded model, or the folder of the run that made it.")
+    ] = None,
+    goals: Goals = None,
+    level: Levels = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Real rollouts that the model has not learnt from; fresh ones by default."),
+    ] = None,
+    rollouts: Annotated[int | None, typer.Option(help="Imagined rollouts per level.")] = None,
+    effects: Effects = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for figures, rollouts and texts.")] = None,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what a grounded model can do: imagine, explain, predict. Settings: `inspect.*`, `imagine.*`.
+
+    Examples:
+        kalm inspect runs/demo --rollouts 200
+
+        kalm inspect grounded/model --level easy --set imagine.temperature=0.5 --out inspected
+
+        kalm inspect --effects results/clevr-effects.csv
+    """
+    from kalm import pipeline
+    from kalm.evaluation.effects import read_effects, to_json
+    from kalm.evaluation.grounding import Inspection
+    from kalm.report.grounding import effects_table, inspection_tables
+    from kalm.report.tables import show_all
+
+    if model is None and effects is None:
+        raise KalmError("nothing to inspect. Give a grounded model or a run folder, or --effects FILE.")
+    extra = [*(set_ or []), *([f"inspect.rollouts={rollouts}"] if rollouts is not None else [])]
+    config = _load(env, preset, extra, seed, device, workers)
+    figures, tables = {}, []
+    if model is not None:
+        work = partial(
+            pipeline.inspect, config, model, out, goals, _levels(level) or LEVELS, data, _command()
+        )
+        inputs = pipeline.inspect_inputs(config, model, goals, _levels(level), data)
+        figures = work() if out is None else pipeline.alone(out, "inspect", config, inputs, overwrite, work)
+        tables += inspection_tables(Inspection.from_json(figures))
+    if effects is not None:
+        lines = read_effects(effects)
+        figures["effects"] = to_json(lines)
+        tables.append(effects_table(lines))
+    _print(figures, as_json, lambda: show_all(tables))
 
 
 @app.command()
@@ -228,18 +318,19 @@ def evaluate(
 def report(
     run: Annotated[Path, typer.Option(help="Run folder of `kalm run`.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the report; RUN/report by default.")] = None,
+    effects: Effects = None,
     as_json: Json = False,
 ) -> None:
     """Write report.html and report.md from what a run left on disk.
 
-    Example: kalm report --run runs/demo
+    Example: kalm report --run runs/demo --effects results/clevr-effects.csv
     """
     from kalm import pipeline
     from kalm.evaluation.results import read_rows
     from kalm.report import tables
 
     place = out or run / "report"
-    summary = pipeline.report(run, place)
+    summary = pipeline.report(run, place, effects)
     _print(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS)))
     if not as_json:
         typer.echo(f"\nReport: {place / 'report.html'}")
@@ -303,6 +394,8 @@ def main() -> None:
     # The model library's loading reports and bars say nothing new; set these yourself to see them.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not processes.main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open for as long as the process lives
     try:
         app()
     except KalmError as error:
@@ -311,6 +404,8 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.secho("Stopped. The same command continues where this one ended.", err=True)
         sys.exit(130)
+    finally:
+        processes.leave()
 
 
 def _load(

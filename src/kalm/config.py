@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kalm.errors import KalmError, unknown
 
@@ -47,11 +47,26 @@ class GroundConfig(Section):
     state_target: Literal["change", "absolute"] = Field(
         default="change", description="what the state head predicts"
     )
+    still_gate: bool = Field(
+        default=True, description="a gate decides which entities move at all; only for state changes"
+    )
+    state_prior: bool = Field(
+        default=True,
+        description="the state head starts from a transition network fitted on the data; needs still_gate",
+    )
+    prior_steps: int = Field(default=2_000, gt=0, description="steps of fitting that network")
+    entity_tokens: bool = Field(
+        default=False,
+        description="one token per object before each state, from the model's own embedding of its name",
+    )
     generation: float = Field(
         default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
     )
     explanation: float = Field(default=1.0, ge=0, description="share that give a rollout-to-goal example")
     dynamics: float = Field(default=1.0, ge=0, description="share that give a next-state example")
+    text_replay: float = Field(
+        default=0.0, ge=0, description="plain texts about things in space, as a share of the rollouts"
+    )
     text_weight: float = Field(default=0.25, ge=0, description="weight of the cross-entropy on words")
     state_weight: float = Field(default=1.0, ge=0, description="weight of the squared error on states")
     action_weight: float = Field(default=1.0, ge=0, description="weight of the action loss")
@@ -59,8 +74,31 @@ class GroundConfig(Section):
     epochs: float = Field(default=1.0, gt=0, description="passes over the examples")
     row_tokens: int = Field(default=256, gt=0, description="length of a packed row")
     rows: int = Field(default=2, gt=0, description="packed rows per batch")
+    accumulate: int = Field(
+        default=1, gt=0, description="parts that a process works through one by one per batch: less memory"
+    )
+    compile: bool = Field(
+        default=False, description="compile the model; rows then always have `row_tokens` tokens"
+    )
+    tuning: Literal["full", "lora", "frozen"] = Field(
+        default="full",
+        description="what learns of the body: all of it, low-rank adapters beside it, or nothing",
+    )
+    lora_rank: int = Field(default=16, gt=0, description="rank of the adapters (`tuning: lora`)")
+    lora_alpha: int = Field(default=32, gt=0, description="adapters are scaled by alpha / rank")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    pretrained: bool = Field(
+        default=True,
+        description="false: a random body of the same size; add train_embeddings, or words stay random",
+    )
+    weights: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="how the body is stored; bfloat16 halves what does not learn"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="keep one state per layer and compute the rest twice: less memory, slower"
+    )
     body_lr: float = Field(
-        default=4e-4, ge=0, description="learning rate of the pre-trained body; 0 freezes it"
+        default=4e-4, gt=0, description="learning rate of the body or its adapters (see tuning)"
     )
     new_lr: float = Field(default=1e-3, gt=0, description="learning rate of the new state and action modules")
     train_embeddings: bool = Field(
@@ -68,6 +106,19 @@ class GroundConfig(Section):
     )
     warmup: float = Field(
         default=0.05, ge=0, le=1, description="share of steps with rising learning rate; then cosine decay"
+    )
+    language_steps: int = Field(
+        default=0, ge=0, description="steps of language warm-up before grounding; 0: none"
+    )
+    language_contrasts: int = Field(
+        default=4, gt=0, description="contrasts per batch of the language warm-up, of 10 sentences each"
+    )
+    language_lr: float = Field(default=3e-4, gt=0, description="learning rate of the language warm-up")
+    language_text_weight: float = Field(
+        default=0.25, ge=0, description="language warm-up: weight of producing the plain meaning as text"
+    )
+    language_contrast_weight: float = Field(
+        default=1.0, ge=0, description="language warm-up: weight of telling paraphrases from near misses"
     )
     weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay")
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
@@ -81,7 +132,25 @@ class GroundConfig(Section):
     match_rollouts: int = Field(
         default=64, ge=0, description="rollouts per level in the quick match rates; 0: none"
     )
+    explain_rollouts: int = Field(
+        default=64, ge=0, description="held-out rollouts that are explained in words at each look; 0: none"
+    )
     checkpoint_every: int = Field(default=200, gt=0, description="steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GroundConfig:
+        if self.tuning == "full" and self.weights == "bfloat16":
+            raise ValueError(
+                "tuning=full needs weights=float32, since bfloat16 rounds small steps away; "
+                "precision=bfloat16 computes in it all the same"
+            )
+        if self.still_gate and self.state_target == "absolute":
+            raise ValueError("still_gate needs state_target=change; set still_gate=false")
+        if self.state_prior and not self.still_gate:
+            raise ValueError("state_prior needs still_gate=true; set state_prior=false")
+        if self.tuning == "frozen" and self.train_embeddings:
+            raise ValueError("tuning=frozen leaves words alone; use tuning=lora or train_embeddings=false")
+        return self
 
 
 class ImagineConfig(Section):
@@ -101,8 +170,84 @@ class ImagineConfig(Section):
     temperature: float = Field(
         default=0.0, ge=0, description="sampling temperature of discrete actions; 0: argmax"
     )
+    state_noise: float = Field(
+        default=0.0, ge=0, description="normal noise on what changes in a state, in units of its usual change"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bfloat16 where the processor computes in it, else float32"
+    )
     shard: int = Field(
         default=2_048, gt=0, description="rollouts per file; a stopped imagination resumes at the next file"
+    )
+    samples: int = Field(
+        default=1,
+        gt=0,
+        description="rollouts decoded for each one wanted, of which the most plausible is kept; needs "
+        "temperature or state_noise",
+    )
+    relabel: bool = Field(
+        default=False, description="actions are read off the imagined states by an inverse model of real data"
+    )
+    plausibility: Literal["off", "drop", "weight"] = Field(
+        default="off",
+        description="rollouts that could not have happened or miss their goal: keep them, drop them, or let "
+        "them count less in training",
+    )
+    tolerance: float = Field(
+        default=2.0,
+        gt=0,
+        description="a step is surprising beyond this many times what 99 % of real steps keep to: how far "
+        "forward models are from each other, and from the next state",
+    )
+    plausible_share: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="plausibility=drop: smallest share of possible and unsurprising steps of a kept rollout",
+    )
+    least_weight: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="plausibility=weight: weight of a rollout without any such step, or that misses its goal",
+    )
+
+    @property
+    def refined(self) -> bool:
+        """Whether anything happens to imagined rollouts before they are stored."""
+        return self.samples > 1 or self.relabel or self.plausibility != "off"
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> ImagineConfig:
+        if self.samples > 1 and self.temperature == 0 and self.state_noise == 0:
+            raise ValueError(
+                f"samples={self.samples} would all be the same; set imagine.temperature or "
+                "imagine.state_noise above 0, or samples=1"
+            )
+        return self
+
+
+class DynamicsConfig(Section):
+    """Models of what actions do to states, fitted on real rollouts: they label and judge imagined ones."""
+
+    members: int = Field(
+        default=5, ge=0, description="forward models in the ensemble that judges imagined steps; 0: none"
+    )
+    hidden: tuple[int, ...] = Field(default=(256, 256), description="hidden layers of every model")
+    forward_steps: int = Field(
+        default=2_500, gt=0, description="largest number of gradient steps of the ensemble"
+    )
+    inverse_steps: int = Field(
+        default=2_000, gt=0, description="largest number of gradient steps of the inverse model"
+    )
+    batch: int = Field(default=256, gt=0, description="transitions per step and model")
+    lr: float = Field(default=2e-3, gt=0, description="learning rate")
+    held_out: float = Field(
+        default=0.05, gt=0, lt=1, description="share of the real rollouts that judges the models"
+    )
+    look_every: int = Field(default=250, gt=0, description="steps between looks at the held-out loss")
+    patience: int = Field(
+        default=3, ge=0, description="looks without a smaller held-out loss before stopping"
     )
 
 
@@ -139,6 +284,14 @@ class EvaluateConfig(Section):
     horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
 
 
+class InspectConfig(Section):
+    """What the grounded model can do, measured in detail (paper sections 5.3 and 5.4)."""
+
+    rollouts: int = Field(default=64, gt=0, description="imagined rollouts per level")
+    explanations: int = Field(default=128, gt=0, description="real rollouts explained, with either prompt")
+    transitions: int = Field(default=512, gt=0, description="real transitions, and as many random ones")
+
+
 class ReportConfig(Section):
     """The page of tables and figures."""
 
@@ -157,8 +310,10 @@ class Config(Section):
     collect: CollectConfig = CollectConfig()
     ground: GroundConfig = GroundConfig()
     imagine: ImagineConfig = ImagineConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    inspect: InspectConfig = InspectConfig()
     report: ReportConfig = ReportConfig()
 
 
@@ -215,6 +370,8 @@ def _readable(error: ValidationError) -> KalmError:
         place = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(str(unknown("field", place, _fields(item["loc"][:-1]))))
+        elif item["type"] == "value_error":  # of several fields together
+            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}.")
         else:
             lines.append(f"{place}: {item['msg']}, got {item['input']!r}.")
     return KalmError("settings: " + " ".join(lines))

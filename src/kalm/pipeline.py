@@ -5,7 +5,8 @@ One run is one folder::
     config.json            resolved settings, command, versions
     real/                  collected rollouts
     grounded/              metrics, checkpoint/ while training, model/ at the end
-    imagined/              imagined rollouts
+    inspection/            inspect.json: what the model can do; the rollouts and texts it was measured on
+    imagined/              imagined rollouts; where they are refined, with raw/ and the models in dynamics/
     policies/NAME/         one policy: metrics, weights
     evaluation/rows.csv    one row per episode
     report/                report.html, report.md, figures
@@ -13,10 +14,14 @@ One run is one folder::
 Every stage leaves a marker (``done.json``) that says what it was made from: settings of its own section and
 the marker of the stages before. A stage whose marker still fits is skipped, one that was stopped goes on, all
 others start anew.
+
+Started as several processes (`kalm.processes`), all of them ground and imagine together; the main one does
+the other stages, and all that is decided about folders, while the others wait.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,23 +32,28 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kalm import envs
+from kalm import envs, processes
 from kalm.config import Config
 from kalm.errors import KalmError
 from kalm.goals.suites import read_goals
 from kalm.progress import track
 from kalm.runs import (
+    DYNAMICS,
     EVALUATION,
     GROUNDED,
     IMAGINED,
+    INSPECTED,
+    INSPECTION,
     JOB,
     POLICIES,
+    RAW,
     REAL,
     REPORT,
     ROWS,
     SETTINGS,
     Job,
     Stage,
+    atomic_write,
     derive_seed,
     file_sha256,
     read_json,
@@ -51,13 +61,18 @@ from kalm.runs import (
     versions,
     write_json,
 )
-from kalm.types import LEVELS, NOVEL_LEVELS
+from kalm.types import LEVELS, NOVEL_LEVELS, Instruction
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from kalm.data.rollouts import RolloutSet
+    from kalm.dynamics.models import Models
     from kalm.envs.base import World
     from kalm.evaluation.results import Episode
 
 ENCODINGS = "encodings"
+TOGETHER = ("ground", "imagine")  # stages that all processes work on
 # Files that tell one input folder from another.
 CONTENTS = ("dataset.json", "grounded.json", "modules.safetensors", JOB, "done.json")
 
@@ -68,6 +83,12 @@ def claim(folder: Path, config: Config, command: str, resume: bool = False, over
     Raises:
         KalmError: the folder holds another run (unless `resume` or `overwrite`), or no run at all.
     """
+    if processes.main():
+        _claim(folder, config, command, resume, overwrite)
+    processes.wait()
+
+
+def _claim(folder: Path, config: Config, command: str, resume: bool, overwrite: bool) -> None:
     settings = config.model_dump(mode="json")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / SETTINGS).exists():
@@ -92,11 +113,20 @@ def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
         folder / GROUNDED,
         {**_only(config, "ground"), "data": collected},
         lambda: ground(config, folder / REAL, folder / GROUNDED),
+        together=True,
+    )
+    inspected = _stage(
+        folder / INSPECTION,
+        {**_only(config, "inspect"), **_only(config, "imagine"), "model": grounded},
+        lambda: inspect(config, folder / GROUNDED / "model", folder / INSPECTION, command=command),
     )
     imagined = _stage(
         folder / IMAGINED,
-        {**_only(config, "imagine"), "model": grounded},
-        lambda: imagine(config, folder / GROUNDED / "model", folder / IMAGINED, command=command),
+        {**_only(config, "imagine"), **_dynamics(config), "model": grounded},
+        lambda: imagine(
+            config, folder / GROUNDED / "model", folder / IMAGINED, real=folder / REAL, command=command
+        ),
+        together=True,
     )
     trained = _stage(
         folder / POLICIES,
@@ -110,7 +140,7 @@ def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     )
     _stage(
         folder / REPORT,
-        {**_only(config, "report"), "evaluation": evaluated},
+        {**_only(config, "report"), "evaluation": evaluated, "inspection": inspected},
         lambda: report(folder, folder / REPORT),
     )
     return read_json(folder / REPORT / "done.json", "report")["result"]
@@ -136,8 +166,18 @@ def ground(config: Config, data: Path, folder: Path) -> dict[str, Any]:
     rollouts = store.read(data)
     world = _world_of(rollouts.spec.name, config)
     model = sft.fresh(config.ground, world, config.seed, device(config.device))
-    sft.train(model, rollouts, world, config.ground, config.seed, folder, partial(track, "ground"))
+    sft.train(model, rollouts, world, config.ground, config.seed, folder, track)
     return {"rollouts": len(rollouts)}
+
+
+def budget(config: Config, data: Path, count: int) -> dict[str, Any]:
+    """Return what `ground` would cost, from settings, tokenizer and data alone (`kalm ground --dry-run`)."""
+    from kalm.data import store
+    from kalm.lm.budget import estimate
+
+    rollouts = store.read(data)
+    world = _world_of(rollouts.spec.name, config)
+    return estimate(config.ground, rollouts, world, config.seed, device(config.device), count)
 
 
 def imagine(
@@ -146,14 +186,32 @@ def imagine(
     folder: Path,
     goals: Path | None = None,
     levels: Sequence[str] | None = None,
+    real: Path | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Imagine rollouts for the levels' suites, or for a goal file, into a dataset folder."""
+    """Imagine rollouts for the levels' suites, or for a goal file, into a dataset folder.
+
+    Where the settings refine them, the folder gets the refined ones and ``raw/`` all that were decoded. Match
+    rates are measured on those.
+
+    Args:
+        config: settings.
+        model: folder of the grounded model.
+        folder: for the result.
+        goals: goal file instead of the suites.
+        levels: which suites; None: as many as the settings ask for.
+        real: real rollouts, from which models of the dynamics are fitted if the settings need any.
+        command: noted with the rollouts.
+
+    Raises:
+        KalmError: models of the dynamics are needed and `real` is missing, or what the stages raise.
+    """
     from kalm.lm import grounded
-    from kalm.lm.imagine import imagine_dataset, plan, repeated
+    from kalm.lm.imagine import imagine_dataset, origins, plan, repeated
 
     lm = grounded.load(model, device(config.device))
     world = _world_of(lm.spec.name, config)
+    models = _fit_dynamics(config, real, folder / DYNAMICS)
     if goals is not None:
         rows = repeated(read_goals(goals, world.parse_goal, world.spec.state_size), config.imagine)
     else:
@@ -165,9 +223,137 @@ def imagine(
         "settings": config.imagine.model_dump(mode="json"),
         "seed": config.seed,
     }
-    with track("imagine", len(rows)) as advance:
-        rollouts = imagine_dataset(lm, world, rows, config.imagine, config.seed, folder, provenance, advance)
-    return {"rollouts": len(rollouts), "match_rate": float(rollouts.success.mean())}
+    place = folder / RAW if config.imagine.refined else folder
+    with track("imagine", len(rows) * config.imagine.samples) as advance:
+        rollouts = imagine_dataset(lm, world, rows, config.imagine, config.seed, place, provenance, advance)
+    result = {"rollouts": len(rollouts), "match_rate": float(rollouts.success.mean())}
+    if not config.imagine.refined or not processes.main():
+        return result
+    origin = origins(place, len(rows), config.imagine.samples)
+    return {**result, **_refine(config, rollouts, origin, world, models, folder, provenance)}
+
+
+def _fit_dynamics(config: Config, real: Path | None, folder: Path) -> Models | None:
+    """Fit what the refinement needs from real rollouts, in the main process; None where it needs nothing."""
+    if not config.imagine.refined or not processes.main():
+        return None
+    from kalm.data import store
+    from kalm.dynamics.models import Models, fitted, needed
+
+    kinds = needed(config.imagine, config.dynamics)
+    if not kinds:
+        return Models()
+    if real is None:
+        raise KalmError(
+            f"imagine.relabel, samples and plausibility need models of the dynamics ({', '.join(kinds)}), fitted "
+            "on real rollouts. Give --real FOLDER; dynamics.members=0 leaves the forward ones out."
+        )
+    rollouts = store.read(real)
+    _world_of(rollouts.spec.name, config)
+    return fitted(folder, rollouts, config.dynamics, kinds, config.seed, device(config.device), track)
+
+
+def _refine(
+    config: Config,
+    raw: RolloutSet,
+    origin: np.ndarray,
+    world: World,
+    models: Models | None,
+    folder: Path,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the refined rollouts beside the raw ones; return what was done and the quality of both."""
+    from kalm.data import store
+    from kalm.data.checks import require_valid
+    from kalm.dynamics.refine import refine
+    from kalm.evaluation.imagined import quality
+
+    assert models is not None
+    refined = refine(raw, origin, world, config.imagine, models)
+    require_valid(refined.rollouts)
+    facts = {**refined.facts, "models": models.to_json()}
+    store.write(refined.rollouts, folder, {**provenance, "refined": facts})
+    found = {"raw": quality(raw, world), "kept": quality(refined.rollouts, world)}
+    return {
+        "refined": facts,
+        **{name: {level: part.to_json() for level, part in of.items()} for name, of in found.items()},
+    }
+
+
+def imagine_inputs(
+    config: Config, model: Path, goals: Path | None, levels: Sequence[str] | None, real: Path | None
+) -> dict[str, object]:
+    """Return what imagined rollouts depend on besides the settings of their own section (for `alone`)."""
+    return {"model": model, "goals": goals, "levels": levels, "real": real, **_dynamics(config)}
+
+
+def inspect(
+    config: Config,
+    model: Path,
+    folder: Path | None,
+    goals: Path | None = None,
+    levels: Sequence[str] = LEVELS,
+    data: Path | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Measure what a grounded model can do, on goals of the levels' suites or of a goal file.
+
+    Args:
+        config: settings; how to imagine is those of `imagine`.
+        model: folder of the model, or of the stage or run that made it.
+        folder: gets ``inspect.json``, ``rollouts/`` and ``explanations.jsonl``; None: nothing is written.
+        goals: goal file instead of the suites.
+        levels: which suites.
+        data: real rollouts that the model has not learnt from; None: fresh ones of the expert.
+        command: noted with the rollouts.
+
+    Returns:
+        The `Inspection`, JSON-ready.
+    """
+    from kalm.data import store
+    from kalm.evaluation import grounding
+    from kalm.lm import grounded
+
+    lm = grounded.load(model_folder(model), device(config.device))
+    world = _world_of(lm.spec.name, config)
+    chosen = _instructions(world, goals, levels)
+    if data is not None:
+        real = store.read(data)
+        _world_of(real.spec.name, config)
+    else:
+        real = grounding.fresh_rollouts(world, config.inspect, config.collect, config.seed)
+    with track("inspect", grounding.needed(chosen, config.inspect)) as advance:
+        found, evidence = grounding.inspect(
+            lm, world, chosen, real, config.inspect, config.imagine, config.seed, config.workers, advance
+        )
+    if folder is not None:
+        provenance = {"made_by": "inspect", "command": command, "world": config.env, "seed": config.seed}
+        store.write(evidence.imagined, folder / "rollouts", provenance)
+        with atomic_write(folder / "explanations.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in evidence.lines()))
+        write_json(folder / INSPECTED, found.to_json())
+    return found.to_json()
+
+
+def inspect_inputs(
+    config: Config, model: Path, goals: Path | None, levels: Sequence[str] | None, data: Path | None
+) -> dict[str, object]:
+    """Return what an inspection depends on besides the settings of its own section (for `alone`)."""
+    settings = {**_only(config, "imagine"), **_only(config, "collect")}
+    return {"model": model_folder(model), "goals": goals, "levels": levels, "data": data, **settings}
+
+
+def model_folder(place: Path) -> Path:
+    """Return the folder of the grounded model in a run folder, a folder of `kalm ground`, or itself."""
+    inner = (place / GROUNDED / "model", place / "model")
+    return next((path for path in inner if (path / "grounded.json").exists()), place)
+
+
+def _instructions(world: World, goals: Path | None, levels: Sequence[str]) -> list[Instruction]:
+    """Return the instructions of a goal file, or of the levels' suites."""
+    if goals is not None:
+        return list(read_goals(goals, world.parse_goal, world.spec.state_size))
+    return [instruction for level in levels for instruction in world.suite(level)]
 
 
 def jobs(config: Config, imagined: bool = True) -> list[Job]:
@@ -263,10 +449,7 @@ def evaluate(
     from kalm.rl.policy import load_policy
 
     world = envs.make(config.env)
-    if goals is None:
-        suite = [instruction for level in levels for instruction in world.suite(level)]
-    else:
-        suite = list(read_goals(goals, world.parse_goal, world.spec.state_size))
+    suite = _instructions(world, goals, levels)
     found = trained(policies)
     if not found:
         raise KalmError(f"no trained policy in {policies}. Train one with: kalm train --help.")
@@ -289,12 +472,12 @@ def evaluate(
     return {"rows": len(rows), "success": sum(row.success for row in rows) / len(rows)}
 
 
-def report(run: Path, folder: Path) -> dict[str, Any]:
-    """Write the report of a run folder; return its figures."""
+def report(run: Path, folder: Path, effects: Path | None = None) -> dict[str, Any]:
+    """Write the report of a run folder, with a table of effects (CSV) if one is given; return its figures."""
     from kalm.report.gather import gather
     from kalm.report.page import write_report
 
-    data = gather(run)
+    data = gather(run, effects)
     write_report(folder, data)
     return summary(data.rows)
 
@@ -336,6 +519,15 @@ def alone(
     """
     made_from = {**_only(config, section), **{name: _trace(value) for name, value in inputs.items()}}
     stage = Stage(folder, made_from)
+    if processes.main():
+        _enter(stage, section, overwrite)
+    _stage(folder, made_from, work, together=section in TOGETHER)
+    return read_json(stage.marker, "stage marker")["result"]
+
+
+def _enter(stage: Stage, section: str, overwrite: bool) -> None:
+    """Refuse a folder that holds something else, or empty it."""
+    folder = stage.folder
     if folder.exists() and any(folder.iterdir()):
         if not stage.started.exists():
             raise KalmError(f"{folder} is not empty and was not made by kalm {section}. Give another --out.")
@@ -346,8 +538,6 @@ def alone(
                 f"{folder} holds the result of other settings or inputs. Give another --out, or --overwrite "
                 "to delete it first."
             )
-    _stage(folder, made_from, work)
-    return read_json(stage.marker, "stage marker")["result"]
 
 
 def _trace(value: object) -> object:
@@ -359,7 +549,7 @@ def _trace(value: object) -> object:
 
 
 def device(name: str) -> str:
-    """Return the torch device of a name; ``auto`` is the first GPU or the CPU.
+    """Return the torch device of a name; ``auto`` is a GPU or the CPU. Each of several processes has its GPU.
 
     Raises:
         KalmError: no such device here.
@@ -367,7 +557,9 @@ def device(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.count() > 1:
+        name = f"cuda:{processes.local_index()}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -392,11 +584,31 @@ def _only(config: Config, section: str) -> dict[str, Any]:
     return {"env": config.env, "seed": config.seed, section: settings[section]}
 
 
-def _stage(folder: Path, made_from: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> str:
-    """Do a stage unless its marker says that it is done; return its key."""
+def _dynamics(config: Config) -> dict[str, Any]:
+    """Return the settings of the models of the dynamics, where imagined rollouts depend on them."""
+    return {"dynamics": config.dynamics.model_dump(mode="json")} if config.imagine.refined else {}
+
+
+def _stage(
+    folder: Path,
+    made_from: Mapping[str, Any],
+    work: Callable[[], Mapping[str, Any]],
+    together: bool = False,
+) -> str:
+    """Do a stage unless its marker says that it is done; return its key.
+
+    Only the main process decides and marks; `together` says that all processes have to do the work.
+    """
     stage = Stage(folder, made_from)
-    if not stage.done():
+    todo = not stage.done()
+    processes.wait()  # nobody begins, let alone finishes, before all have looked
+    if todo and processes.main():
         stage.begin()
+    processes.wait()
+    if todo and (together or processes.main()):
         began = time.monotonic()
-        stage.finish(work(), time.monotonic() - began)
+        result = work()
+        if processes.main():
+            stage.finish(result, time.monotonic() - began)
+    processes.wait()
     return stage.key

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from kalm import processes
+
 LINE_SHARE = 0.1  # a plain line after this share of the work ...
 LINE_SECONDS = (2.0, 30.0)  # ... but never sooner than the first and never later than the second
 
@@ -30,7 +32,13 @@ def silent(n: int = 1, *, resumed: bool = False, **fields: Any) -> None:
 
 @contextmanager
 def track(description: str, total: int) -> Iterator[Advance]:
-    """Yield the `advance` of work with `total` items; shows count, rate in items/s, time left and fields."""
+    """Yield the `advance` of work with `total` items; shows count, rate in items/s, time left and fields.
+
+    Of several processes only the main one shows.
+    """
+    if not processes.main():
+        yield silent
+        return
     meter = _Meter(description, total)
     with _bar(meter) if sys.stderr.isatty() else _lines(meter) as advance:
         yield advance

@@ -7,6 +7,7 @@ holds the fingerprint of what the stage was made from.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -27,11 +28,14 @@ from kalm.errors import KalmError
 # Names inside a run folder.
 SETTINGS = "config.json"
 REAL, GROUNDED, IMAGINED, POLICIES = "real", "grounded", "imagined", "policies"
-EVALUATION, REPORT = "evaluation", "report"
+INSPECTION, EVALUATION, REPORT = "inspection", "evaluation", "report"
+RAW, DYNAMICS = "raw", "dynamics"  # inside IMAGINED, where rollouts are refined
 ROWS = "rows.csv"
+INSPECTED = "inspect.json"
 STAGES = {
     "collect": REAL,
     "ground": GROUNDED,
+    "inspect": INSPECTION,
     "imagine": IMAGINED,
     "train": POLICIES,
     "evaluate": EVALUATION,
@@ -59,17 +63,37 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed."""
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed.
+
+    A folder cannot be renamed onto a full one, so the old folder steps aside for a moment. A kill in that
+    moment leaves it aside; whoever reads a folder that is replaced in this way calls `recover_folder` first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    recover_folder(path)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
     try:
         yield temporary
         temporary.chmod(0o755)
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, _aside(path))
         os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        recover_folder(path)
+
+
+def recover_folder(path: Path) -> None:
+    """Undo what a kill left of an `atomic_folder`: the old folder comes back unless the new one is there."""
+    for unfinished in path.parent.glob(f".{glob.escape(path.name)}.new.*"):
+        shutil.rmtree(unfinished)
+    old = _aside(path)
+    if old.exists() and path.exists():
+        shutil.rmtree(old)
+    elif old.exists():
+        os.replace(old, path)
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -7,7 +7,7 @@ A goal is kept free of any world: a kind and named slots. What kinds and slots e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -110,6 +110,24 @@ class Instruction:
 
 
 @dataclass(frozen=True)
+class Entity:
+    """A thing of the world that has a name and numbers of its own in the state.
+
+    Attributes:
+        name: what people call it, e.g. ``"red ball"``.
+        columns: its state numbers; every entity of a world has equally many, in the same order.
+        kind: entities of one kind obey the same physics, e.g. ``"ball"``.
+        actions: discrete actions that act on this entity; the i-th does to it what the i-th of another
+            entity does to that one.
+    """
+
+    name: str
+    columns: tuple[int, ...]
+    kind: str = ""
+    actions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class WorldSpec:
     """What the rooms downstream need to know of a world.
 
@@ -119,6 +137,7 @@ class WorldSpec:
         action_kind: ``"discrete"`` (one integer) or ``"continuous"`` (vector in [-1, 1]).
         action_size: number of actions, or length of the action vector.
         horizon: largest number of actions in an episode.
+        entities: the named things that states are made of; none: states are one vector of numbers.
     """
 
     name: str
@@ -126,6 +145,7 @@ class WorldSpec:
     action_kind: Literal["discrete", "continuous"]
     action_size: int
     horizon: int
+    entities: tuple[Entity, ...] = ()
 
     @property
     def state_size(self) -> int:
@@ -140,12 +160,17 @@ class WorldSpec:
             "action_kind": self.action_kind,
             "action_size": self.action_size,
             "horizon": self.horizon,
+            "entities": [asdict(entity) for entity in self.entities],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorldSpec:
         """Inverse of `to_json`."""
-        return cls(**{**data, "state_names": tuple(data["state_names"])})
+        entities = tuple(
+            Entity(item["name"], tuple(item["columns"]), item["kind"], tuple(item["actions"]))
+            for item in data["entities"]
+        )
+        return cls(**{**data, "state_names": tuple(data["state_names"]), "entities": entities})
 
 
 @dataclass(frozen=True)
@@ -165,3 +190,4 @@ class Rollout:
     rewards: np.ndarray  # (T,) float32
     success: bool
     source: Source
+    weight: float = 1.0  # how much it counts in training

@@ -38,6 +38,10 @@ class CorridorJudge:
         return other
 
 
+def starts(seeds):
+    return np.array([np.random.default_rng(int(seed)).uniform(-0.3, 0.3, 2) for seed in seeds])
+
+
 class CorridorSimulator:
     def __init__(self, n):
         self.states = np.zeros((n, 2))
@@ -46,9 +50,8 @@ class CorridorSimulator:
         return np.arange(len(self.states)) if rows is None else rows
 
     def reset(self, seeds, rows=None):
-        rows = self._rows(rows)
-        self.states[rows] = [np.random.default_rng(int(seed)).uniform(-0.3, 0.3, 2) for seed in seeds]
-        return self.states[rows].copy()
+        self.set_states(starts(seeds), rows)
+        return starts(seeds)
 
     def set_states(self, states, rows=None):
         self.states[self._rows(rows)] = states
@@ -92,3 +95,6 @@ class Corridor:
 
     def expert(self, noise):
         return CorridorExpert(noise)
+
+    def initial_states(self, seeds):
+        return starts(seeds)

@@ -37,6 +37,7 @@ def _rollout(spec, length, rng):
         rewards=rng.normal(size=length),
         success=bool(rng.integers(2)),
         source=SOURCES[rng.integers(2)],
+        weight=float(rng.choice([0.25, 1.0, 3.0])),
     )
 
 
@@ -53,7 +54,7 @@ def ragged(min_size=0):
 def assert_same(one, other):
     """Same world and the same rollouts in the same order, to the bit."""
     assert one.spec == other.spec and len(one) == len(other)
-    for name in ("lengths", "states", "actions", "rewards", "success", "source"):
+    for name in ("lengths", "states", "actions", "rewards", "success", "source", "weights"):
         a, b = getattr(one, name), getattr(other, name)
         assert a.dtype == b.dtype and a.shape == b.shape, name
         assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), name

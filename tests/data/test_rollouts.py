@@ -1,5 +1,7 @@
 """The columnar set against plain loops over single rollouts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,6 +84,33 @@ def test_one_rollout_by_hand():
     assert len(rollouts.states) == 7
     assert np.array_equal(rollouts[1].states, rollouts.states[3:7])
     assert np.array_equal(rollouts[-1].actions, rollouts.actions[2:5])
+
+
+@given(ragged(min_size=1))
+def test_a_grid_loses_its_padding_and_nothing_else(rollouts):
+    rollouts = replace(
+        rollouts, weights=np.ones(len(rollouts), np.float32), source=np.ones_like(rollouts.source)
+    )
+    n, horizon = len(rollouts), int(rollouts.lengths.max()) + 2
+    states = np.full((n, horizon + 1, rollouts.spec.state_size), np.nan)
+    actions = np.zeros((n, horizon, *rollouts.actions.shape[1:]))
+    rewards = np.full((n, horizon), np.nan)
+    for row, rollout in enumerate(rollouts):
+        count = len(rollout.actions)
+        states[row, : count + 1], rewards[row, :count] = rollout.states, rollout.rewards
+        actions[row, :count] = rollout.actions
+    texts = [rollout.instruction for rollout in rollouts]
+    grid = RolloutSet.from_grid(
+        rollouts.spec, texts, rollouts.lengths, states, actions, rewards, rollouts.success, "imagined"
+    )
+    require_valid(grid)
+    assert_same(grid, rollouts)
+
+
+def test_weights_are_one_unless_given():
+    rollouts = make(SPECS["discrete"], [2, 3])
+    columns = {name: column for name, column in vars_of(rollouts).items() if name != "weights"}
+    assert np.array_equal(RolloutSet(**columns).weights, np.ones(2, np.float32))
 
 
 def test_stats_by_hand():

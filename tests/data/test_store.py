@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_manifest_and_description(tmp_path):
     rollouts = make(SPECS["discrete"], [2, 3])
     store.write(rollouts, tmp_path, {"command": "kalm collect", "seed": 7})
     manifest = json.loads((tmp_path / "dataset.json").read_text())
-    assert (manifest["format_version"], manifest["rollouts"], manifest["transitions"]) == (1, 2, 5)
+    assert (manifest["format_version"], manifest["rollouts"], manifest["transitions"]) == (2, 2, 5)
     assert manifest["shards"] == [
         {
             "file": "shard-00000.parquet",
@@ -101,7 +102,7 @@ def test_broken_manifest(dataset):
     assert "dataset.json cannot be read as JSON" in complaint(dataset)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"format_version": 2}'])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format_version": 3}'])
 def test_unknown_format(dataset, text):
     (dataset / "dataset.json").write_text(text)
     assert "dataset.json: format version" in complaint(dataset)
@@ -188,6 +189,8 @@ def change_column(folder, name, values, kind=None):
             "rollout 1: column 'states' has a number",
         ),
         ("success", [True, False, None], None, "rollout 2: column 'success' is null"),
+        ("weights", [1.0, None, 2.0], None, "rollout 1: column 'weights' is null"),
+        ("weights", [1, 1, 1], pa.int64(), "is int64; this world needs float"),
         ("instruction", ["{}", None, "{}"], None, "rollout 1: column 'instruction' is null"),
         (
             "instruction",
@@ -202,6 +205,15 @@ def test_wrong_columns(dataset, name, values, kind, told):
     change_column(dataset, name, values, kind)
     text = complaint(dataset)
     assert "shard-00000.parquet: " in text and repr(name) in text and told in text
+
+
+def test_a_dataset_of_the_first_version_weighs_nothing(dataset):
+    path, whole = dataset / "shard-00000.parquet", store.read(dataset)
+    pq.write_table(pq.read_table(path).drop_columns(["weights"]), path)
+    change_manifest(dataset, lambda manifest: manifest["shards"][0].update(sha256=file_sha256(path)))
+    assert "column 'weights' is missing" in complaint(dataset)
+    change_manifest(dataset, lambda manifest: manifest.update(format_version=1))
+    assert_same(store.read(dataset), replace(whole, weights=np.ones(3, np.float32)))
 
 
 def test_missing_column(dataset):

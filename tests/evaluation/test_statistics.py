@@ -6,6 +6,7 @@ from kalm.evaluation.statistics import (
     difference,
     pooled,
     rate,
+    root_ratio,
     spread_factor,
     stratified,
     wilson,
@@ -128,3 +129,22 @@ def test_the_share_is_never_outside_its_limits(n):
     for share in (0.0, 1.0):
         low, high = wilson(share, n)
         assert low <= share <= high
+
+
+def test_root_ratio_of_constant_rows_is_certain():
+    found = root_ratio(np.full(20, 8.0), np.full(20, 2.0))
+    assert found is not None and (found.value, found.low, found.high, found.n) == (2.0, 2.0, 2.0, 20)
+
+
+def test_root_ratio_covers_the_truth_about_as_often_as_it_says():
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(100):
+        squares = rng.normal(size=60) ** 2  # root mean square 1
+        found = root_ratio(squares, np.ones(60))
+        assert found is not None
+        inside += found.low <= 1.0 <= found.high
+    assert 85 <= inside <= 100
+
+
+def test_root_ratio_to_nothing_is_none():
+    assert root_ratio(np.ones(3), np.zeros(3)) is None

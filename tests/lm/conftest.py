@@ -1,18 +1,16 @@
-"""Small random language models saved to disk in the Hugging Face layout, and a few real rollouts."""
+"""A grounded model of every family of small random checkpoints, and a few real rollouts."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
+from checkpoints import SPECIAL, write_checkpoint
 
 from kalm import envs
 from kalm.config import CollectConfig, GroundConfig
 from kalm.data.collect import collect
 from kalm.lm import sft
-from kalm.weights import locate
 
 
 @pytest.fixture(scope="session")
@@ -26,40 +24,40 @@ def rollouts(world, tmp_path_factory):
     return collect(world, CollectConfig(rollouts=160, shard=160), 0, folder)
 
 
-@pytest.fixture(scope="session", params=["bert", "llama"])
+@pytest.fixture(scope="session", params=SPECIAL)
 def checkpoint(request, tmp_path_factory) -> Path:
-    """A random model of each family, with the packaged tokenizer."""
-    folder = tmp_path_factory.mktemp(request.param)
-    tokenizer = AutoTokenizer.from_pretrained(locate("minilm"))
-    sizes: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-    }
-    torch.manual_seed(0)
-    if request.param == "bert":
-        model = BertLMHeadModel(BertConfig(vocab_size=len(tokenizer), is_decoder=True, **sizes))
-    else:
-        config = LlamaConfig(
-            vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=256, **sizes
-        )
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """A random model of each family, with a tokenizer that has the special tokens of its family."""
+    return write_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory) -> Path:
+    """A random model of one family, for tests that need no other."""
+    return write_checkpoint("llama", tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture
 def config(checkpoint) -> GroundConfig:
+    return small(checkpoint)
+
+
+@pytest.fixture
+def single(llama) -> GroundConfig:
+    """Settings with one family, for tests that need no other."""
+    return small(llama)
+
+
+def small(backbone: Path) -> GroundConfig:
     return GroundConfig(
-        backbone=str(checkpoint),
+        backbone=str(backbone),
         rows=2,
         row_tokens=128,
         held_out=16,
+        prior_steps=5,
         evaluate_every=1000,
         checkpoint_every=1000,
         match_rollouts=0,
+        explain_rollouts=0,
         body_lr=3e-3,
         new_lr=3e-3,
         precision="float32",
@@ -72,8 +70,8 @@ def model(config, world, rollouts):
     fresh.fit_scales(rollouts)
     # Heads start small; larger ones make different inputs give clearly different outputs.
     with torch.no_grad():
-        for head in (fresh.state_head, fresh.action_head):
-            head.get_parameter("2.weight").mul_(20)
+        for head in (fresh.state_head.layers, fresh.action_head):
+            head.get_submodule(str(len(head) - 1)).get_parameter("weight").mul_(20)
     return fresh
 
 

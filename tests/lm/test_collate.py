@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 
 from kalm.lm import collate
 from kalm.lm.curriculum import Curriculum
-from kalm.lm.sequence import GOAL_ORIENTED, Speller
+from kalm.lm.sequence import GOAL_ORIENTED
 
 
 def speller_of(model):
-    return Speller(model.backbone.tokenizer, model.backbone.context)
+    return model.speller()
 
 
 def as_double(batch):
-    return dataclasses.replace(batch, states=batch.states.double(), bases=batch.bases.double())
+    numbers = ("states", "present_states", "want_states")
+    return dataclasses.replace(batch, **{name: getattr(batch, name).double() for name in numbers})
 
 
 def test_packed_losses_equal_those_of_every_example_alone(model, config, rollouts):
@@ -29,8 +30,7 @@ def test_packed_losses_equal_those_of_every_example_alone(model, config, rollout
         for body in group.bodies:
             alone = as_double(collate.batch([[collate.Group(group.prompt, (body,))]], rollouts, two_way))
             losses = model(alone)
-            for name in sums:
-                answers = int(getattr(alone, f"learn_{name}").sum())
+            for name, answers in zip(losses._fields, alone.answers, strict=True):
                 sums[name] += float(getattr(losses, name)) * answers
                 counts[name] += answers
     assert all(counts.values()), "the batch must hold answers of every kind"
@@ -59,7 +59,7 @@ def test_a_prompt_never_sees_its_body(model, rollouts):
     assert not batch.visible[0, 0, :size, size:].any()
     assert batch.visible[0, 0, :size, :size].all()
     assert batch.visible[0, 0, size:, :size].all()
-    body = 2 * int(rollouts.lengths[0]) + 1
+    body = (2 + speller.entities) * int(rollouts.lengths[0])
     causal = torch.ones(body, body, dtype=torch.bool).tril()
     assert torch.equal(batch.visible[0, 0, size:, size:], causal)
 

@@ -1,11 +1,13 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 
 from kalm.errors import KalmError
 from kalm.lm import collate
-from kalm.lm.generate import imagine
-from kalm.lm.sequence import GOAL_ORIENTED, Speller, Tokens
+from kalm.lm.generate import GREEDY, Sampling, imagine
+from kalm.lm.sequence import GOAL_ORIENTED, Tokens
 
 
 def same(one, two):
@@ -17,7 +19,7 @@ def same(one, two):
 
 def test_cached_decoding_equals_reading_the_whole_sequence_again(model, world, rows):
     result = imagine(model, world, rows, range(len(rows)), horizon=6)
-    speller = Speller(model.backbone.tokenizer, model.backbone.context)
+    speller = model.speller()
     assert result.rollouts.lengths.max() > 1
     for index, rollout in enumerate(result.rollouts):
         length = len(rollout.actions)
@@ -25,6 +27,7 @@ def test_cached_decoding_equals_reading_the_whole_sequence_again(model, world, r
             int(result.rollouts.state_starts[index]),
             int(result.rollouts.action_starts[index]),
             length,
+            speller.entities,
             learn=True,
         )
         prompt = speller.goal_prompt(rows[index].text, GOAL_ORIENTED)
@@ -33,27 +36,54 @@ def test_cached_decoding_equals_reading_the_whole_sequence_again(model, world, r
         )
         with torch.inference_mode():
             hidden = model.body(model.embed(batch).double(), batch.visible, batch.position)[0, len(prompt) :]
-            actions = model.action_head(hidden[0:-1:2]).argmax(-1)
-            states = model.next_states(hidden[1::2], torch.from_numpy(rollout.states[:-1]).double())
+            block = speller.entities + 2
+            actions = model.action_head(hidden[block - 2 :: block]).argmax(-1)
+            now = torch.from_numpy(rollout.states[:-1]).double()
+            states = model.next_states(hidden[block - 1 :: block], now, torch.from_numpy(rollout.actions))
         assert np.array_equal(actions.numpy(), rollout.actions)
         assert np.allclose(states.numpy(), rollout.states[1:], atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_batch_size_changes_nothing(model, world, rows, temperature):
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, state_noise=0.3)])
+def test_the_batch_size_changes_nothing(model, world, rows, sampling):
     seeds = range(100, 100 + len(rows))
-    whole = imagine(model, world, rows, seeds, horizon=6, temperature=temperature)
-    single = imagine(model, world, rows, seeds, horizon=6, temperature=temperature, batch=1)
+    whole = imagine(model, world, rows, seeds, horizon=6, sampling=sampling)
+    single = imagine(model, world, rows, seeds, horizon=6, sampling=sampling, batch=1)
     same(whole.rollouts, single.rollouts)
 
 
 def test_temperature_gives_other_actions_for_other_seeds(model, world, rows):
     one, two = (
-        imagine(model, world, rows[:1] * 8, s, horizon=2, temperature=5.0).rollouts
+        imagine(model, world, rows[:1] * 8, s, horizon=2, sampling=Sampling(temperature=5.0)).rollouts
         for s in (range(8), range(8, 16))
     )
     assert len(set(one.actions.tolist())) > 2
     assert one.actions.tolist() != two.actions.tolist()
+
+
+def test_noise_shakes_only_what_moves(model, world, rows):
+    with torch.no_grad():
+        layers = model.state_head.layers
+        layers[-1].weight.zero_()
+        layers[-1].bias[10:] = torch.tensor([1.0, -1, -1, -1, -1])
+    found = imagine(
+        model, world, rows[:1] * 4, range(4), horizon=1, sampling=Sampling(state_noise=0.5)
+    ).rollouts
+    change = found.states[found.before + 1] - found.states[found.before]
+    assert np.unique(change[:, 0]).size == 4
+    assert (change[:, 2:] == 0).all()
+
+
+def test_two_models_share_the_work_and_one_model_as_both_changes_nothing(model, world, rows):
+    plain = imagine(model, world, rows, range(len(rows)), horizon=5).rollouts
+    twin = deepcopy(model)
+    same(plain, imagine(model, world, rows, range(len(rows)), horizon=5, actor=twin).rollouts)
+    with torch.no_grad():
+        twin.action_head[-1].weight.zero_()
+        twin.action_head[-1].bias.zero_()
+        twin.action_head[-1].bias[7] = 1
+    acted = imagine(model, world, rows, range(len(rows)), horizon=5, actor=twin).rollouts
+    assert (acted.actions == 7).all()
 
 
 def test_verdicts_lengths_and_rewards_are_the_worlds(model, world, rows):
@@ -79,7 +109,7 @@ def test_rollouts_start_where_the_instruction_or_the_seed_says(model, world, row
 
 def test_rollouts_that_are_not_finite_are_dropped_and_counted(model, world, rows):
     with torch.no_grad():
-        model.state_head[2].bias[0] = float("nan")
+        model.state_head.layers[-1].bias[0] = float("nan")
     result = imagine(model, world, rows, range(len(rows)), horizon=3)
     assert result.dropped == len(rows) and len(result.rollouts) == 0
 

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from kalm.data.rollouts import RolloutSet
+from kalm.lm import backbone as backbones
 from kalm.lm import collate
-from kalm.lm.sequence import GOAL_ORIENTED, Speller
+from kalm.lm.grounded import GroundedLM
+from kalm.lm.modules import Design
+from kalm.lm.sequence import GOAL_ORIENTED
 from kalm.types import Rollout
 
 
@@ -25,16 +28,21 @@ def one_step(model, world):
     )
 
 
+@pytest.fixture
+def backbone(checkpoint):
+    return backbones.load(str(checkpoint))
+
+
 def losses(model, rollouts):
-    speller = Speller(model.backbone.tokenizer, model.backbone.context)
+    speller = model.speller()
     example = speller.generation(rollouts, 0, GOAL_ORIENTED)
     return model(collate.batch([[collate.group([example])]], rollouts, model.backbone.two_way_prompt))
 
 
-def silence(head):
+def silence(layers):
     with torch.no_grad():
-        head[2].weight.zero_()
-        head[2].bias.zero_()
+        layers[-1].weight.zero_()
+        layers[-1].bias.zero_()
 
 
 def test_equal_logits_cost_log_forty(model, one_step):
@@ -43,20 +51,52 @@ def test_equal_logits_cost_log_forty(model, one_step):
     assert float(losses(model, one_step).action) == pytest.approx(math.log(40), abs=1e-5)
 
 
-def test_predicting_no_change_costs_the_scaled_change_squared(model, one_step):
-    model = model.float()
-    silence(model.state_head)
-    model.change_std.fill_(0.05)
+def test_predicting_no_change_costs_the_scaled_change_squared(backbone, world, one_step):
+    model = GroundedLM(backbone, world.spec, Design(still_gate=False, state_prior=False))
+    silence(model.state_head.layers)
+    model.scales.change.fill_(0.05)
     # One of ten numbers changes by 0.1, that is 2 scales: 2^2 / 10.
     assert float(losses(model, one_step).state) == pytest.approx(0.4, abs=1e-5)
 
 
-def test_absolute_target_costs_the_scaled_state_squared(model, one_step):
-    model = model.float()
-    silence(model.state_head)
-    model.state_target = "absolute"
-    model.mean.zero_()
-    model.std.fill_(0.2)
+def test_with_the_gate_only_what_moves_costs_and_the_gate_itself(backbone, world, one_step):
+    model = GroundedLM(backbone, world.spec, Design(state_prior=False))
+    silence(model.state_head.layers)
+    model.scales.change.fill_(0.05)
+    with torch.no_grad():
+        model.state_head.layers[-1].bias[0:10] = 1.0  # every number is said to change by one scale
+        model.state_head.layers[-1].bias[10] = 3.0  # the first ball's gate
+    # The red ball moves: ((2 - 1)^2 + (0 - 1)^2) / 10; the others' wrong changes cost nothing.
+    # Gates: one open at logit 3 and right, four undecided.
+    gates = (math.log(1 + math.exp(-3)) + 4 * math.log(2)) / 5
+    assert float(losses(model, one_step).state) == pytest.approx(0.2 + gates, abs=1e-5)
+
+
+def test_a_shut_gate_leaves_an_entity_exactly_where_it_is(backbone, world):
+    model = GroundedLM(backbone, world.spec, Design(state_prior=False))
+    silence(model.state_head.layers)
+    with torch.no_grad():
+        model.state_head.layers[-1].bias[0:10] = 1.0
+        model.state_head.layers[-1].bias[10:] = torch.tensor([1.0, -1, -1, -1, -1])
+    model.scales.change.fill_(0.05)
+    present = torch.full((1, 10), 0.3)
+    after = model.next_states(torch.zeros(1, backbone.width), present, torch.tensor([0]))[0]
+    assert torch.allclose(after[:2], torch.tensor([0.35, 0.35]))
+    assert torch.equal(after[2:], present[0, 2:])
+
+
+def test_the_prior_alone_speaks_at_first(backbone, world):
+    model = GroundedLM(backbone, world.spec, Design())
+    present, actions = torch.rand(4, 10), torch.tensor([0, 9, 18, 39])
+    said = model.next_states(torch.rand(4, backbone.width), present, actions)
+    assert torch.allclose(said, model.state_head.prior.next_states(present, actions), atol=1e-6)
+
+
+def test_absolute_target_costs_the_scaled_state_squared(backbone, world, one_step):
+    model = GroundedLM(backbone, world.spec, Design("absolute", still_gate=False, state_prior=False))
+    silence(model.state_head.layers)
+    model.scales.mean.zero_()
+    model.scales.std.fill_(0.2)
     # s1 = (0.1, 0, ...): (0.1 / 0.2)^2 / 10.
     assert float(losses(model, one_step).state) == pytest.approx(0.025, abs=1e-5)
 

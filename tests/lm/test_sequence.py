@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from kalm.errors import KalmError
-from kalm.lm.sequence import ACTION, GENERATION, GOAL_ORIENTED, STATE, TEXT, Speller
+from kalm.lm.sequence import ACTION, ENTITY, GENERATION, GOAL_ORIENTED, NOTHING, STATE, TEXT, Tokens
 
 
 @pytest.fixture
 def speller(model):
-    return Speller(model.backbone.tokenizer, model.backbone.context)
+    return model.speller()
 
 
 def words(speller, tokens):
@@ -17,30 +17,42 @@ def words(speller, tokens):
 def test_generation_asks_for_everything_after_the_first_state(speller, rollouts):
     example = speller.generation(rollouts, 3, GENERATION)
     length = int(rollouts.lengths[3])
-    text = rollouts[3].instruction.text.rstrip(".").lower()
-    assert f"goal : {text}" in words(speller, example.prompt).replace(" ?", "?").replace(":", " :").replace(
-        "  ", " "
-    )
-    assert example.body.kind.tolist() == [STATE, *[ACTION, STATE] * length]
-    assert example.body.learn.tolist() == [False] + [True] * (2 * length)
+    text = rollouts[3].instruction.text.rstrip(".")
+    assert f"Goal: {text}." in words(speller, example.prompt)
+    assert example.body.kind.tolist() == [STATE, ACTION] * length
+    assert example.body.asks.tolist() == [ACTION, STATE] * length
     start = rollouts.state_starts[3]
-    assert example.body.value[0::2].tolist() == list(range(start, start + length + 1))
-    assert not example.prompt.learn.any()
+    assert example.body.value[0::2].tolist() == list(range(start, start + length))
+    assert example.body.answer[0::2].tolist() == example.body.value[1::2].tolist()
+    assert example.body.answer[1::2].tolist() == list(range(start + 1, start + length + 1))
+    assert (example.prompt.asks == NOTHING).all()
+
+
+def test_entity_tokens_stand_before_their_state_and_ask_for_nothing():
+    tokens = Tokens.rollout(first_state=7, first_action=4, length=2, entities=3, learn=True)
+    assert tokens.kind.tolist() == [ENTITY] * 3 + [STATE, ACTION] + [ENTITY] * 3 + [STATE, ACTION]
+    assert tokens.value.tolist() == [21, 22, 23, 7, 4, 24, 25, 26, 8, 5]
+    assert tokens.asks.tolist() == [NOTHING] * 3 + [ACTION, STATE] + [NOTHING] * 3 + [ACTION, STATE]
+    assert tokens.answer.tolist() == [0, 0, 0, 4, 8, 0, 0, 0, 5, 9]
+    told = Tokens.rollout(first_state=7, first_action=4, length=1, entities=1)
+    assert told.kind.tolist() == [ENTITY, STATE, ACTION, ENTITY, STATE]
+    assert (told.asks == NOTHING).all()
 
 
 def test_explanation_asks_for_the_words_and_an_end(speller, rollouts):
     example = speller.explanation(rollouts, 3)
-    answer = example.body.value[example.body.learn]
+    asking = np.flatnonzero(example.body.asks == TEXT)
+    answer = example.body.answer[asking]
     assert answer[-1] == speller.end
-    assert speller.tokenizer.decode(answer[:-1]) == rollouts[3].instruction.text.lower()
-    assert (example.body.kind[example.body.learn] == TEXT).all()
+    assert speller.tokenizer.decode(answer[:-1]) == rollouts[3].instruction.text
+    assert asking.tolist() == list(range(asking[0], len(example.body)))
+    assert example.body.value[asking[1:]].tolist() == answer[:-1].tolist()
 
 
 def test_dynamics_asks_for_one_next_state(speller, rollouts):
     example = speller.dynamics(rollouts, 3, 0)
-    learnt = np.flatnonzero(example.body.learn)
-    assert learnt.tolist() == [len(example.body) - 1]
-    assert example.body.value[0] + 1 == example.body.value[-1]
+    assert np.flatnonzero(example.body.asks == STATE).tolist() == [len(example.body) - 1]
+    assert example.body.value[0] + 1 == example.body.answer[-1]
 
 
 def test_a_goal_longer_than_the_context_is_refused(speller):

@@ -5,7 +5,6 @@ import torch
 from kalm.errors import KalmError
 from kalm.lm import grounded, sft
 from kalm.lm.curriculum import Curriculum
-from kalm.lm.sequence import Speller
 from kalm.runs import read_metrics
 
 
@@ -18,8 +17,8 @@ def test_losses_fall(config, world, rollouts, tmp_path):
     run(long, world, rollouts, tmp_path)
     rows = [row for row in read_metrics(tmp_path) if "train/text" in row]
     for name in ("text", "state", "action"):
-        first, last = rows[0][f"train/{name}"], np.mean([row[f"train/{name}"] for row in rows[-3:]])
-        assert last < first, name
+        losses = [row[f"train/{name}"] for row in rows if row[f"train/{name}"] > 0]  # 0: no such answer
+        assert np.mean(losses[-3:]) < losses[0], name
 
 
 class Stop(Exception):
@@ -33,8 +32,8 @@ def test_a_stopped_training_resumes_to_the_same_weights(config, world, rollouts,
     from contextlib import contextmanager
 
     @contextmanager
-    def stopping(steps):
-        assert steps > 8
+    def stopping(description, steps):
+        assert steps > 8 or description != "ground"
         done = [0]
 
         def advance(n=1, **fields):
@@ -77,24 +76,25 @@ def test_too_few_rollouts_are_refused(config, world, rollouts, tmp_path):
 
 def test_every_rollout_gives_one_example_of_each_task(config, world, rollouts):
     model = sft.fresh(config, world, 0, "cpu")
-    speller = Speller(model.backbone.tokenizer, model.backbone.context)
+    speller = model.speller()
     curriculum = Curriculum(rollouts, speller, config, 0)
-    assert curriculum.examples() == 3 * len(rollouts)
+    assert curriculum.examples() == dict.fromkeys(("generation", "explanation", "dynamics"), len(rollouts))
     ablated = config.model_copy(update={"dynamics": 0.0, "explanation": 0.5})
-    assert Curriculum(rollouts, speller, ablated, 0).examples() == round(1.5 * len(rollouts))
+    counts = Curriculum(rollouts, speller, ablated, 0).examples()
+    assert counts == {"generation": len(rollouts), "explanation": len(rollouts) // 2}
 
 
 def test_a_saved_model_gives_the_same_losses(model, config, rollouts, tmp_path):
     from kalm.lm import collate
 
     model = model.float()
-    speller = Speller(model.backbone.tokenizer, model.backbone.context)
+    speller = model.speller()
     rows = Curriculum(rollouts, speller, config, 0).groups(0)
     batch = collate.batch(rows, rollouts, model.backbone.two_way_prompt)
     model.save(tmp_path / "model")
     loaded = grounded.load(tmp_path / "model")
     assert loaded.spec == model.spec
-    for name, value in vars(model(batch)).items():
+    for name, value in model(batch)._asdict().items():
         assert torch.allclose(value, getattr(loaded(batch), name), atol=1e-6)
 
 
@@ -109,7 +109,7 @@ def test_a_damaged_model_is_refused(model, tmp_path):
 
 
 def test_frozen_parts_do_not_move(config, world, rollouts, tmp_path):
-    frozen = config.model_copy(update={"body_lr": 0.0})
+    frozen = config.model_copy(update={"tuning": "frozen"})
     before = sft.fresh(frozen, world, 0, "cpu")
     after = run(frozen, world, rollouts, tmp_path)
     for (name, one), two in zip(

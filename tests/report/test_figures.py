@@ -3,16 +3,24 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from kalm import envs
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Label
 from kalm.evaluation.statistics import rate
-from kalm.report.figures import Curve, grounding_curves, policy_curves, quality_bars, success_bars
+from kalm.report.figures import (
+    Curve,
+    ability_curves,
+    loss_curves,
+    policy_curves,
+    quality_bars,
+    success_bars,
+)
 from kalm.report.films import Film, Filmstrip, film, filmstrip
 from kalm.report.scores import Score
-from kalm.report.style import DARK, PRINT, color_of
+from kalm.report.style import DARK, LEVEL_COLORS, PRINT, color_of
 from kalm.types import Goal, Instruction, Rollout
 
 
@@ -59,9 +67,9 @@ def test_curves():
         {"step": 1, "train/text": 2.0, "train/gradient_norm": 1.0},
         {"step": 2, "train/text": 1.0, "match/seen": 0.5},
     ]
-    drawn = grounding_curves(rows, PRINT)
-    assert drawn != grounding_curves(rows[:1], PRINT)
-    assert grounding_curves([{"step": 1, "train/body_lr": 1.0}]) is None and grounding_curves([]) is None
+    drawn = loss_curves(rows, PRINT)
+    assert drawn != loss_curves(rows[:1], PRINT)
+    assert loss_curves([{"step": 1, "train/body_lr": 1.0}]) is None and loss_curves([]) is None
     other = [{"step": 1, "train/text": 1.0}, {"step": 2, "train/text": 1.5}]
     curves = [Curve(Label("BC", "bc", False, 0), other), Curve(Label("BC+KALM", "bc", True, 0), rows)]
     one, both = (picture(policy_curves(part, PRINT)) for part in (curves[1:], curves))
@@ -71,7 +79,19 @@ def test_curves():
 
 
 def test_a_metric_that_reaches_zero_or_is_constant():
-    assert grounding_curves([{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}])
+    assert loss_curves([{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}])
+
+
+def test_abilities_have_a_panel_per_family_and_leave_losses_out():
+    rows = [
+        {"step": step, "train/text": 2.0, "held_out/dynamics_state": 1.0, "match/seen": 0.1 * step}
+        for step in (1, 2)
+    ]
+    one = picture(ability_curves(rows, PRINT))
+    assert ability_curves([{"step": 1, "train/text": 2.0}]) is None
+    more = [{**row, "explanation/seen_prompt": 0.5, "dynamics/model": 0.03} for row in rows]
+    assert picture(ability_curves(more, PRINT)).shape[1] > 1.5 * one.shape[1]
+    assert near(one, to_rgb(LEVEL_COLORS["seen"])) > 100
 
 
 def test_film_shows_first_and_last_state():

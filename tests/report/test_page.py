@@ -4,6 +4,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from kalm.evaluation.effects import Effect
+from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode, Label
 from kalm.evaluation.statistics import rate
@@ -35,7 +37,9 @@ def full():
         rows=episodes("BC", 10) + episodes("BC+KALM", 30),
         imagined={"easy": quality},
         real={"seen": quality},
-        grounding=[{"step": 1, "train/text": 2.0}, {"step": 2, "train/text": 1.0}],
+        grounding=[{"step": 1, "train/text": 2.0}, {"step": 2, "train/text": 1.0, "match/seen": 0.5}],
+        inspection=Inspection({"easy": quality}, {}, {"seen_prompt": {"all": rate(3, 9)}}, {}),
+        effects=[Effect(NASTY, 0, "match/easy", 0.5, 10)],
         training=[Curve(Label("BC", "bc", False, 0), [{"step": 1, "loss": 1.0}])],
         filmstrips=[Filmstrip(NASTY, "easy", (Film(NASTY, (frame,), (0,), True),))],
         config={"env": "clevr", "note": NASTY},
@@ -75,7 +79,7 @@ def test_page_stands_alone_and_is_escaped(report):
     page = Seen((report / "report.html").read_text("utf-8"))
     assert page.open == [] and "script" not in page.tags and "link" not in page.tags
     assert all(link.startswith(("data:image/", "#")) for link in page.links)
-    assert page.tags.count("img") == 5 and page.tags.count("source") == 4  # the filmstrip serves both themes
+    assert page.tags.count("img") == 6 and page.tags.count("source") == 5  # the filmstrip serves both themes
     assert NASTY in page.text
     assert "url(" not in (report / "report.html").read_text("utf-8")
 
@@ -89,7 +93,7 @@ def test_page_links_lead_to_sections(report):
 def test_markdown_pictures_are_beside_it(report):
     text = (report / "report.md").read_text("utf-8")
     named = re.findall(r"\]\((figures/[^)]+)\)", text)
-    assert len(named) == 5 and all((report / name).read_bytes().startswith(b"\x89PNG") for name in named)
+    assert len(named) == 6 and all((report / name).read_bytes().startswith(b"\x89PNG") for name in named)
     assert "<script>" not in text.split("```")[0]
 
 
@@ -126,6 +130,9 @@ def test_missing_parts_are_named(tmp_path):
         "No rollouts were imagined",
         "No filmstrips",
         "was not grounded",
+        "Nothing was measured while",
+        "was not inspected",
+        "No table of effects",
         "No policy was trained",
         "Neither settings nor versions",
     ):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,27 @@ def test_draws_are_uniform_within_each_part(sets, encoder):
     for drawn, part in zip((60_000, 20_000), np.split(counts, [sets[0].transitions]), strict=True):
         expected = drawn / len(part)
         assert np.abs(part - expected).max() < 5 * np.sqrt(expected)
+
+
+def weighted(part, weights):
+    return replace(part, weights=np.resize(np.asarray(weights, np.float32), len(part)))
+
+
+def test_draws_are_in_proportion_to_weights(sets, encoder):
+    parts = weighted(sets[0], [1, 3, 0.5]), weighted(sets[1], [2, 0.1])
+    buffer = build(parts, encoder, mix=0.25)
+    counts = np.bincount(buffer.draw(80_000), minlength=buffer.transition_count)
+    found = np.split(counts, [sets[0].transitions])
+    for drawn, part, got in zip((60_000, 20_000), parts, found, strict=True):
+        shares = np.array([part.weights[owner] for owner in part.owner], float)
+        expected = drawn * shares / shares.sum()
+        assert np.abs(got - expected).max() < 5 * np.sqrt(expected.max())
+        assert (np.abs(got - expected) < 5 * np.sqrt(expected) + 1).all()
+
+
+def test_equal_weights_change_no_draw(sets, encoder):
+    even = build(sets, encoder).draw(64)
+    np.testing.assert_array_equal(even, build((weighted(sets[0], 2), weighted(sets[1], 5)), encoder).draw(64))
 
 
 def test_tensors_and_arrays_are_the_same_draw(sets, encoder):

@@ -34,6 +34,7 @@ def layout(spec: WorldSpec, rollouts: int, transitions: int) -> dict[str, tuple[
         "which": ((rollouts,), np.int32),
         "success": ((rollouts,), np.bool_),
         "source": ((rollouts,), np.int8),
+        "weights": ((rollouts,), np.float32),
         "states": ((transitions + rollouts, spec.state_size), np.float32),
         "actions": ((transitions,), np.int64) if discrete else ((transitions, spec.action_size), np.float32),
         "rewards": ((transitions,), np.float32),
@@ -71,7 +72,10 @@ def _indices(rollouts: RolloutSet) -> None:
 
 
 def _numbers(rollouts: RolloutSet) -> None:
-    spec, states, actions = rollouts.spec, rollouts.states, rollouts.actions
+    spec, states, actions, weights = rollouts.spec, rollouts.states, rollouts.actions, rollouts.weights
+    # NaN is not above 0 either.
+    bad = ~(weights > 0) | _not_finite(weights)
+    _reject(bad, np.arange(len(rollouts)), "weights", weights, "finite numbers above 0")
     _reject(_not_finite(states), rollouts.state_owner, "states", states, "finite numbers")
     _reject(_not_finite(actions), rollouts.owner, "actions", actions, "finite numbers")
     _reject(_not_finite(rollouts.rewards), rollouts.owner, "rewards", rollouts.rewards, "finite numbers")

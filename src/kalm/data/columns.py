@@ -8,6 +8,7 @@
     rewards       list<float>                   T
     success       bool
     source        dictionary<string>            a name of `kalm.types.SOURCES`
+    weights       float                         how much it counts in training; missing in format version 1
 
 Nothing is done per row in Python. A file from elsewhere can carry the right types and still hold nulls: they
 are refused at every depth. The error names the rollout and the column.
@@ -45,11 +46,11 @@ class InstructionTable:
         return self.seen[line]
 
 
-def schema(spec: WorldSpec) -> pa.Schema:
-    """Return the column types for a world."""
+def schema(spec: WorldSpec, weighted: bool = True) -> pa.Schema:
+    """Return the column types for a world; files of format version 1 are not `weighted`."""
     category = pa.dictionary(pa.int32(), pa.string())
     action = pa.int64() if spec.action_kind == "discrete" else pa.list_(pa.float32(), spec.action_size)
-    return pa.schema(
+    columns = pa.schema(
         {
             "instruction": category,
             "states": pa.list_(pa.list_(pa.float32(), spec.state_size)),
@@ -59,6 +60,7 @@ def schema(spec: WorldSpec) -> pa.Schema:
             "source": category,
         }
     )
+    return columns.append(pa.field("weights", pa.float32())) if weighted else columns
 
 
 def to_table(rollouts: RolloutSet) -> pa.Table:
@@ -71,20 +73,24 @@ def to_table(rollouts: RolloutSet) -> pa.Table:
         _ragged(rollouts.rewards, rollouts.lengths),
         pa.array(rollouts.success),
         pa.DictionaryArray.from_arrays(pa.array(rollouts.source.astype(np.int32)), pa.array(SOURCES)),
+        pa.array(rollouts.weights),
     ]
     return pa.Table.from_arrays(columns, schema=schema(rollouts.spec))
 
 
 def from_table(
-    table: pa.Table, spec: WorldSpec, instructions: InstructionTable, path: Path
+    table: pa.Table, spec: WorldSpec, instructions: InstructionTable, path: Path, weighted: bool = True
 ) -> dict[str, np.ndarray]:
     """Return the array columns of a `RolloutSet`; instructions are added to the shared table.
+
+    Rollouts of a table that is not `weighted` have the weight 1.
 
     Raises:
         KalmError: a column is missing, has another type, or a row is no rollout; names `path`.
     """
-    _require_types(table.schema, schema(spec), path)
-    arrays = {name: table[name].combine_chunks() for name in schema(spec).names}
+    wanted = schema(spec, weighted)
+    _require_types(table.schema, wanted, path)
+    arrays = {name: table[name].combine_chunks() for name in wanted.names}
     flat, counts = {}, {}
     for name in ("states", "actions", "rewards"):
         flat[name], counts[name] = _flat(arrays[name], name, path)
@@ -98,7 +104,13 @@ def from_table(
         **flat,
         "success": arrays["success"].to_numpy(zero_copy_only=False).astype(bool),
         "source": _codes(arrays["source"], _source, path, "source").astype(np.int8),
+        "weights": _weights(arrays["weights"], path) if weighted else np.ones(len(lengths), np.float32),
     }
+
+
+def _weights(column: pa.FloatArray, path: Path) -> np.ndarray:
+    _reject(_nulls(column), path, "weights", "is null")
+    return column.to_numpy()
 
 
 def _ragged(flat: np.ndarray, counts: np.ndarray) -> pa.ListArray:

@@ -18,8 +18,9 @@ from kalm.data.checks import layout
 from kalm.data.rollouts import RolloutSet
 from kalm.data.score import score
 from kalm.envs.base import World
+from kalm.envs.starts import initial_states
 from kalm.errors import KalmError
-from kalm.types import SOURCES, Instruction
+from kalm.types import Instruction
 
 MAX_EPISODES = 200  # per rollout; an expert that never reaches its goal would keep us here forever
 
@@ -72,11 +73,8 @@ class _Lanes:
     def begin(self, rows: np.ndarray) -> None:
         """Start an episode in these rows, at the instruction's own initial state where it has one."""
         seeds = self.rng.integers(2**63, size=len(rows))
-        states = self.simulator.reset(seeds, rows)
-        given = np.array([self.instructions[row].state is not None for row in rows], dtype=bool)
-        if given.any():
-            states[given] = [self.instructions[row].state for row in rows[given]]
-            self.simulator.set_states(states[given], rows[given])
+        states = initial_states(self.world, [self.instructions[row] for row in rows], seeds)
+        self.simulator.set_states(states, rows)
         self.states[rows, 0] = states
         self.lengths[rows] = 0
         self.episodes[rows] += 1
@@ -99,19 +97,16 @@ class _Lanes:
 
     def rollouts(self) -> RolloutSet:
         """Drop the padding; rewards and success are still empty."""
-        table: dict[Instruction, int] = {}
-        which = [table.setdefault(instruction, len(table)) for instruction in self.instructions]
-        steps, n = np.arange(self.world.spec.horizon + 1), len(self.lengths)
-        return RolloutSet(
-            spec=self.world.spec,
-            instructions=tuple(table),
-            which=np.array(which, dtype=np.int32),
-            lengths=self.lengths,
-            states=self.states[steps <= self.lengths[:, None]],
-            actions=self.actions[steps[:-1] < self.lengths[:, None]],
-            rewards=np.zeros(self.lengths.sum(), dtype=np.float32),
-            success=np.zeros(n, dtype=bool),
-            source=np.full(n, SOURCES.index("real"), dtype=np.int8),
+        n, horizon = self.actions.shape[:2]
+        return RolloutSet.from_grid(
+            self.world.spec,
+            self.instructions,
+            self.lengths,
+            self.states,
+            self.actions,
+            rewards=np.zeros((n, horizon), np.float32),
+            success=np.zeros(n, bool),
+            source="real",
         )
 
     def _require_hope(self, rows: np.ndarray) -> None:

@@ -9,18 +9,22 @@ last action is kept, because without it the last transition would be lost.
     states   s0   s1   s2   ...  sT | s0  s1 ...       sum(T_i) + N rows
     actions     a0   a1   ...  a(T-1) |  a0 ...        sum(T_i) rows
     rewards     r0   r1   ...  r(T-1) |  r0 ...        sum(T_i) rows
+
+Each rollout has a weight, 1 unless it was given another: training draws its transitions in proportion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from kalm.types import SOURCES, Instruction, Rollout, WorldSpec
+from kalm.types import SOURCES, Instruction, Rollout, Source, WorldSpec
+
+EVEN = np.ones(0, np.float32)  # stands for: every rollout has the weight 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class RolloutSet:
         rewards: (sum(T),) float32.
         success: (N,) bool, the last transition reaches the goal.
         source: (N,) int8 index into `kalm.types.SOURCES`.
+        weights: (N,) float32 above 0, how much each rollout counts in training; all 1 by default.
     """
 
     spec: WorldSpec
@@ -48,6 +53,11 @@ class RolloutSet:
     rewards: np.ndarray  # (sum(T),) float32
     success: np.ndarray  # (N,) bool
     source: np.ndarray  # (N,) int8
+    weights: np.ndarray = field(default_factory=lambda: EVEN)  # (N,) float32
+
+    def __post_init__(self) -> None:
+        if self.weights is EVEN:
+            object.__setattr__(self, "weights", np.ones(len(self.lengths), np.float32))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -62,6 +72,7 @@ class RolloutSet:
             rewards=self.rewards[first : first + count],
             success=bool(self.success[index]),
             source=SOURCES[self.source[index]],
+            weight=float(self.weights[index]),
         )
 
     def __iter__(self) -> Iterator[Rollout]:
@@ -134,6 +145,7 @@ class RolloutSet:
             rewards=self.rewards[actions],
             success=self.success[rows],
             source=self.source[rows],
+            weights=self.weights[rows],
         )
 
     def cut(self, lengths: np.ndarray) -> RolloutSet:
@@ -179,6 +191,48 @@ class RolloutSet:
         return replace(self, rewards=rewards.astype(np.float32), success=success.astype(bool))
 
     @classmethod
+    def from_grid(
+        cls,
+        spec: WorldSpec,
+        instructions: Sequence[Instruction],
+        lengths: np.ndarray,
+        states: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        success: np.ndarray,
+        source: Source,
+    ) -> RolloutSet:
+        """Drop the padding of N episodes that were recorded side by side, H actions at most.
+
+        Args:
+            spec: their world.
+            instructions: N instructions, repeats allowed.
+            lengths: (N,) number of actions; what lies behind is dropped.
+            states: (N, H + 1, S).
+            actions: (N, H) or (N, H, A).
+            rewards: (N, H).
+            success: (N,) bool.
+            source: where all of them come from.
+        """
+        table: dict[Instruction, int] = {}
+        which = [table.setdefault(instruction, len(table)) for instruction in instructions]
+        used = np.arange(actions.shape[1]) < lengths[:, None]  # (N, H)
+        visited = np.arange(states.shape[1]) <= lengths[:, None]  # (N, H + 1)
+        return cls(
+            spec=spec,
+            instructions=tuple(table),
+            which=np.array(which, dtype=np.int32),
+            lengths=lengths.astype(np.int32),
+            states=states[visited].astype(np.float32, copy=False),
+            actions=actions[used].astype(
+                np.int64 if spec.action_kind == "discrete" else np.float32, copy=False
+            ),
+            rewards=rewards[used].astype(np.float32, copy=False),
+            success=success.astype(bool),
+            source=np.full(len(lengths), SOURCES.index(source), dtype=np.int8),
+        )
+
+    @classmethod
     def from_rollouts(cls, spec: WorldSpec, rollouts: Sequence[Rollout]) -> RolloutSet:
         """Build a set from single rollouts (small sets and tests)."""
         table: dict[Instruction, int] = {}
@@ -200,6 +254,7 @@ class RolloutSet:
             ),
             success=np.array([rollout.success for rollout in rollouts], dtype=bool),
             source=np.array([SOURCES.index(rollout.source) for rollout in rollouts], dtype=np.int8),
+            weights=np.array([rollout.weight for rollout in rollouts], dtype=np.float32),
         )
 
     @classmethod
@@ -219,7 +274,7 @@ class RolloutSet:
             which=np.concatenate(which),
             **{
                 name: np.concatenate([getattr(part, name) for part in parts])
-                for name in ("lengths", "states", "actions", "rewards", "success", "source")
+                for name in ("lengths", "states", "actions", "rewards", "success", "source", "weights")
             },
         )
 

@@ -35,6 +35,31 @@ def until_success(rollouts: RolloutSet, world: World) -> RolloutSet:
     return score(rollouts.cut(lengths), world)
 
 
+def one_step(rollouts: RolloutSet, world: World) -> tuple[np.ndarray, np.ndarray]:
+    """Verdicts on the action, and on the change of state alone, of the M rollouts of one-step goals.
+
+    The verdict on a one-step goal looks at the action, so a rollout can do the right thing and show the wrong
+    outcome, or the reverse.
+
+    Returns:
+        (M,) bool each, in the order of the rollouts.
+    """
+    judge = world.judge([instruction.goal for instruction in rollouts.instructions])
+    rows = np.flatnonzero(judge.one_step[rollouts.which])
+    judge, first = judge.take(rollouts.which[rows]), rollouts.action_starts[rows]
+    before, actions, after = (part[first] for part in transitions(rollouts))
+    return judge.success(before, actions, after), judge.reached(before, after)
+
+
+def violated(rollouts: RolloutSet, world: World) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Find what is impossible after actions: measure -> (N,) rollouts with any, (sum(T),) states with it."""
+    flags = world.violations(rollouts.states[rollouts.before + 1])
+    return {
+        name: (np.bincount(rollouts.owner[found], minlength=len(rollouts)) > 0, found)
+        for name, found in flags.items()
+    }
+
+
 def transitions(rollouts: RolloutSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return states (sum(T), S), actions (sum(T),) or (sum(T), A) and next states (sum(T), S)."""
     return rollouts.states[rollouts.before], rollouts.actions, rollouts.states[rollouts.before + 1]

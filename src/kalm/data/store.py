@@ -1,8 +1,8 @@
 """Rollout sets on disk: a folder of Parquet shards and a manifest, ``dataset.json``.
 
 Unusual: the manifest is written last. A folder without it is unfinished: its shards are whole (each was
-renamed into place), and the work that makes them goes on at the first missing one. Small numbers about a
-shard ("facts", such as episodes run) travel inside the shard, so that totals are right after a stop.
+renamed into place), and the work that makes them goes on at the first missing one. Facts about a shard
+(such as the number of episodes run) travel inside the shard, so that totals are right after a stop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from kalm.errors import KalmError
 from kalm.runs import atomic_write, file_sha256, read_json, versions, write_json
 from kalm.types import WorldSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+UNWEIGHTED = 1  # the format version that had no weights
 MANIFEST = "dataset.json"
 SHARD_ROLLOUTS = 20_000
 
@@ -42,9 +43,9 @@ def write(rollouts: RolloutSet, folder: Path, provenance: Mapping[str, Any]) -> 
 
 
 def write_shard(
-    folder: Path, index: int, rollouts: RolloutSet, facts: Mapping[str, float] | None = None
+    folder: Path, index: int, rollouts: RolloutSet, facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Write one shard atomically, with numbers that its maker wants to find again (`shard_facts`)."""
+    """Write one shard atomically, with JSON-ready facts that its maker wants to find again (`shard_facts`)."""
     note = {"rollouts": len(rollouts), "transitions": rollouts.transitions, "facts": dict(facts or {})}
     table = to_table(rollouts).replace_schema_metadata({_NOTE: json.dumps(note).encode()})
     with atomic_write(shard_path(folder, index)) as temporary:
@@ -61,7 +62,7 @@ def finished_shards(folder: Path) -> set[int]:
     return {int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.parquet")}
 
 
-def shard_facts(folder: Path, index: int) -> dict[str, float]:
+def shard_facts(folder: Path, index: int) -> dict[str, Any]:
     """Return the facts that were given to `write_shard`."""
     return _note(shard_path(folder, index))["facts"]
 
@@ -104,11 +105,13 @@ def read(folder: Path, verify: bool = True) -> RolloutSet:
             the file.
     """
     manifest, spec = read_manifest(folder)
+    weighted = manifest["format_version"] != UNWEIGHTED
     instructions = InstructionTable()
     parts = [from_table(schema(spec).empty_table(), spec, instructions, folder)]
     for shard in manifest["shards"]:
         path = folder / shard["file"]
-        parts.append(from_table(_load(path, shard["sha256"] if verify else None), spec, instructions, path))
+        table = _load(path, shard["sha256"] if verify else None)
+        parts.append(from_table(table, spec, instructions, path, weighted))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return RolloutSet(spec=spec, instructions=tuple(instructions.rows), **columns)
 
@@ -122,8 +125,10 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], WorldSpec]:
     path = folder / MANIFEST
     manifest = read_json(path, "dataset")
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
-        raise KalmError(f"{path}: format version {version!r}; this library reads version {FORMAT_VERSION}.")
+    if version not in (UNWEIGHTED, FORMAT_VERSION):
+        raise KalmError(
+            f"{path}: format version {version!r}; this library reads {UNWEIGHTED} and {FORMAT_VERSION}."
+        )
     try:
         spec = WorldSpec.from_json(manifest["world"])
         for shard in manifest["shards"]:

@@ -13,6 +13,8 @@ import numpy as np
 
 from kalm.types import Goal, Instruction, WorldSpec
 
+TOO_LARGE = "step_too_large"  # see `World.motion`
+
 
 class Judge(Protocol):
     """Verdicts and rewards for N goals, one per row, from states alone (no simulator)."""
@@ -69,6 +71,7 @@ class World(Protocol):
     """An environment with goals: the unit that a plug-in adds (entry point group ``kalm.worlds``)."""
 
     spec: WorldSpec
+    scene: str  # what it is about, in words: completes "you are playing a game of ..."
 
     def suite(self, level: str) -> tuple[Instruction, ...]:
         """All instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
@@ -80,6 +83,10 @@ class World(Protocol):
 
     def judge(self, goals: Sequence[Goal]) -> Judge:
         """Compile goals into arrays for verdicts and rewards."""
+        ...
+
+    def explains(self, text: str, goal: Goal) -> dict[str, bool]:
+        """Whether a sentence says what a goal asks, by keywords: slot -> verdict; empty: not to be judged."""
         ...
 
     def simulator(self, n: int, threads: int = 1) -> Simulator:
@@ -101,7 +108,10 @@ class World(Protocol):
     def motion(
         self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Plausibility of N transitions: measure name -> (N,) float32 (drift, step too large, ...)."""
+        """Plausibility of N transitions: measure name -> (N,) float32 (drift, step too large, ...).
+
+        A measure named `TOO_LARGE` is 1 for transitions that no action can make, else 0.
+        """
         ...
 
     def render(self, state: np.ndarray, size: int = 256) -> np.ndarray:

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from kalm.envs import clevr_physics as physics_of
+from kalm.envs.base import TOO_LARGE
 from kalm.envs.clevr_physics import PHYSICS, ClevrSimulator, Physics
 from kalm.envs.clevr_render import render
 from kalm.envs.experts import ClevrExpert
 from kalm.errors import unknown
 from kalm.goals import clevr as goals_of
-from kalm.goals import suites
+from kalm.goals import keywords, suites
 from kalm.goals.clevr import ACTIONS, BALLS, PUSHES, REWARD_FORMS, RewardForm
-from kalm.types import Goal, Instruction, WorldSpec
+from kalm.types import Entity, Goal, Instruction, WorldSpec
 
 CLOSEST = 0.18  # two centres nearer than this interpenetrate by more than 8 cm
 STILL = 1e-3  # a ball that goes no further has not moved
@@ -32,6 +33,12 @@ SPEC = WorldSpec(
     action_kind="discrete",
     action_size=ACTIONS,
     horizon=50,
+    entities=tuple(
+        Entity(
+            f"{ball} ball", (2 * i, 2 * i + 1), "ball", tuple(range(len(PUSHES) * i, len(PUSHES) * (i + 1)))
+        )
+        for i, ball in enumerate(BALLS)
+    ),
 )
 _PAIRS = np.array(list(combinations(range(len(BALLS)), 2)))  # (10, 2)
 
@@ -46,6 +53,8 @@ class ClevrWorld:
     Raises:
         KalmError: an option has an unknown value.
     """
+
+    scene = "five balls with different colours"
 
     def __init__(self, physics: Physics = "paper", reward: RewardForm = "point") -> None:
         if physics not in PHYSICS:
@@ -67,6 +76,10 @@ class ClevrWorld:
     def judge(self, goals: Sequence[Goal]) -> goals_of.Judge:
         """Compile goals into arrays for verdicts and rewards."""
         return goals_of.Judge(goals, self.reward)
+
+    def explains(self, text: str, goal: Goal) -> dict[str, bool]:
+        """Whether a sentence says what a goal asks: verdicts on object, direction and reference object."""
+        return keywords.explains(text, goal)
 
     def simulator(self, n: int, threads: int = 1) -> ClevrSimulator:
         """Return n tables stepping over this many threads."""
@@ -103,7 +116,7 @@ class ClevrWorld:
         measures = {
             "moving_balls": (lengths > STILL).sum(axis=1),
             "pushed_moves_most": pushed >= lengths.max(axis=1),
-            "step_too_large": ~(lengths <= LONGEST_STEP).all(axis=1),
+            TOO_LARGE: ~(lengths <= LONGEST_STEP).all(axis=1),
         }
         return {name: np.asarray(values, dtype=np.float32) for name, values in measures.items()}
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import Simulator, World
+from kalm.envs.starts import initial_states
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, Label
 from kalm.runs import derive_rng, derive_seed
-from kalm.types import SOURCES, Instruction
+from kalm.types import Instruction
 
 
 class Actor(Protocol):
@@ -126,29 +127,12 @@ def play(
         return record.rollouts()
     simulator = world.simulator(len(instructions), threads)
     try:
-        _run(policy, world, simulator, _start(simulator, world, instructions, seeds), record)
+        states = initial_states(world, instructions, seeds)
+        simulator.set_states(states)
+        _run(policy, world, simulator, states, record)
     finally:
         simulator.close()
     return record.rollouts()
-
-
-def _start(
-    simulator: Simulator, world: World, instructions: Sequence[Instruction], seeds: Sequence[int] | np.ndarray
-) -> np.ndarray:
-    """Bring every episode to its initial state: -> (N, S) float64."""
-    states = np.array(simulator.reset(seeds), dtype=np.float64)
-    given = [row for row, instruction in enumerate(instructions) if instruction.state is not None]
-    for row in given:
-        state = instructions[row].state
-        if state is None or len(state) != world.spec.state_size:
-            raise KalmError(
-                f"instruction {instructions[row].text!r}: its state has {len(state or ())} numbers, "
-                f"the world {world.spec.name!r} has {world.spec.state_size}."
-            )
-        states[row] = state
-    if given:
-        simulator.set_states(states[given], np.array(given))
-    return states
 
 
 def _run(policy: Actor, world: World, simulator: Simulator, states: np.ndarray, record: _Record) -> None:
@@ -215,18 +199,13 @@ class _Record:
         self.success[rows] = success
 
     def rollouts(self) -> RolloutSet:
-        table = {instruction: None for instruction in self.instructions}
-        index = {instruction: place for place, instruction in enumerate(table)}
-        taken = np.arange(self.rewards.shape[1]) < self.lengths[:, None]  # (N, H)
-        visited = np.arange(self.states.shape[1]) <= self.lengths[:, None]  # (N, H+1)
-        return RolloutSet(
-            spec=self.spec,
-            instructions=tuple(table),
-            which=np.array([index[instruction] for instruction in self.instructions], dtype=np.int32),
-            lengths=self.lengths,
-            states=self.states[visited],
-            actions=self.actions[taken],
-            rewards=self.rewards[taken],
-            success=self.success,
-            source=np.full(len(self.lengths), SOURCES.index("real"), dtype=np.int8),
+        return RolloutSet.from_grid(
+            self.spec,
+            self.instructions,
+            self.lengths,
+            self.states,
+            self.actions,
+            self.rewards,
+            self.success,
+            source="real",
         )

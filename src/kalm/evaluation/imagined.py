@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import transitions
+from kalm.data.score import one_step, transitions, violated
 from kalm.envs.base import World
 from kalm.evaluation.statistics import Rate, rate
 from kalm.types import LEVELS
@@ -86,7 +86,7 @@ def measure(rollouts: RolloutSet, world: World) -> Quality:
     """Measure at least one rollout, all levels together."""
     assert len(rollouts) > 0, "nothing to measure"
     before, actions, after = transitions(rollouts)
-    right, changed = _one_step(rollouts, world)
+    right, changed = one_step(rollouts, world)
     return Quality(
         rollouts=len(rollouts),
         length=float(rollouts.lengths.mean()),
@@ -94,28 +94,14 @@ def measure(rollouts: RolloutSet, world: World) -> Quality:
         action_match=_share(right) if len(right) else None,
         change_match=_share(changed) if len(changed) else None,
         violations={
-            name: (_share(_any(flags, rollouts)), float(flags.mean()))
-            for name, flags in world.violations(after).items()
+            name: (_share(rows), float(states.mean()))
+            for name, (rows, states) in violated(rollouts, world).items()
         },
         motion={
             name: float(np.mean(values, dtype=np.float64))
             for name, values in world.motion(before, actions, after).items()
         },
     )
-
-
-def _one_step(rollouts: RolloutSet, world: World) -> tuple[np.ndarray, np.ndarray]:
-    """Verdicts on action and on change of state for the M one-step rollouts: -> (M,), (M,) bool."""
-    judge = world.judge([instruction.goal for instruction in rollouts.instructions])
-    rows = np.flatnonzero(judge.one_step[rollouts.which])
-    judge, first = judge.take(rollouts.which[rows]), rollouts.action_starts[rows]
-    before, actions, after = (part[first] for part in transitions(rollouts))
-    return judge.success(before, actions, after), judge.reached(before, after)
-
-
-def _any(flags: np.ndarray, rollouts: RolloutSet) -> np.ndarray:
-    """Whether a flag is set after any action of each rollout: (sum(T),) -> (N,) bool."""
-    return np.bincount(rollouts.owner[flags], minlength=len(rollouts)) > 0
 
 
 def _share(flags: np.ndarray) -> Rate:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 Z = 1.959963984540054  # two-sided 95 % point of the normal distribution
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,32 @@ class Rate:
     def from_json(cls, data: dict[str, Any]) -> Rate:
         """Inverse of `to_json`."""
         return cls(**{**data, "by_seed": tuple(data["by_seed"])})
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured size (no share) with its 95 % interval.
+
+    Attributes:
+        value: the size.
+        low: lower limit.
+        high: upper limit.
+        n: number of independent draws behind it, such as rollouts.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Estimate:
+        """Inverse of `to_json`."""
+        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -141,3 +168,30 @@ def _limits(means: np.ndarray, limits: np.ndarray, weights: np.ndarray) -> tuple
     reach = weights[:, None] * (limits - means[:, None])  # (L, 2) signed
     down, up = np.minimum(reach, 0), np.maximum(reach, 0)
     return float(total - np.sqrt((down**2).sum())), float(total + np.sqrt((up**2).sum()))
+
+
+def root_ratio(above: np.ndarray, below: np.ndarray) -> Estimate | None:
+    """Return the root of a ratio of sums with its 95 % bootstrap interval.
+
+    For a root mean square, `above` are sums of squares and `below` their numbers; for the ratio of two root
+    mean squares, the sums of squares of either. One row per independent draw (a rollout): rows are resampled
+    whole, because the steps within one are alike.
+
+    Args:
+        above: (N,) not negative.
+        below: (N,) not negative.
+
+    Returns:
+        None where `below` sums to 0.
+    """
+    assert above.shape == below.shape and above.ndim == 1, (above.shape, below.shape)
+    if not below.sum() > 0:
+        return None
+    # Seeded anew: the same rows always get the same interval.
+    rng, n = np.random.default_rng(0), len(above)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)  # (R, N)
+    sums = weights @ np.stack([above, below], axis=1)  # (R, 2)
+    drawn = np.sqrt(sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan))  # (R,)
+    value = float(np.sqrt(above.sum() / below.sum()))
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return Estimate(value, min(float(low), value), max(float(high), value), n)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
-from kalm.lm.sequence import ACTION, STATE, TEXT, Example, Tokens
+from kalm.lm.sequence import ACTION, ENTITY, STATE, TEXT, Example, Tokens
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,23 @@ class Batch:
     text: Tensor  # (n,) token ids
     state_at: Tensor  # (m,) flat index of each state
     states: Tensor  # (m, S)
-    bases: Tensor  # (m, S) the state one step earlier, for predicting changes
+    entity_at: Tensor  # (m * K,) flat index of each entity, state by state
     action_at: Tensor  # (k,) flat index of each action
     actions: Tensor  # (k,) int64 or (k, A) float
-    learn_text: Tensor  # (n,) bool
-    learn_state: Tensor  # (m,) bool
-    learn_action: Tensor  # (k,) bool
+    ask_text_at: Tensor  # (p,) flat index of each token that asks for a word
+    want_text: Tensor  # (p,) token ids
+    ask_state_at: Tensor  # (q,) flat index of each token that asks for a state
+    present_states: Tensor  # (q, S) the state one step earlier
+    taken_actions: Tensor  # (q,) int64 or (q, A) float, the action taken there
+    want_states: Tensor  # (q, S)
+    ask_action_at: Tensor  # (r,) flat index of each token that asks for an action
+    want_actions: Tensor  # (r,) int64 or (r, A) float
     tokens: int  # without padding
+
+    @property
+    def answers(self) -> tuple[int, int, int]:
+        """Numbers of words, states and actions that are asked for."""
+        return len(self.want_text), len(self.want_states), len(self.want_actions)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
@@ -93,16 +103,19 @@ def pack(lengths: Sequence[int], row_tokens: int, open_rows: int = 16) -> list[l
     return rows
 
 
-def batch(rows: Sequence[Sequence[Group]], rollouts: RolloutSet, two_way_prompt: bool) -> Batch:
+def batch(
+    rows: Sequence[Sequence[Group]], rollouts: RolloutSet, two_way_prompt: bool, least_width: int = 0
+) -> Batch:
     """Return the tensors of these rows; numbers are fetched from the rollout set here.
 
     Args:
         rows: the groups of each row.
         rollouts: the set that state and action rows point into.
         two_way_prompt: prompt tokens also see later tokens of the same prompt.
+        least_width: rows are padded to at least this length, for a model compiled for it.
     """
     laid = [_lay_out(row) for row in rows]
-    width = max(len(tokens) for tokens, *_ in laid)
+    width = max(least_width, *(len(tokens) for tokens, *_ in laid))
 
     def grid(columns: Iterable[np.ndarray], fill: int) -> np.ndarray:
         out = np.full((len(laid), width), fill, dtype=np.int64)  # (B, L)
@@ -145,22 +158,27 @@ def _lay_out(row: Sequence[Group]) -> tuple[Tokens, np.ndarray, np.ndarray, np.n
 
 
 def _columns(tokens: Tokens, offsets: np.ndarray, rollouts: RolloutSet) -> dict[str, Tensor]:
-    at = {kind: np.flatnonzero(tokens.kind == kind) for kind in (TEXT, STATE, ACTION)}
-    state_rows = tokens.value[at[STATE]]
-    # A first state has no earlier one, but it is never learnt either, so its base does not matter.
-    bases = np.maximum(state_rows - 1, 0)
-    return {
-        "text_at": torch.from_numpy(offsets[at[TEXT]]),
-        "text": torch.from_numpy(tokens.value[at[TEXT]]),
-        "state_at": torch.from_numpy(offsets[at[STATE]]),
-        "states": torch.from_numpy(rollouts.states[state_rows]),
-        "bases": torch.from_numpy(rollouts.states[bases]),
-        "action_at": torch.from_numpy(offsets[at[ACTION]]),
-        "actions": torch.from_numpy(rollouts.actions[tokens.value[at[ACTION]]]),
-        "learn_text": torch.from_numpy(tokens.learn[at[TEXT]]),
-        "learn_state": torch.from_numpy(tokens.learn[at[STATE]]),
-        "learn_action": torch.from_numpy(tokens.learn[at[ACTION]]),
+    at = {kind: np.flatnonzero(tokens.kind == kind) for kind in (TEXT, STATE, ACTION, ENTITY)}
+    ask = {kind: np.flatnonzero(tokens.asks == kind) for kind in (TEXT, STATE, ACTION)}
+    want = tokens.answer[ask[STATE]]
+    columns = {
+        "text_at": offsets[at[TEXT]],
+        "text": tokens.value[at[TEXT]],
+        "state_at": offsets[at[STATE]],
+        "states": rollouts.states[tokens.value[at[STATE]]],
+        "entity_at": offsets[at[ENTITY]],
+        "action_at": offsets[at[ACTION]],
+        "actions": rollouts.actions[tokens.value[at[ACTION]]],
+        "ask_text_at": offsets[ask[TEXT]],
+        "want_text": tokens.answer[ask[TEXT]],
+        "ask_state_at": offsets[ask[STATE]],
+        "present_states": rollouts.states[want - 1],
+        "taken_actions": rollouts.actions[want - 1 - rollouts.state_owner[want]],
+        "want_states": rollouts.states[want],
+        "ask_action_at": offsets[ask[ACTION]],
+        "want_actions": rollouts.actions[tokens.answer[ask[ACTION]]],
     }
+    return {name: torch.from_numpy(column) for name, column in columns.items()}
 
 
 def _visible(groups: Tensor, bodies: Tensor, positions: Tensor, two_way_prompt: bool) -> Tensor:

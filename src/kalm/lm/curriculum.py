@@ -7,6 +7,7 @@ training of any size starts at once, and one that resumes finds the very batch t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 
 from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
-from kalm.lm import collate
+from kalm.errors import KalmError
+from kalm.lm import collate, phrases
 from kalm.lm.collate import Group
 from kalm.lm.sequence import PROMPTS, Speller
 from kalm.runs import derive_rng
@@ -30,7 +32,7 @@ class _Planned:
 
     task: str
     rollouts: tuple[int, ...]
-    variant: tuple[Any, ...]  # prompt template, or the step of each rollout
+    variant: tuple[Any, ...]  # prompt template, the step of each rollout, or a text and how it goes on
     tokens: int
 
 
@@ -43,24 +45,45 @@ class Curriculum:
         self.steps_per_epoch = max(1, len(self._rows(0)) // config.rows)
         self.steps = max(1, round(config.epochs * self.steps_per_epoch))
 
-    def groups(self, step: int) -> list[list[Group]]:
-        """Return the rows of one step's batch, spelled."""
+    def groups(self, step: int, part: int = 0, parts: int = 1) -> list[list[Group]]:
+        """Return the rows of one step's batch, spelled; or a part of them, when processes divide the step.
+
+        Raises:
+            KalmError: the batch has fewer rows than parts.
+        """
+        if self.config.rows < parts:
+            raise KalmError(
+                f"a batch of {self.config.rows} rows cannot be divided into {parts} parts (processes times "
+                "ground.accumulate). Raise ground.rows, or use fewer."
+            )
         epoch, at = divmod(step, self.steps_per_epoch)
-        rows = self._rows(epoch)[at * self.config.rows : (at + 1) * self.config.rows]
+        rows = self._rows(epoch)
+        # An epoch may pack into fewer rows than the first did; its last batch is filled from its front.
+        first, last = at * self.config.rows, (at + 1) * self.config.rows
+        rows = [rows[row % len(rows)] for row in range(first + part, last, parts)]
         return [[self._spell(planned) for planned in row] for row in rows]
 
     def tokens(self) -> int:
         """Tokens of the first epoch, without padding."""
         return sum(planned.tokens for row in self._rows(0) for planned in row)
 
-    def examples(self) -> int:
-        """Examples of the first epoch."""
-        return sum(len(planned.rollouts) for row in self._rows(0) for planned in row)
+    def examples(self) -> Counter[str]:
+        """Examples of the first epoch, per task."""
+        counts: Counter[str] = Counter()
+        for row in self._rows(0):
+            for planned in row:
+                counts[planned.task] += max(1, len(planned.rollouts))  # a replayed text has none
+        return counts
 
     def _rows(self, epoch: int) -> list[list[_Planned]]:
         if self._epoch[0] != epoch:
             rng = derive_rng(self.seed, "ground", epoch)
-            groups = [*self._generation(rng), *self._explanation(rng), *self._dynamics(rng)]
+            groups = [
+                *self._generation(rng),
+                *self._explanation(rng),
+                *self._dynamics(rng),
+                *self._replay(derive_rng(self.seed, "ground", epoch, "replay")),
+            ]
             groups = [groups[i] for i in rng.permutation(len(groups))]
             packed = collate.pack([group.tokens for group in groups], self.config.row_tokens)
             order = rng.permutation(len(packed))
@@ -77,9 +100,8 @@ class Curriculum:
                 part = same[first : first + SHARED_GOAL]
                 template = list(PROMPTS.values())[int(rng.integers(len(PROMPTS)))]
                 text = self.rollouts.instructions[self.rollouts.which[part[0]]].text
-                tokens = len(self.speller.goal_prompt(text, template)) + int(
-                    (2 * self.rollouts.lengths[part] + 1).sum()
-                )
+                steps = int(self.rollouts.lengths[part].sum())
+                tokens = len(self.speller.goal_prompt(text, template)) + (self.speller.entities + 2) * steps
                 groups.append(_Planned("generation", tuple(part.tolist()), (template,), tokens))
         return groups
 
@@ -104,6 +126,15 @@ class Curriculum:
             len(example.prompt),
             [(int(s),) for s in steps],
         )
+
+    def _replay(self, rng: np.random.Generator) -> list[_Planned]:
+        groups = []
+        for _ in range(round(self.config.text_replay * len(self.rollouts))):
+            text, answer = phrases.translation(rng)
+            example = self.speller.replay(text, answer)
+            tokens = len(example.prompt) + len(example.body)
+            groups.append(_Planned("replay", (), (text, answer), tokens))
+        return groups
 
     def _share(
         self,
@@ -137,6 +168,8 @@ class Curriculum:
             ]
         elif planned.task == "explanation":
             examples = [self.speller.explanation(self.rollouts, i) for i in planned.rollouts]
+        elif planned.task == "replay":
+            examples = [self.speller.replay(*planned.variant)]
         else:
             pairs = zip(planned.rollouts, planned.variant, strict=True)
             examples = [self.speller.dynamics(self.rollouts, i, step) for i, step in pairs]

@@ -26,7 +26,8 @@ from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import Judge, World
 from kalm.errors import KalmError
 from kalm.lm.grounded import GroundedLM, autocast
-from kalm.lm.sequence import PROMPTS, Speller
+from kalm.lm.reading import Reading
+from kalm.lm.sequence import PROMPTS
 from kalm.types import SOURCES, Instruction
 
 # Rows leave the cache in bulk: selecting rows copies it, so it must pay.
@@ -39,11 +40,37 @@ class Imagined:
 
     Attributes:
         rollouts: the finite rollouts, in the order asked for.
-        dropped: number of rollouts left out because a state was not finite.
+        finite: which of those asked for they are; the others had a state that was not finite.
     """
 
     rollouts: RolloutSet
-    dropped: int
+    finite: np.ndarray  # (N,) bool
+
+    @property
+    def dropped(self) -> int:
+        """Number of rollouts that were left out."""
+        return int((~self.finite).sum())
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a rollout is drawn; without temperature and noise every choice is the likeliest.
+
+    Attributes:
+        temperature: of discrete actions; 0 takes the best.
+        state_noise: normal noise on what changes in a state, in units of its usual change.
+    """
+
+    temperature: float = 0.0
+    state_noise: float = 0.0
+
+    @property
+    def random(self) -> bool:
+        """Whether two samples of one goal can differ."""
+        return self.temperature > 0 or self.state_noise > 0
+
+
+GREEDY = Sampling()
 
 
 @torch.inference_mode()
@@ -56,8 +83,10 @@ def imagine(
     prompt: str = "goal-oriented",
     horizon: int | None = None,
     batch: int = 512,
-    temperature: float = 0.0,
+    sampling: Sampling = GREEDY,
     precision: str = "auto",
+    actor: GroundedLM | None = None,
+    starts: np.ndarray | None = None,
     advance: Callable[[int], Any] | None = None,
 ) -> Imagined:
     """Decode one rollout per instruction (repeat an instruction for more).
@@ -70,34 +99,37 @@ def imagine(
         prompt: ``goal-oriented`` or ``generation``.
         horizon: largest number of actions; None takes the world's.
         batch: rows decoded together.
-        temperature: of discrete actions; 0 takes the best.
+        sampling: how actions and states are drawn.
         precision: see `GroundConfig.precision`.
+        actor: a second model that chooses the actions while `model` gives the states; None: `model` both.
+        starts: (N, S) initial states; None: as said at `instructions`.
         advance: called with the number of finished rollouts.
 
     Raises:
         KalmError: the model was grounded in another world, or goal and horizon do not fit its context.
     """
-    if model.spec != world.spec:
-        raise KalmError(
-            f"the model was grounded in {model.spec.name!r}, which is not this world {world.spec.name!r}."
-        )
-    speller = Speller(model.backbone.tokenizer, model.backbone.context)
+    actor = actor or model
+    for part in (model, actor):
+        if part.spec != world.spec:
+            raise KalmError(
+                f"the model was grounded in {part.spec.name!r}, which is not this world {world.spec.name!r}."
+            )
     horizon = horizon or world.spec.horizon
     seeds = np.asarray(seeds)
-    states = _initial_states(world, instructions, seeds)
-    parts, dropped = [], 0
+    states = _initial_states(world, instructions, seeds) if starts is None else starts
+    parts, broken = [], []
     for first in range(0, len(instructions), batch):
         rows = slice(first, min(first + batch, len(instructions)))
         decoding = _Decoding(
-            model, world, instructions[rows], states[rows], seeds[rows], horizon, temperature
+            model, world, instructions[rows], states[rows], seeds[rows], horizon, sampling, actor
         )
         with autocast(model.device, precision):
-            decoding.run(speller, PROMPTS[prompt])
+            decoding.run(PROMPTS[prompt])
         parts.append(decoding.rollouts())
-        dropped += int(decoding.broken.sum())
+        broken.append(decoding.broken)
         if advance:
             advance(rows.stop - rows.start)
-    return Imagined(RolloutSet.concat(parts), dropped)
+    return Imagined(RolloutSet.concat(parts), ~np.concatenate(broken))
 
 
 class _Decoding:
@@ -111,12 +143,15 @@ class _Decoding:
         states: np.ndarray,
         seeds: np.ndarray,
         horizon: int,
-        temperature: float,
+        sampling: Sampling,
+        actor: GroundedLM,
     ) -> None:
         n, spec = len(instructions), world.spec
-        self.model, self.instructions, self.temperature = model, instructions, temperature
+        self.model, self.actor, self.instructions = model, actor, instructions
+        self.horizon, self.sampling = horizon, sampling
         self.judge: Judge = world.judge([instruction.goal for instruction in instructions])
-        dtype = model.mean.numpy(force=True).dtype
+        dtype = model.scales.mean.numpy(force=True).dtype
+        self.spread = sampling.state_noise * model.scales.change.numpy(force=True)  # (S,)
         shape = (n, horizon) if spec.action_kind == "discrete" else (n, horizon, spec.action_size)
         self.states = np.zeros((n, horizon + 1, spec.state_size), dtype)  # (N, H + 1, S)
         self.states[:, 0] = states
@@ -125,72 +160,50 @@ class _Decoding:
         self.lengths = np.zeros(n, np.int32)  # (N,)
         self.success = np.zeros(n, bool)  # (N,)
         self.broken = np.zeros(n, bool)  # (N,)
-        self.noise = _gumbel(seeds, horizon, spec.action_size) if temperature > 0 else None
+        self.gumbel = _noise(seeds, 0, (horizon, spec.action_size)) if sampling.temperature else None
+        self.normal = _noise(seeds, 1, (horizon, spec.state_size)) if sampling.state_noise else None
 
-    def run(self, speller: Speller, template: str) -> None:
+    def run(self, template: str) -> None:
         """Decode all rows to their ends."""
-        rows = np.arange(len(self.instructions))  # rows still in the cache
+        readings = {id(model): self._open(model, template) for model in (self.model, self.actor)}
+        actor, dreamer = readings[id(self.actor)], readings[id(self.model)]
+        rows = np.arange(len(self.instructions))  # rows that are still read
         alive = np.ones(len(rows), bool)
-        cache, visible, position = self._prefill(speller, template)
-        for step in range(self.states.shape[1] - 1):
+        for step in range(self.horizon):
             now = torch.from_numpy(self.states[rows, step]).to(self.model.device)  # (n, S)
-            hidden, visible = self._append(self.model.state_vectors(now), cache, visible, position + 2 * step)
-            actions = self._actions(self.model.action_head(hidden), rows, step)
-            hidden, visible = self._append(
-                self.model.embed_action(actions), cache, visible, position + 2 * step + 1
-            )
-            alive &= self._record(rows, step, actions, self.model.next_states(hidden, now), alive)
+            seen = {name: r.read(r.model.state_tokens(now)) for name, r in readings.items()}
+            actions = self._actions(self.actor.action_head(seen[id(actor.model)]), rows, step)
+            seen = {name: r.read(r.model.embed_action(actions)[:, None]) for name, r in readings.items()}
+            after = self.model.next_states(seen[id(dreamer.model)], now, actions)
+            alive &= self._record(rows, step, actions, after, alive)
             if not alive.any():
                 return
             if alive.mean() <= 1 - DROP_SHARE:
-                keep = torch.from_numpy(np.flatnonzero(alive)).to(self.model.device)
-                cache.batch_select_indices(keep)
-                visible, position, rows = visible[keep], position[keep], rows[alive]
-                alive = np.ones(len(rows), bool)
+                for reading in readings.values():
+                    reading.keep(np.flatnonzero(alive))
+                rows, alive = rows[alive], np.ones(int(alive.sum()), bool)
 
-    def _prefill(self, speller: Speller, template: str) -> tuple[Any, Tensor, Tensor]:
-        """Read each distinct goal once: cache, the columns that each row sees (N, P), and lengths (N, 1)."""
-        from transformers import DynamicCache
-
-        model = self.model
-        texts = {instruction.text: None for instruction in self.instructions}
+    def _open(self, model: GroundedLM, template: str) -> Reading:
+        """Read each distinct goal once."""
+        speller = model.speller()
+        texts = {text: row for row, text in enumerate(dict.fromkeys(i.text for i in self.instructions))}
         prompts = [speller.goal_prompt(text, template).value for text in texts]
         longest = max(map(len, prompts))
-        needed = longest + 2 * (self.states.shape[1] - 1) + 1
+        needed = longest + (model.entities + 2) * self.horizon
         if needed > speller.context:
             raise KalmError(
-                f"a goal of {longest} tokens and {self.states.shape[1] - 1} steps need {needed} positions, "
-                f"the model has {speller.context}. Lower the horizon."
+                f"a goal of {longest} tokens and {self.horizon} steps need {needed} positions, "
+                f"the model has {speller.context}. Lower the horizon (imagine.horizon)."
             )
-        ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])  # (U, P)
-        lengths = torch.tensor([len(prompt) for prompt in prompts])  # (U,)
-        column = torch.arange(longest)
-        real = column < lengths[:, None]  # (U, P)
-        seen = real[:, None, :].expand(-1, longest, -1)  # (U, P, P)
-        if not model.backbone.two_way_prompt:
-            seen = seen & (column[None, :] <= column[:, None])
-        cache = DynamicCache(config=model.lm.config)
-        embedded = model.lm.get_input_embeddings()(ids.to(model.device))
-        position = column.expand(len(prompts), -1).to(model.device)
-        model.body(embedded, seen[:, None].to(model.device), position, cache)
-        number = {text: row for row, text in enumerate(texts)}
-        owner = torch.tensor([number[instruction.text] for instruction in self.instructions])
-        cache.batch_select_indices(owner.to(model.device))
-        return cache, real[owner].to(model.device), lengths[owner, None].to(model.device)
-
-    def _append(
-        self, vectors: Tensor, cache: Any, visible: Tensor, position: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Feed one token per row: (n, D) -> hidden states (n, D) and the grown visibility (n, K)."""
-        visible = torch.cat([visible, visible.new_ones(len(visible), 1)], dim=1)
-        hidden = self.model.body(vectors[:, None], visible[:, None, None, :], position, cache)
-        return hidden[:, 0], visible
+        return Reading(
+            model, prompts, np.array([texts[instruction.text] for instruction in self.instructions])
+        )
 
     def _actions(self, output: Tensor, rows: np.ndarray, step: int) -> Tensor:
         if self.model.spec.action_kind == "continuous":
             return output.clamp(-1, 1)
-        if self.noise is not None:
-            output = output / self.temperature + torch.from_numpy(self.noise[rows, step]).to(output)
+        if self.gumbel is not None:
+            output = output / self.sampling.temperature + torch.from_numpy(self.gumbel[rows, step]).to(output)
         return output.argmax(dim=-1)
 
     def _record(
@@ -200,7 +213,10 @@ class _Decoding:
         mine = rows[alive]
         before = self.states[mine, step]
         self.actions[mine, step] = actions.numpy(force=True)[alive]
-        new = after.to(self.model.mean.dtype).numpy(force=True)[alive]
+        new = after.to(self.model.scales.mean.dtype).numpy(force=True)[alive]
+        if self.normal is not None:
+            # What stands still is not shaken: the model is sure of that.
+            new += (new != before) * self.spread * self.normal[mine, step]
         broken = ~np.isfinite(new).all(axis=1)
         new[broken] = before[broken]
         self.states[mine, step + 1] = new
@@ -221,7 +237,7 @@ class _Decoding:
         used = step[None, :-1] < lengths[:, None]  # (n, H)
         table: dict[Instruction, int] = {}
         which = [table.setdefault(instruction, len(table)) for instruction in self.instructions]
-        all_kept = RolloutSet(
+        return RolloutSet(
             spec=self.model.spec,
             instructions=tuple(table),
             which=np.array(which, np.int32)[kept],
@@ -232,7 +248,6 @@ class _Decoding:
             success=self.success[kept],
             source=np.full(len(lengths), SOURCES.index("imagined"), np.int8),
         )
-        return all_kept
 
 
 def _initial_states(world: World, instructions: Sequence[Instruction], seeds: np.ndarray) -> np.ndarray:
@@ -247,8 +262,9 @@ def _initial_states(world: World, instructions: Sequence[Instruction], seeds: np
     return states
 
 
-def _gumbel(seeds: np.ndarray, horizon: int, size: int) -> np.ndarray:
-    """Noise that turns argmax into sampling, from each row's own seed: (N, H, actions) float32."""
-    return np.stack([np.random.default_rng(seed).gumbel(size=(horizon, size)) for seed in seeds]).astype(
+def _noise(seeds: np.ndarray, kind: int, shape: tuple[int, int]) -> np.ndarray:
+    """Noise from each row's own seed: (N, *shape) float32; kind 0 turns argmax into sampling, 1 is normal."""
+    draws = [np.random.default_rng([kind, seed]) for seed in seeds.tolist()]
+    return np.stack([rng.normal(size=shape) if kind else rng.gumbel(size=shape) for rng in draws]).astype(
         np.float32
     )

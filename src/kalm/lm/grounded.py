@@ -4,18 +4,16 @@ Text keeps the model's own embedding and head. Four small modules are new: state
 embedding E_A in front of the transformer, state head O_S and action head O_A behind it. What is produced at a
 token is read from the hidden state of the token before it, as for text.
 
-The state head predicts the *change* of the state, scaled to unit size (default), because most of a state
-stays as it is; predicting absolute states, as the paper does, is `state_target: absolute`.
+What the new modules are made of, and where they leave the paper, is in `kalm.lm.modules`.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,18 +21,23 @@ from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
-from kalm.lm import backbone as backbones
+from kalm.lm import tuning
 from kalm.lm.backbone import Backbone
 from kalm.lm.collate import Batch
+from kalm.lm.modules import Design, Scales, StateHead, embedding, entity_embedding, mlp
+from kalm.lm.sequence import Speller
 from kalm.runs import atomic_folder, read_json, write_json
 from kalm.types import WorldSpec
 
-FORMAT = 1
+FORMAT = 2
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Mean losses over the answers of a batch; a term without answers is 0."""
+class Losses(NamedTuple):
+    """Mean losses over the answers of a batch (`Batch.answers` counts them); a term without answers is 0.
+
+    Every term is a plain mean, so that parts of a batch weighed by their share of its answers add up to the
+    whole (`kalm.lm.sft`). A tuple, because what shards or replicates a model looks for its outputs in tuples.
+    """
 
     text: Tensor  # cross-entropy per word
     state: Tensor  # squared error per state number, in units of the data's own spread
@@ -51,48 +54,48 @@ class GroundedLM(nn.Module):
     Args:
         backbone: the language model.
         spec: the world; sizes of states and actions come from here.
-        state_target: what the state head predicts.
+        design: what the new modules are made of.
+
+    Raises:
+        KalmError: the design asks for entity tokens and the world names no entities.
     """
 
-    mean: Tensor
-    std: Tensor
-    change_std: Tensor
-
-    def __init__(
-        self, backbone: Backbone, spec: WorldSpec, state_target: Literal["change", "absolute"] = "change"
-    ) -> None:
+    def __init__(self, backbone: Backbone, spec: WorldSpec, design: Design) -> None:
         super().__init__()
+        if design.entity_tokens and not spec.entities:
+            raise KalmError(
+                f"world {spec.name!r} names no entities, so there can be no entity tokens. "
+                "Set ground.entity_tokens=false."
+            )
         self.backbone = backbone
         self.lm = backbone.model
         self.spec = spec
-        self.state_target = state_target
-        width, size = backbone.width, spec.state_size
-        scale = float(backbone.model.get_input_embeddings().weight.detach().std())
-        self.embed_state = _embedding(nn.Linear(size, width), width, scale)
+        self.design = design
+        self.entities = len(spec.entities) if design.entity_tokens else 0
+        width = backbone.width
+        scale = backbone.scale
         discrete = spec.action_kind == "discrete"
         first = nn.Embedding(spec.action_size, width) if discrete else nn.Linear(spec.action_size, width)
-        self.embed_action = _embedding(first, width, scale)
-        self.state_head = _head(width, size)
-        self.action_head = _head(width, spec.action_size)
-        self.register_buffer("mean", torch.zeros(size))  # (S,)
-        self.register_buffer("std", torch.ones(size))  # (S,)
-        self.register_buffer("change_std", torch.ones(size))  # (S,)
+        self.scales = Scales(spec)
+        self.embed_state = embedding(nn.Linear(spec.state_size, width), width, scale)
+        self.embed_action = embedding(first, width, scale)
+        self.state_head = StateHead(width, spec, design)
+        self.action_head = mlp(width, width, spec.action_size)
+        if self.entities:
+            self.embed_entities = entity_embedding(backbone, spec, scale)
 
     def fit_scales(self, rollouts: RolloutSet) -> None:
         """Take the scales of states and of their changes from real data."""
-        changes = rollouts.states[rollouts.before + 1] - rollouts.states[rollouts.before]
-        for buffer, value in (
-            (self.mean, rollouts.states.mean(0)),
-            (self.std, rollouts.states.std(0) + 1e-6),
-            # Root mean square, not deviation: a change of zero must stay zero.
-            (self.change_std, np.sqrt((changes**2).mean(0)) + 1e-6),
-        ):
-            buffer.copy_(torch.from_numpy(np.asarray(value, dtype=np.float32)))
+        self.scales.fit(rollouts)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.mean.device
+        return self.scales.mean.device
+
+    def speller(self) -> Speller:
+        """Return what spells sequences for this model."""
+        return Speller(self.backbone.tokenizer, self.backbone.context, self.entities)
 
     def forward(self, batch: Batch) -> Losses:
         """Losses on the answers of a batch."""
@@ -101,9 +104,9 @@ class GroundedLM(nn.Module):
             rows * width, -1
         )  # (B*L, D)
         return Losses(
-            text=self._text_loss(hidden[batch.text_at[batch.learn_text] - 1], batch.text[batch.learn_text]),
-            state=self._state_loss(hidden[batch.state_at[batch.learn_state] - 1], batch),
-            action=self._action_loss(hidden[batch.action_at[batch.learn_action] - 1], batch),
+            text=self._text_loss(hidden[batch.ask_text_at], batch.want_text),
+            state=self._state_loss(hidden[batch.ask_state_at], batch),
+            action=self._action_loss(hidden[batch.ask_action_at], batch.want_actions),
         )
 
     def embed(self, batch: Batch) -> Tensor:
@@ -112,69 +115,66 @@ class GroundedLM(nn.Module):
         words = self.lm.get_input_embeddings()(batch.text)  # (n, D)
         out = words.new_zeros(rows * width, self.backbone.width)
         out = out.index_copy(0, batch.text_at, words)
-        out = out.index_copy(0, batch.state_at, self.state_vectors(batch.states).to(out.dtype))
+        tokens = self.state_tokens(batch.states).to(out.dtype)  # (m, K + 1, D)
+        if self.entities:
+            out = out.index_copy(0, batch.entity_at, tokens[:, :-1].flatten(0, 1))
+        out = out.index_copy(0, batch.state_at, tokens[:, -1])
         out = out.index_copy(0, batch.action_at, self.embed_action(batch.actions).to(out.dtype))
         return out.reshape(rows, width, -1)
 
-    def state_vectors(self, states: Tensor) -> Tensor:
-        """E_S: (m, S) -> (m, D)."""
-        return self.embed_state((states - self.mean) / self.std)
+    def state_tokens(self, states: Tensor) -> Tensor:
+        """Embed states as entity tokens, if there are any, and the state token: (m, S) -> (m, K + 1, D)."""
+        numbers = self.scales.normal(states)
+        whole = self.embed_state(numbers)[:, None]  # (m, 1, D)
+        return torch.cat([self.embed_entities(numbers), whole], dim=1) if self.entities else whole
 
     def body(self, embedded: Tensor, visible: Tensor, position: Tensor, cache: Any = None) -> Tensor:
         """Run the transformer: (B, L, D), (B, 1, L, K) bool, (B, L) -> (B, L, D)."""
-        output = self.backbone.body(
-            inputs_embeds=embedded,
-            attention_mask=visible,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        return output.last_hidden_state
+        # Heads are in float32 however the body is stored.
+        return self.backbone.run(embedded, visible, position, cache).to(self.scales.mean.dtype)
 
-    def next_states(self, hidden: Tensor, states: Tensor) -> Tensor:
-        """O_S: hidden states at the last token and present states (m, S) -> predicted next states (m, S)."""
-        raw = self.state_head(hidden)
-        if self.state_target == "change":
-            return states + raw * self.change_std
-        return raw * self.std + self.mean
+    def next_states(self, hidden: Tensor, states: Tensor, actions: Tensor) -> Tensor:
+        """O_S: hidden states at the asking token (m, D), present states (m, S), actions -> (m, S)."""
+        return self.state_head(hidden, states, actions, self.scales)
 
     def _text_loss(self, hidden: Tensor, target: Tensor) -> Tensor:
-        return (
-            F.cross_entropy(_wide(self.backbone.text_head(hidden)), target)
-            if len(target)
-            else hidden.sum() * 0
-        )
+        return _mean(F.cross_entropy(self.backbone.logits(hidden), target, reduction="none"))
 
     def _state_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         if not len(hidden):
             return hidden.sum() * 0
-        states, bases = batch.states[batch.learn_state], batch.bases[batch.learn_state]  # (m, S)
-        change = self.state_target == "change"
-        target = (states - bases) / self.change_std if change else (states - self.mean) / self.std
-        return F.mse_loss(self.state_head(hidden).to(target.dtype), target)
+        return self.state_head.loss(
+            hidden, batch.present_states, batch.taken_actions, batch.want_states, self.scales
+        )
 
-    def _action_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
-        if not len(hidden):
-            return hidden.sum() * 0
-        output, target = self.action_head(hidden), batch.actions[batch.learn_action]
+    def _action_loss(self, hidden: Tensor, target: Tensor) -> Tensor:
+        output = self.action_head(hidden)
         if self.spec.action_kind == "discrete":
-            return F.cross_entropy(_wide(output), target)
-        return F.mse_loss(output.to(target.dtype), target)
+            return _mean(F.cross_entropy(_wide(output), target, reduction="none"))
+        return _mean(F.mse_loss(output.to(target.dtype), target, reduction="none"))
+
+    def _new(self) -> dict[str, Tensor]:
+        """Weights and scales of the new modules; what several modules share stands there once."""
+        once = {name for name, _ in (*self.named_parameters(), *self.named_buffers())}
+        state = self.state_dict()
+        return {k: v.contiguous() for k, v in state.items() if k in once and not k.startswith("lm.")}
 
     def save(self, folder: Path) -> None:
-        """Write a self-contained folder: ``backbone/``, ``modules.safetensors``, ``grounded.json``."""
+        """Write ``backbone/``, ``modules.safetensors`` and ``grounded.json``.
+
+        The folder needs nothing else, except after LoRA or frozen tuning: then the base weights, unchanged,
+        stay where the backbone's name says (`kalm.lm.tuning`).
+        """
         with atomic_folder(folder) as place:
-            self.backbone.save(place / "backbone")
-            new = {k: v for k, v in self.state_dict().items() if not k.startswith("lm.")}
-            save_file(
-                {name: tensor.contiguous() for name, tensor in new.items()}, place / "modules.safetensors"
-            )
+            tuning.save(self.backbone, place / "backbone")
+            save_file(self._new(), place / "modules.safetensors")
             write_json(
                 place / "grounded.json",
                 {
                     "format": FORMAT,
                     "world": self.spec.to_json(),
-                    "state_target": self.state_target,
+                    "design": asdict(self.design),
+                    "backbone": asdict(self.backbone.origin),
                     "two_way_prompt": self.backbone.two_way_prompt,
                 },
             )
@@ -184,20 +184,20 @@ def load(folder: Path | str, device: str = "cpu") -> GroundedLM:
     """Load what `GroundedLM.save` wrote.
 
     Raises:
-        KalmError: not such a folder, or a file in it is missing or damaged.
+        KalmError: not such a folder, a file in it is missing or damaged, or its backbone is another by now.
     """
     folder = Path(folder)
     about = read_json(folder / "grounded.json", "grounded model")
     if about.get("format") != FORMAT:
         raise KalmError(f"{folder}: format {about.get('format')!r} is not known. Known: {FORMAT}.")
-    backbone = backbones.load(str(folder / "backbone"), "prefix" if about["two_way_prompt"] else "causal")
-    model = GroundedLM(backbone, WorldSpec.from_json(about["world"]), about["state_target"])
+    backbone = tuning.load(folder / "backbone", about["backbone"], about["two_way_prompt"])
+    model = GroundedLM(backbone, WorldSpec.from_json(about["world"]), Design(**about["design"]))
     try:
         new = load_file(folder / "modules.safetensors")
-        missing = set(model.load_state_dict(new, strict=False).missing_keys)
+        model.load_state_dict(new, strict=False)
     except Exception as error:
         raise KalmError(f"{folder / 'modules.safetensors'} is damaged: {error}") from None
-    if lost := [name for name in missing if not name.startswith("lm.")]:
+    if lost := model._new().keys() - new.keys():
         raise KalmError(f"{folder / 'modules.safetensors'} lacks {', '.join(sorted(lost))}.")
     return model.to(device).eval()
 
@@ -214,15 +214,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def _embedding(first: nn.Module, width: int, scale: float) -> nn.Sequential:
-    """Make a small MLP whose output has the size of the model's own token embeddings."""
-    norm = nn.LayerNorm(width)
-    nn.init.constant_(norm.weight, scale)
-    return nn.Sequential(first, nn.GELU(), nn.Linear(width, width), norm)
+def _mean(values: Tensor) -> Tensor:
+    """Mean, and 0 of nothing: heads without answers run too, so that every weight has a gradient.
 
-
-def _head(width: int, size: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, size))
+    Processes that train together need that, for they exchange the gradients of all weights.
+    """
+    return values.sum() / max(values.numel(), 1)
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -1,25 +1,37 @@
-"""Looking at a model while it is trained: losses on held-out rollouts and quick match rates per level."""
+"""Looking at a model while it is trained: what it loses on held-out rollouts, and what it can do already.
+
+A look is quick, so its numbers come from few rollouts; `kalm.evaluation.grounding` measures the final model
+with intervals. Every look takes the same goals, initial states and held-out rollouts, so that curves move
+because the model does. Names of numbers are ``family/line``: a family is one panel of the report.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
+from kalm.data.score import one_step, violated
 from kalm.envs.base import World
 from kalm.lm import collate
+from kalm.lm.collate import Group
+from kalm.lm.explain import ALL, explain, verdicts
 from kalm.lm.generate import imagine
 from kalm.lm.grounded import GroundedLM, autocast
-from kalm.lm.sequence import GOAL_ORIENTED, Speller
+from kalm.lm.predict import squared_errors
+from kalm.lm.sequence import GOAL_ORIENTED, Example, Speller, explanation_prompts
 from kalm.runs import derive_rng, derive_seed
 from kalm.types import LEVELS
 
 MATCH_HORIZON = 25
+SHARED_PROMPT = 4  # examples behind one reading of their prompt
 
 
 class Monitor:
-    """Held-out losses and quick match rates while training goes."""
+    """Measures a model again and again on the same goals and held-out rollouts."""
 
     def __init__(
         self,
@@ -38,8 +50,11 @@ class Monitor:
             "dynamics": [speller.dynamics(held_out, int(i), 0) for i in every],
         }
         self.rows = {
-            task: [[collate.group([example])] for example in examples] for task, examples in tasks.items()
+            "generation": _rows(tasks["generation"], 1, config.row_tokens),  # each goal is another prompt
+            "explanation": _rows(tasks["explanation"], SHARED_PROMPT, config.row_tokens),
+            "dynamics": _rows(tasks["dynamics"], SHARED_PROMPT, config.row_tokens),
         }
+        self.explained = held_out.take(every[: config.explain_rollouts])
         rng = derive_rng(seed, "ground", "watch")
         self.instructions = {}
         for level in LEVELS:
@@ -48,31 +63,76 @@ class Monitor:
                 suite[i] for i in rng.integers(len(suite), size=config.match_rollouts)
             ]
         self.seeds = [derive_seed(seed, "ground", "watch", i) for i in range(config.match_rollouts)]
+        # One transition per rollout: those of the same rollout are alike.
+        self.transitions = held_out.action_starts + rng.integers(held_out.lengths)
 
     @torch.inference_mode()
     def look(self) -> dict[str, float]:
         """Return the numbers of this moment."""
         self.model.eval()
-        values: dict[str, float] = {}
+        values = {**self._losses(), **self._dynamics()}
+        if self.config.explain_rollouts:
+            values |= self._explanations()
+        if self.config.match_rollouts:
+            for level in self.instructions:
+                values |= self._imagined(level)
+        return values
+
+    def _losses(self) -> dict[str, float]:
+        values = {}
         for task, rows in self.rows.items():
             batch = collate.batch(rows, self.held_out, self.model.backbone.two_way_prompt).to(
                 self.model.device
             )
             with autocast(self.model.device, self.config.precision):
                 losses = self.model(batch)
-            answers = {"text": batch.learn_text, "state": batch.learn_state, "action": batch.learn_action}
-            for name, learn in answers.items():
-                if learn.any():
+            for name, count in zip(losses._fields, batch.answers, strict=True):
+                if count:
                     values[f"held_out/{task}_{name}"] = float(getattr(losses, name))
-        if self.config.match_rollouts:
-            for level, instructions in self.instructions.items():
-                result = imagine(
-                    self.model,
-                    self.world,
-                    instructions,
-                    self.seeds,
-                    horizon=min(MATCH_HORIZON, self.world.spec.horizon),
-                    precision=self.config.precision,
-                )
-                values[f"match/{level}"] = float(result.rollouts.success.sum() / len(instructions))
         return values
+
+    def _dynamics(self) -> dict[str, float]:
+        """Root mean square error of the next state, in units of states, and relative to "nothing moves"."""
+        errors = squared_errors(self.model, self.held_out, self.transitions, self.config.precision)
+        model, still = (float(np.sqrt(error.mean())) for error in errors)
+        values = {"dynamics/model": model, "dynamics/nothing_moves": still}
+        return {**values, "relative_error/dynamics": model / still} if still else values
+
+    def _explanations(self) -> dict[str, float]:
+        """Shares of explanations that name all of the goal, and each slot of it."""
+        values = {}
+        for name, prompt in explanation_prompts(self.world.scene).items():
+            texts = explain(self.model, self.explained, prompt, precision=self.config.precision)
+            for slot, right in verdicts(texts, self.explained, self.world).items():
+                place = f"explanation/{name}" if slot == ALL else f"{name}/{slot}"
+                values[place] = float(right.mean())
+        return values
+
+    def _imagined(self, level: str) -> dict[str, float]:
+        """Shares of a level's rollouts that reach their goal, and that hold something impossible."""
+        result = imagine(
+            self.model,
+            self.world,
+            self.instructions[level],
+            self.seeds,
+            horizon=min(MATCH_HORIZON, self.world.spec.horizon),
+            precision=self.config.precision,
+        )
+        found = result.rollouts
+        values = {f"match/{level}": float(found.success.sum() / len(self.seeds))}
+        if not len(found):
+            return values
+        action, change = one_step(found, self.world)
+        if len(action):
+            family = f"one_step_{level}"
+            values |= {f"{family}/action": float(action.mean()), f"{family}/state": float(change.mean())}
+        for name, (rows, _) in violated(found, self.world).items():
+            values[f"{name}/{level}"] = float(rows.mean())
+        return values
+
+
+def _rows(examples: Sequence[Example], shared: int, row_tokens: int) -> list[list[Group]]:
+    """Pack examples, so many of them behind one reading of their prompt, into rows without padding."""
+    groups = [collate.group(examples[at : at + shared]) for at in range(0, len(examples), shared)]
+    packed = collate.pack([len(group) for group in groups], row_tokens)
+    return [[groups[i] for i in row] for row in packed]

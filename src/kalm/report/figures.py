@@ -31,6 +31,8 @@ from kalm.report.style import (
 )
 
 INTERNAL = ("_lr", "gradient_norm")  # metrics that say nothing about quality
+LOSSES = ("", "train", "held_out")  # families of the language model's metrics that are losses ...
+SIZES = ("dynamics",)  # ... and those that are sizes, while the others are shares
 
 
 @dataclass(frozen=True)
@@ -135,26 +137,50 @@ def _bars(
         )
 
 
-def grounding_curves(
+def loss_curves(
     rows: Sequence[Mapping[str, float]], theme: Theme = LIGHT, fmt: Format = "png"
 ) -> bytes | None:
-    """One panel per family of metrics (the part before ``/``); None where there is nothing to draw."""
+    """Losses of the language model, in training and on held-out rollouts; None where there are none."""
+    families = {name: lines for name, lines in _families(rows).items() if name in LOSSES}
+    return _panels(rows, families, theme, fmt)
+
+
+def ability_curves(
+    rows: Sequence[Mapping[str, float]], theme: Theme = LIGHT, fmt: Format = "png"
+) -> bytes | None:
+    """Whatever else was measured while the language model was grounded; None where nothing was."""
+    families = {name: lines for name, lines in _families(rows).items() if name not in LOSSES}
+    return _panels(rows, families, theme, fmt)
+
+
+def _families(rows: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
+    """Group metrics by the part of their name before ``/``."""
     families: dict[str, list[str]] = {}
     for name in _metrics(rows):
-        family, _, _ = name.rpartition("/")
-        families.setdefault(family, []).append(name)
+        families.setdefault(name.rpartition("/")[0], []).append(name)
+    return families
+
+
+def _panels(
+    rows: Sequence[Mapping[str, float]], families: Mapping[str, Sequence[str]], theme: Theme, fmt: Format
+) -> bytes | None:
+    """One panel per family, one line per metric."""
     if not families:
         return None
-    figure = Figure((max(5.0, 3.4 * len(families)), 3.2), layout="constrained")
-    grid = np.atleast_1d(figure.subplots(1, len(families)))
-    for axes, (family, names) in zip(grid, families.items(), strict=True):
+    across = min(3, len(families))
+    down = -(-len(families) // across)
+    figure = Figure((max(5.0, 3.4 * across), 2.9 * down + 0.3), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(down, across)).ravel()
+    for axes, (family, names) in zip(grid, families.items(), strict=False):
         axes_of(axes, theme)
         for place, name in enumerate(names):
             short = name.rpartition("/")[2]
             color = LEVEL_COLORS.get(short, list(COLORS.values())[place % len(COLORS)])
             axes.plot(*_line(rows, name), color=color, linewidth=1.4, label=short.replace("_", " "))
-        _finish_curves(axes, family or "loss", names, [rows], theme)
+        _finish_curves(axes, family or "loss", names, [rows], theme, family not in (*LOSSES, *SIZES))
         axes.legend(frameon=False, fontsize=7, labelcolor=theme.ink)
+    for axes in grid[len(families) :]:
+        axes.set_visible(False)
     return to_bytes(figure, fmt, theme)
 
 
@@ -177,7 +203,7 @@ def policy_curves(curves: Sequence[Curve], theme: Theme = LIGHT, fmt: Format = "
             told.add(label.policy)
             if name in _metrics(curve.rows):
                 axes.plot(*_line(curve.rows, name), color=color, linewidth=1.3, label=shown)
-        _finish_curves(axes, name, [name], [curve.rows for curve in curves], theme)
+        _finish_curves(axes, name, [name], [curve.rows for curve in curves], theme, "success" in name)
     for axes in grid[len(names) :]:
         axes.set_visible(False)
     legend(figure, grid[0], theme)
@@ -195,10 +221,15 @@ def _line(rows: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], 
 
 
 def _finish_curves(
-    axes: Axes, title: str, names: Sequence[str], runs: Sequence[Sequence[Mapping[str, float]]], theme: Theme
+    axes: Axes,
+    title: str,
+    names: Sequence[str],
+    runs: Sequence[Sequence[Mapping[str, float]]],
+    theme: Theme,
+    shares: bool,
 ) -> None:
     values = [value for rows in runs for name in names for value in _line(rows, name)[1]]
-    if title.startswith(("match", "success")):
+    if shares and max(values) <= 1:
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
     elif min(values) > 0 and max(values) > 20 * min(values):

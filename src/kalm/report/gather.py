@@ -17,7 +17,9 @@ from kalm import envs
 from kalm.data import store
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
+from kalm.evaluation.effects import read_effects
 from kalm.evaluation.episodes import play
+from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.imagined import quality
 from kalm.evaluation.results import Label, read_rows
 from kalm.report.figures import Curve
@@ -28,6 +30,8 @@ from kalm.runs import (
     EVALUATION,
     GROUNDED,
     IMAGINED,
+    INSPECTED,
+    INSPECTION,
     POLICIES,
     REAL,
     ROWS,
@@ -41,8 +45,8 @@ from kalm.runs import (
 from kalm.types import NOVEL_LEVELS
 
 
-def gather(run: Path) -> ReportData:
-    """Collect all that a run folder holds.
+def gather(run: Path, effects: Path | None = None) -> ReportData:
+    """Collect all that a run folder holds, and a table of effects if one is given.
 
     Raises:
         KalmError: no run there, or a file in it is damaged.
@@ -60,6 +64,8 @@ def gather(run: Path) -> ReportData:
         imagined=quality(imagined, world) if imagined else {},
         real=quality(real, world) if real else {},
         grounding=read_metrics(run / GROUNDED),
+        inspection=_inspection(run / INSPECTION / INSPECTED),
+        effects=read_effects(effects) if effects else (),
         training=[Curve(label(job), read_metrics(place)) for job, place in jobs],
         filmstrips=_filmstrips(world, imagined, jobs, settings["report"]["filmstrips"]),
         config=settings,
@@ -76,6 +82,10 @@ def label(job: Job) -> Label:
 
 def _rollouts(folder: Path) -> RolloutSet | None:
     return store.read(folder) if store.sealed(folder) else None
+
+
+def _inspection(file: Path) -> Inspection | None:
+    return Inspection.from_json(read_json(file, "inspection")) if file.exists() else None
 
 
 def _timings(run: Path) -> dict[str, float]:

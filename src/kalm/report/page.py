@@ -12,13 +12,23 @@ from typing import Any
 
 import yaml
 
+from kalm.evaluation.effects import Effect
+from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Rate
 from kalm.report import published
 from kalm.report.document import Block, Code, Document, Picture, Section, html, to_markdown
-from kalm.report.figures import Curve, grounding_curves, policy_curves, quality_bars, success_bars
+from kalm.report.figures import (
+    Curve,
+    ability_curves,
+    loss_curves,
+    policy_curves,
+    quality_bars,
+    success_bars,
+)
 from kalm.report.films import Filmstrip, across, filmstrip
+from kalm.report.grounding import effects_table, inspection_tables
 from kalm.report.scores import NOVEL, Gain, Score, gains, scores
 from kalm.report.style import DARK, LIGHT, PRINT, Format, Theme
 from kalm.report.tables import Table, gain_table, held_back_table, quality_table, success_table
@@ -40,6 +50,8 @@ class ReportData:
         imagined: level -> quality of imagined rollouts (`imagined.quality`).
         real: level -> quality of real rollouts, for comparison.
         grounding: rows of the language model's ``metrics.jsonl``.
+        inspection: what the grounded model can do.
+        effects: measurements of variants of the model.
         training: metrics of each policy's training.
         filmstrips: imagined rollouts above real ones.
         config: the run's settings, JSON-ready.
@@ -54,6 +66,8 @@ class ReportData:
     imagined: Mapping[str, Quality] = field(default_factory=dict)
     real: Mapping[str, Quality] = field(default_factory=dict)
     grounding: Sequence[Mapping[str, float]] = ()
+    inspection: Inspection | None = None
+    effects: Sequence[Effect] = ()
     training: Sequence[Curve] = ()
     filmstrips: Sequence[Filmstrip] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +98,8 @@ def compose(data: ReportData) -> Document:
             Section("Results", _results(found, data.rows)),
             Section("Imagined rollouts", _imagined(data)),
             Section("Imagined and real, side by side", _films(data)),
+            Section("Grounding", _grounding(data)),
+            Section("Effects", _effects(data)),
             Section("Training", _training(data)),
             Section("How it was made", _provenance(data)),
         ),
@@ -182,11 +198,34 @@ def _films(data: ReportData) -> tuple[Block, ...]:
     )
 
 
-def _training(data: ReportData) -> tuple[Block, ...]:
-    grounding = _plot(
+def _grounding(data: ReportData) -> tuple[Block, ...]:
+    curves = _plot(
         "grounding",
-        lambda theme, fmt: grounding_curves(data.grounding, theme, fmt),
-        "Lines of losses and match rates over gradient steps.",
+        lambda theme, fmt: ability_curves(data.grounding, theme, fmt),
+        "Lines of match rates, explanation accuracy and prediction errors over gradient steps.",
+        "What the language model can do while it is grounded, from few rollouts each time: goals reached per "
+        "level, right action and state change of one-step goals, explanations with all keywords right when "
+        "asked in the words of training and in others, error of the next state beside that of nothing moves, "
+        "and impossible states per level.",
+    )
+    tables = inspection_tables(data.inspection) if data.inspection else []
+    return (
+        curves or "Nothing was measured while the language model was grounded.",
+        *(tables or ["The grounded model was not inspected (`kalm inspect`)."]),
+    )
+
+
+def _effects(data: ReportData) -> tuple[Block, ...]:
+    if not data.effects:
+        return ("No table of effects was given (`kalm report --effects`).",)
+    return (effects_table(data.effects),)
+
+
+def _training(data: ReportData) -> tuple[Block, ...]:
+    losses = _plot(
+        "losses",
+        lambda theme, fmt: loss_curves(data.grounding, theme, fmt),
+        "Lines of losses over gradient steps, in training and on held-out rollouts.",
         "Grounding the language model.",
     )
     training = _plot(
@@ -196,7 +235,7 @@ def _training(data: ReportData) -> tuple[Block, ...]:
         "Training the policies, one line per training seed.",
     )
     return (
-        grounding or "The language model was not grounded in this run, or kept no metrics.",
+        losses or "The language model was not grounded in this run, or kept no metrics.",
         training or "No policy was trained in this run, or none kept metrics.",
     )
 

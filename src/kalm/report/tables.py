@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from typing import Any
 
 import rich.table
 from rich.console import Console
@@ -133,6 +134,16 @@ def quality_table(
     )
 
 
+def refined_table(figures: Mapping[str, Any]) -> Table | None:
+    """Raw and kept rollouts side by side, from the figures of `imagine`; None where nothing was refined."""
+    columns = {
+        f"{name}, {level}": Quality.from_json(found)
+        for name in ("raw", "kept")
+        for level, found in figures.get(name, {}).items()
+    }
+    return quality_table(columns) if columns else None
+
+
 def _quality(found: Quality) -> dict[str, str]:
     cells = {"rollouts": str(found.rollouts), "mean length": f"{found.length:.1f}"}
     cells["goal reached, % of rollouts"] = share(found.match)
@@ -209,7 +220,12 @@ def plain(table: Table, width: int = 160) -> str:
 def show(rows: Sequence[Episode]) -> None:
     """Print the result tables of these episodes on standard output."""
     found = scores(rows)
+    tables = (success_table(found), gain_table(found), held_back_table(rows))
+    show_all([table for table in tables if table is not None])
+
+
+def show_all(tables: Sequence[Table]) -> None:
+    """Print tables on standard output."""
     console = Console()
-    for table in (success_table(found), gain_table(found), held_back_table(rows)):
-        if table is not None:
-            console.print(terminal(table))
+    for table in tables:
+        console.print(terminal(table))

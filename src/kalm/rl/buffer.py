@@ -26,7 +26,7 @@ from kalm.rl.encoder import GoalEncoder
 
 
 class MixedBuffer:
-    """Transitions of one or two `RolloutSet`s, sampled uniformly within each.
+    """Transitions of one or two `RolloutSet`s, sampled within each in proportion to their rollouts' weights.
 
     It has what `fit` and `update` of a d3rlpy learner from `algorithms.create` ask of a replay buffer.
 
@@ -53,6 +53,7 @@ class MixedBuffer:
         self.spec, self.device = real.spec, device
         self.mix = 0.0 if imagined is None else mix
         self.counts = [part.transitions for part in parts]
+        self._cumulative = [_cumulative(part) for part in parts]
         self._rng = rng
         width = 1 if self.spec.action_kind == "discrete" else self.spec.action_size
         self._widths = (width, width, 1, 1)
@@ -91,11 +92,16 @@ class MixedBuffer:
         """Draw rows: the real ones first, then round(mix * n) imagined ones: (n,) int64."""
         real = n - round(self.mix * n)
         uniform = self._rng.random(n)
-        uniform[:real] *= self.counts[0]
-        uniform[real:] *= self.counts[-1]
-        rows = uniform.astype(np.int64)
-        rows[real:] += self.counts[0]
-        return rows
+        return np.concatenate(
+            [self._rows(0, uniform[:real]), self._rows(-1, uniform[real:]) + self.counts[0]]
+        )
+
+    def _rows(self, part: int, uniform: np.ndarray) -> np.ndarray:
+        """Turn numbers in [0, 1) into rows of a part: (n,) -> (n,) int64."""
+        cumulative = self._cumulative[part]
+        if cumulative is None:
+            return (uniform * self.counts[part]).astype(np.int64)
+        return np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
 
     def gather(self, rows: np.ndarray) -> TorchMiniBatch:
         """Join the transitions at these rows (n,) into observations (n, S + E) and columns (n, 1)."""
@@ -164,6 +170,15 @@ def _facts(part: RolloutSet) -> np.ndarray:
     terminals = np.zeros((part.transitions, 1), dtype=np.float32)
     terminals[part.last_action[part.success]] = 1
     return np.concatenate([actions, following, part.rewards[:, None], terminals], axis=1)
+
+
+def _cumulative(part: RolloutSet) -> np.ndarray | None:
+    """Return the running sum of the transitions' weights, (N,) float64; None where all are equal."""
+    weights = part.weights
+    assert (weights > 0).all(), weights.min()
+    if (weights == weights[0]).all():
+        return None
+    return np.cumsum(weights[part.owner], dtype=np.float64)
 
 
 def _shifted(columns: list[np.ndarray], sizes: list[int]) -> np.ndarray:

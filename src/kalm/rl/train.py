@@ -246,6 +246,7 @@ def _made_from(
 
 def _digest(part: RolloutSet) -> dict[str, Any]:
     digest = hashlib.sha256("\n".join(instruction.text for instruction in part.instructions).encode())
-    for column in (part.which, part.lengths, part.states, part.actions, part.rewards, part.success):
+    columns = (part.which, part.lengths, part.states, part.actions, part.rewards, part.success, part.weights)
+    for column in columns:
         digest.update(np.ascontiguousarray(column).data)
     return {"rollouts": len(part), "transitions": part.transitions, "sha256": digest.hexdigest()}

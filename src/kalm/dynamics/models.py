@@ -1,0 +1,109 @@
+"""The models that a refinement needs, fitted once into a folder and read from there afterwards.
+
+::
+
+    folder/  forward/  inverse/     what was asked for
+             fitted.json            what they were fitted from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kalm.config import DynamicsConfig, ImagineConfig
+from kalm.data.rollouts import RolloutSet
+from kalm.dynamics import forward, inverse
+from kalm.dynamics.forward import ForwardEnsemble
+from kalm.dynamics.inverse import InverseModel
+from kalm.progress import Advance
+from kalm.runs import fingerprint, read_json, recover_folder, write_json
+
+FITTED = "fitted.json"
+
+Track = Callable[[str, int], AbstractContextManager[Advance]]
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is known of a world's dynamics; None: not asked for."""
+
+    forward: ForwardEnsemble | None = None
+    inverse: InverseModel | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how good they are on held-out real rollouts, JSON-ready."""
+        found: dict[str, Any] = {}
+        if self.forward is not None and self.forward.errors is not None:
+            found["forward"] = asdict(self.forward.errors)
+        if self.inverse is not None and self.inverse.hits is not None:
+            found["inverse"] = asdict(self.inverse.hits)
+        return found
+
+
+def needed(imagine: ImagineConfig, dynamics: DynamicsConfig) -> tuple[str, ...]:
+    """Return the kinds of models that the refinement of imagined rollouts asks for."""
+    judged = dynamics.members > 0 and (imagine.samples > 1 or imagine.plausibility != "off")
+    return ((forward.KIND,) if judged else ()) + ((inverse.KIND,) if imagine.relabel else ())
+
+
+def fitted(
+    folder: Path,
+    real: RolloutSet,
+    config: DynamicsConfig,
+    kinds: Iterable[str],
+    seed: int,
+    device: str,
+    track: Track,
+) -> Models:
+    """Read the models of these kinds from the folder; those that it lacks are fitted into it first.
+
+    Args:
+        folder: becomes theirs; models of other data, settings or seeds in it are deleted.
+        real: real rollouts to learn from.
+        config: settings.
+        kinds: `forward`, `inverse` or both.
+        seed: root of all random numbers.
+        device: torch device.
+        track: shows progress (`kalm.progress.track`).
+
+    Raises:
+        KalmError: too few rollouts, a fitting that diverged, or a damaged file.
+    """
+    _claim(folder, fingerprint([_digest(real), config.model_dump(mode="json"), seed]))
+    steps = {forward.KIND: config.forward_steps, inverse.KIND: config.inverse_steps}
+    fits = {forward.KIND: forward.fit_forward, inverse.KIND: inverse.fit_inverse}
+    loads = {forward.KIND: forward.load, inverse.KIND: inverse.load}
+    models: dict[str, Any] = {}
+    for kind in kinds:
+        place = folder / kind
+        recover_folder(place)
+        if not place.exists():
+            with track(f"fit {kind} model", steps[kind]) as advance:
+                fits[kind](real, config, seed, device, advance).save(place)
+        models[kind] = loads[kind](place, device)
+    return Models(**models)
+
+
+def _claim(folder: Path, identity: str) -> None:
+    """Make the folder this fitting's: what was made from something else is deleted."""
+    path = folder / FITTED
+    if path.exists() and read_json(path, "fitted models")["identity"] == identity:
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    write_json(path, {"identity": identity})
+
+
+def _digest(real: RolloutSet) -> str:
+    digest = hashlib.sha256()
+    for column in (real.lengths, real.states, real.actions):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""A key/value cache that grows in blocks: a new token is written in place.
+
+Unusual: the usual cache joins old and new keys at every token, and so copies everything it holds; with
+hundreds of rows that takes half of the decoding (docs/log.md). Here each layer holds room for some tokens to
+come, and only when that is used up everything is copied into larger room. How long rollouts get need not be
+known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+BLOCK = 32  # tokens that a layer makes room for at a time
+
+
+class BlockLayer(DynamicLayer):
+    """Keys and values of one layer; `keys` and `values` show the used part (N, H, C, E) of larger tensors."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Begin empty, with the sizes of these keys and values."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        self._held = (self.keys, self.values)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append (N, H, k, E) and return all keys and values so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[2]
+        if after > self._held[0].shape[2]:
+            self._held = (_room(self._held[0], before, after), _room(self._held[1], before, after))
+        for held, new in zip(self._held, (key_states, value_states), strict=True):
+            held[:, :, before:after] = new
+        return self._show(after)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with these rows, any of them as often as it is named."""
+        used = self.get_seq_length()
+        self._held = (self._held[0][indices], self._held[1][indices])
+        self._show(used)
+
+    def _show(self, used: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = shown = (self._held[0][:, :, :used], self._held[1][:, :, :used])
+        return shown
+
+
+def block_cache() -> Cache:
+    """Return an empty cache for a model all of whose layers attend to everything that came before."""
+    return Cache(layer_class_to_replicate=BlockLayer)
+
+
+def _room(held: Tensor, used: int, wanted: int) -> Tensor:
+    """Copy what is used of (N, H, C, E) into a tensor with room for the wanted columns and a block more."""
+    rows, heads, _, size = held.shape
+    room = held.new_empty(rows, heads, wanted + BLOCK, size)
+    room[:, :, :used] = held[:, :, :used]
+    return room

@@ -1,0 +1,64 @@
+"""Predicting next states: the model's answers to the dynamics prompt, many at a time.
+
+The prompt is the same for all transitions, so several stand behind one reading of it (`kalm.lm.collate`).
+Errors are measured beside those of a predictor that says "nothing moves": most of a state stays as it is, so
+a small error alone says little.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from kalm.data.rollouts import RolloutSet
+from kalm.lm import collate
+from kalm.lm.grounded import GroundedLM, autocast
+
+SHARED_PROMPT = 8  # transitions behind one reading of the prompt
+ROWS = 32  # readings per batch
+
+
+@torch.inference_mode()
+def predict(
+    model: GroundedLM, rollouts: RolloutSet, picked: np.ndarray, precision: str = "auto"
+) -> np.ndarray:
+    """Predict the states after some of the rollouts' actions, each from the state before it alone.
+
+    Args:
+        model: the grounded model, on any device.
+        rollouts: real or imagined ones.
+        picked: (M,) rows of `rollouts.actions`.
+        precision: see `GroundConfig.precision`.
+
+    Returns:
+        (M, S) states.
+    """
+    speller = model.speller()
+    owner = rollouts.owner[picked]
+    steps = picked - rollouts.action_starts[owner]
+    examples = [speller.dynamics(rollouts, int(i), int(t)) for i, t in zip(owner, steps, strict=True)]
+    groups = [
+        [collate.group(examples[first : first + SHARED_PROMPT])]
+        for first in range(0, len(examples), SHARED_PROMPT)
+    ]
+    found = [np.zeros((0, rollouts.spec.state_size))]
+    for first in range(0, len(groups), ROWS):
+        batch = collate.batch(groups[first : first + ROWS], rollouts, model.backbone.two_way_prompt).to(
+            model.device
+        )
+        with autocast(model.device, precision):
+            hidden = model.body(model.embed(batch), batch.visible, batch.position).flatten(0, 1)  # (B*L, D)
+            asked = hidden[batch.ask_state_at]
+            states = model.next_states(asked, batch.present_states, batch.taken_actions)
+        found.append(states.double().numpy(force=True))
+    return np.concatenate(found)
+
+
+def squared_errors(
+    model: GroundedLM, rollouts: RolloutSet, picked: np.ndarray, precision: str = "auto"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the squared errors of the model, and of "nothing moves", per state number: (M,), (M,)."""
+    before = rollouts.states[rollouts.before[picked]]
+    after = rollouts.states[rollouts.before[picked] + 1]
+    predicted = predict(model, rollouts, picked, precision)
+    return ((predicted - after) ** 2).mean(axis=1), ((before - after) ** 2).mean(axis=1, dtype=np.float64)

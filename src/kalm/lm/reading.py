@@ -1,0 +1,71 @@
+"""Reading with a key/value cache: rows that a model reads on and on, each prompt read only once.
+
+A *reading* begins with prompts; rows that share a prompt share its reading. Then all rows take their tokens
+together. Rows that ended leave the batch, so nothing is computed for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from kalm.lm.grounded import GroundedLM
+
+
+class Reading:
+    """N rows being read by one model.
+
+    Args:
+        model: the model that reads.
+        prompts: token ids of U distinct prompts.
+        owner: (N,) the prompt of each row.
+    """
+
+    def __init__(self, model: GroundedLM, prompts: Sequence[np.ndarray], owner: np.ndarray) -> None:
+        self.model = model
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])  # (U, P)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])  # (U,)
+        column = torch.arange(longest)
+        real = column < lengths[:, None]  # (U, P)
+        seen = real[:, None, :].expand(-1, longest, -1)  # (U, P, P)
+        if not model.backbone.two_way_prompt:
+            seen = seen & (column[None, :] <= column[:, None])
+        self.cache = DynamicCache(config=model.lm.config)
+        device = model.device
+        embedded = model.lm.get_input_embeddings()(ids.to(device))
+        model.body(embedded, seen[:, None].to(device), column.expand(len(prompts), -1).to(device), self.cache)
+        fan = torch.from_numpy(np.asarray(owner, dtype=np.int64))
+        self.cache.batch_select_indices(fan.to(device))
+        self.visible = real[fan].to(device)  # (N, C) columns of the cache that each row sees
+        self.position = lengths[fan, None].to(device)  # (N, 1) of the next token
+
+    def read(self, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Let every row read up to k tokens: (N, k, D) -> hidden states of the last one (N, D).
+
+        Args:
+            tokens: embedded tokens.
+            counts: (N,) how many of them each row reads, at least 1; None: all. What follows is padding.
+        """
+        n, width = tokens.shape[:2]
+        column = torch.arange(width, device=tokens.device)
+        real = column < (width if counts is None else counts[:, None])  # (k,) or (N, k)
+        earlier = (column[None, :] <= column[:, None]).expand(n, -1, -1)  # (N, k, k)
+        mask = torch.cat([self.visible[:, None].expand(-1, width, -1), earlier], dim=2)  # (N, k, C + k)
+        hidden = self.model.body(tokens, mask[:, None], self.position + column, self.cache)
+        self.visible = torch.cat([self.visible, real.expand(n, -1)], dim=1)
+        if counts is None:
+            self.position = self.position + width
+            return hidden[:, -1]
+        self.position = self.position + counts[:, None]
+        return hidden[torch.arange(n, device=tokens.device), counts - 1]
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows only."""
+        index = torch.from_numpy(rows).to(self.position.device)
+        self.cache.batch_select_indices(index)
+        self.visible, self.position = self.visible[index], self.position[index]

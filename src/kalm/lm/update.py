@@ -1,0 +1,68 @@
+"""One step of training: a batch in parts, divided over processes and over time, to one gradient of the whole.
+
+Losses are means over the answers of the whole batch. Each part is therefore weighed by its share of those
+answers, so that the gradient does not depend on how a batch was divided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kalm import processes
+from kalm.config import GroundConfig
+from kalm.errors import KalmError
+from kalm.lm.collate import Batch
+from kalm.lm.grounded import Losses, autocast
+from kalm.lm.team import Team, gather, trained
+
+
+def update(team: Team, parts: Sequence[Batch], config: GroundConfig) -> tuple[Losses, Tensor]:
+    """Take one optimizer step on this process's parts of a batch, one after the other.
+
+    Returns:
+        What these parts add to the batch's losses, and the norm of the whole gradient before clipping; both
+        still on the device (see `measured`).
+    """
+    team.model.train()
+    team.optimizer.zero_grad(set_to_none=True)
+    answers = [part.answers for part in parts]
+    totals = processes.total([sum(counts) for counts in zip(*answers, strict=True)])
+    sums = Losses(*torch.zeros(3, device=team.model.device))
+    for number, (part, counts) in enumerate(zip(parts, answers, strict=True), 1):
+        with team.passing(last=number == len(parts)):
+            with autocast(team.model.device, config.precision):
+                means = team.runner(part)
+            shares = [count / max(total, 1) for count, total in zip(counts, totals, strict=True)]
+            losses = Losses(*(mean * share for mean, share in zip(means, shares, strict=True)))
+            # Exchanging takes the mean over processes; the sum is wanted.
+            (weighted(losses, config) * processes.count()).backward()
+        sums = Losses(*(done + loss.detach() for done, loss in zip(sums, losses, strict=True)))
+    norm = torch.nn.utils.clip_grad_norm_([weight for _, weight in trained(team.model)], config.clip)
+    team.optimizer.step()
+    return sums, norm
+
+
+def weighted(losses: Losses, config: GroundConfig) -> Tensor:
+    """Return the training loss."""
+    return losses.weighted(config.text_weight, config.state_weight, config.action_weight)
+
+
+def measured(losses: Losses, norm: Tensor, config: GroundConfig) -> dict[str, float]:
+    """Return a batch's losses as numbers, summed over processes; every process has to ask.
+
+    Raises:
+        KalmError: the loss is not finite.
+    """
+    terms = processes.total([float(loss) for loss in losses])
+    values = dict(zip(Losses._fields, terms, strict=True))
+    loss = float(weighted(Losses(*map(torch.tensor, terms)), config))
+    if not math.isfinite(loss):
+        raise KalmError(
+            f"the loss is {loss}: text {values['text']}, state {values['state']}, action {values['action']}. "
+            "Lower ground.body_lr or ground.new_lr, or use ground.precision=float32."
+        )
+    return {"loss": loss, **values, "gradient_norm": float(gather(norm))}

@@ -1,0 +1,92 @@
+"""The transition network: symmetry, gates, and what it learns."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kalm import envs
+from kalm.config import CollectConfig
+from kalm.data.collect import collect
+from kalm.dynamics.network import Change, TransitionNetwork, change_loss, fit, owners, share
+from kalm.types import Entity
+
+
+@pytest.fixture(scope="module")
+def world():
+    return envs.make("clevr")
+
+
+@pytest.fixture(scope="module")
+def rollouts(world, tmp_path_factory):
+    return collect(world, CollectConfig(rollouts=600, shard=600), 0, tmp_path_factory.mktemp("real"))
+
+
+def test_exchanging_two_balls_exchanges_what_happens_to_them(world):
+    torch.manual_seed(0)
+    network = TransitionNetwork(world.spec)
+    states, push = torch.rand(1, 10), 3
+    swapped = states[:, [2, 3, 0, 1, 4, 5, 6, 7, 8, 9]]
+    one = network(states, torch.tensor([8 * 0 + push]))
+    two = network(swapped, torch.tensor([8 * 1 + push]))
+    assert torch.allclose(one.size[:, [2, 3, 0, 1]], two.size[:, :4], atol=1e-6)
+    assert torch.allclose(one.moves[:, [1, 0, 2, 3, 4]], two.moves, atol=1e-6)
+    assert not torch.allclose(one.size, two.size, atol=1e-3)
+
+
+def test_loss_by_hand():
+    change = Change(torch.tensor([[2.0, 0.0, 5.0]]), torch.tensor([[3.0, 0.0]]))
+    target = torch.tensor([[1.0, 0.0, 0.0]])  # the first entity (two numbers) moves, the second does not
+    loss = change_loss(change, target, torch.tensor([0, 0, 1]))
+    gates = (math.log(1 + math.exp(-3)) + math.log(2)) / 2
+    assert float(loss) == pytest.approx(1 / 3 + gates, abs=1e-6)
+
+
+def test_what_the_gate_stops_stays_exactly(world):
+    network = TransitionNetwork(world.spec)
+    states = torch.rand(1, 10)
+    after = network.apply_change(states, Change(torch.ones(1, 10), torch.tensor([[1.0, -1, -1, -1, -1]])))
+    assert torch.allclose(after[:, :2], states[:, :2] + 1)
+    assert torch.equal(after[:, 2:], states[:, 2:])
+
+
+def test_fitting_beats_nothing_moves_and_repeats_exactly(world, rollouts):
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        networks.append(TransitionNetwork(world.spec, width=32))
+        fit(networks[-1], rollouts, 300, seed=0)
+    states = torch.from_numpy(rollouts.states[rollouts.before])
+    after = torch.from_numpy(rollouts.states[rollouts.before + 1])
+    with torch.no_grad():
+        said = [network.next_states(states, torch.from_numpy(rollouts.actions)) for network in networks]
+    assert torch.equal(*said)
+    assert float(((said[0] - after) ** 2).mean()) < 0.25 * float(((states - after) ** 2).mean())
+
+
+def test_entities_of_one_kind_share_scales_and_others_do_not(world):
+    values = np.arange(10.0)
+    assert share(world.spec, values).tolist() == [4.0, 5.0] * 5
+    kinds = [replace(e, kind="ball" if i < 2 else "cube") for i, e in enumerate(world.spec.entities)]
+    found = share(replace(world.spec, entities=tuple(kinds)), values)
+    assert found.tolist() == [1.0, 2.0] * 2 + [6.0, 7.0] * 3
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_a_world_that_names_only_some_entities_gets_a_plain_network(world, kind):
+    some = (Entity("red ball", (0, 1)),)
+    spec = replace(world.spec, entities=some, action_kind=kind, action_size=4)
+    owner, gates = owners(spec)
+    assert owner.tolist() == [0, 0, 1, 2, 3, 4, 5, 6, 7, 8] and gates == 9
+    actions = torch.tensor([1, 3]) if kind == "discrete" else torch.rand(2, 4)
+    assert TransitionNetwork(spec).next_states(torch.rand(2, 10), actions).shape == (2, 10)
+
+
+def test_continuous_actions_reach_every_entity(world):
+    torch.manual_seed(0)
+    network = TransitionNetwork(replace(world.spec, action_kind="continuous", action_size=3))
+    states = torch.rand(1, 10)
+    one, two = (network(states, torch.full((1, 3), value)).size for value in (0.0, 1.0))
+    assert (one != two).all()

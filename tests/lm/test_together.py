@@ -1,0 +1,115 @@
+"""Several processes give what one gives: trained replicated or sharded, and imagining."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kalm import processes
+from kalm.config import GroundConfig, ImagineConfig
+from kalm.data import store
+from kalm.errors import KalmError
+from kalm.lm import sft
+from kalm.lm.imagine import imagine_dataset, plan
+from kalm.runs import read_json, read_metrics
+
+IMAGINE = ImagineConfig(rephrase=1, easy=0, hard=0, horizon=3, shard=4)
+
+
+@pytest.fixture(scope="module")
+def settings(llama):
+    return GroundConfig(
+        backbone=str(llama),
+        rows=4,
+        row_tokens=128,
+        rollouts=40,
+        held_out=8,
+        checkpoint_every=2,
+        match_rollouts=2,
+        explain_rollouts=2,
+        precision="float32",
+    )
+
+
+def train(settings, world, rollouts, folder):
+    # In float64, because Adam turns gradients that are nothing but rounding into steps of full size.
+    model = sft.fresh(settings, world, 0, "cpu").double()
+    return sft.train(model, rollouts, world, settings, 0, folder)
+
+
+@pytest.fixture(scope="module")
+def place(settings, world, rollouts, tmp_path_factory) -> Path:
+    """A folder with what one process did, and then two."""
+    place = tmp_path_factory.mktemp("together")
+    store.write(rollouts, place / "real", {})
+    (place / "ground.json").write_text(settings.model_dump_json())
+    (place / "imagine.json").write_text(IMAGINE.model_dump_json())
+    train(settings, world, rollouts, place / "alone")
+    shutil.copytree(place / "alone" / "checkpoint", place / "continued" / "checkpoint")
+    script = Path(__file__).with_name("together.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run([*launcher, script, place], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return place
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    model = folder / "model"
+    return load_file(model / "modules.safetensors") | load_file(model / "backbone" / "model.safetensors")
+
+
+def largest_difference(one: Path, two: Path) -> float:
+    left, right = weights(one), weights(two)
+    assert left.keys() == right.keys()
+    return max(float((left[name] - right[name]).abs().max()) for name in left)
+
+
+@pytest.mark.parametrize("way", ["replicated", "sharded", "continued"])
+def test_two_processes_train_what_one_trains(place, way):
+    assert read_json(place / "alone" / "checkpoint" / "checkpoint.json", "")["step"] >= 2
+    assert largest_difference(place / "alone", place / way) < 1e-9
+    alone, together = (read_metrics(place / name)[-1] for name in ("alone", way))
+    assert alone.keys() == together.keys()
+    for name, value in alone.items():
+        assert together[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_one_process_continues_what_two_with_shards_began(place, settings, world, rollouts, tmp_path):
+    shutil.copytree(place / "sharded" / "checkpoint", tmp_path / "checkpoint")
+    train(settings, world, rollouts, tmp_path)
+    assert largest_difference(place / "alone", tmp_path) < 1e-9
+
+
+def test_two_processes_imagine_what_one_imagines_to_the_bit(place, world, tmp_path):
+    from kalm.lm import grounded
+
+    model = grounded.load(place / "alone" / "model")
+    one = imagine_dataset(model, world, plan(world, IMAGINE)[:20], IMAGINE, 0, tmp_path, {})
+    two = store.read(place / "imagined")
+    assert store.finished_shards(tmp_path) == store.finished_shards(place / "imagined") == set(range(5))
+    for name in ("states", "actions", "rewards", "lengths", "which", "success"):
+        assert np.array_equal(getattr(one, name), getattr(two, name)), name
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(settings, world, rollouts, tmp_path):
+    parts = settings.model_copy(update={"accumulate": 4})
+    whole = train(settings, world, rollouts, tmp_path / "whole").state_dict()
+    for name, value in train(parts, world, rollouts, tmp_path / "parts").state_dict().items():
+        assert torch.allclose(value, whole[name], rtol=0, atol=1e-9), name
+
+
+def test_more_parts_than_rows_are_refused(settings, world, rollouts, tmp_path):
+    parts = settings.model_copy(update={"accumulate": 5})
+    with pytest.raises(KalmError, match="4 rows cannot be divided into 5 parts"):
+        train(parts, world, rollouts, tmp_path)
+
+
+def test_one_process_is_the_main_one_and_waits_for_nobody():
+    assert processes.count() == 1 and processes.main()
+    processes.wait()
+    assert processes.total([1.5, 2]) == [1.5, 2]

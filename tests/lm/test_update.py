@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from kalm.errors import KalmError
+from kalm.lm import sft
+from kalm.lm.curriculum import Curriculum
+from kalm.lm.grounded import Losses
+from kalm.lm.team import Team
+from kalm.lm.update import measured, update
+
+
+def prepared(config, world, rollouts):
+    model = sft.fresh(config, world, 0, "cpu")
+    model.fit_scales(rollouts)
+    optimizer, _ = sft.optimizer_and_schedule(model, config, 10)
+    return Team(model, optimizer, config.precision), Curriculum(rollouts, model.speller(), config, 0)
+
+
+def test_no_gradient_is_computed_for_what_is_frozen(config, world, rollouts):
+    frozen = config.model_copy(update={"tuning": "frozen"})
+    team, curriculum = prepared(frozen, world, rollouts)
+    update(team, sft._parts(curriculum, 0, team.model, frozen), frozen)
+    gradients = {name: weight.grad is not None for name, weight in team.model.named_parameters()}
+    assert gradients == {name: weight.requires_grad for name, weight in team.model.named_parameters()}
+    assert any(gradients.values()) and not all(gradients.values())
+
+
+def test_every_weight_has_a_gradient_also_without_answers_of_its_kind(config, world, rollouts):
+    """Processes exchange the gradients of all weights, so none may be missing in any of them."""
+    only = config.model_copy(update={"explanation": 0.0, "generation": 0.0})
+    team, curriculum = prepared(only, world, rollouts)
+    parts = sft._parts(curriculum, 0, team.model, only)
+    assert parts[0].answers[0] == parts[0].answers[2] == 0 < parts[0].answers[1]
+    losses, _ = update(team, parts, only)
+    assert float(losses.text) == float(losses.action) == 0
+    assert all(weight.grad is not None for weight in team.model.parameters() if weight.requires_grad)
+
+
+def test_the_measured_loss_is_the_weighted_sum(config):
+    losses = Losses(*torch.tensor([2.0, 3.0, 5.0]))
+    weights = {"text_weight": 0.5, "state_weight": 1.0, "action_weight": 2.0}
+    values = measured(losses, torch.tensor(7.0), config.model_copy(update=weights))
+    assert values == {"loss": 1 + 3 + 10, "text": 2, "state": 3, "action": 5, "gradient_norm": 7}
+    with pytest.raises(KalmError, match="the loss is nan"):
+        measured(losses._replace(state=torch.tensor(float("nan"))), torch.tensor(7.0), config)
