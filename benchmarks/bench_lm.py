@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoTokenizer, PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import logging
 
 from kalm import envs
@@ -186,7 +186,7 @@ def plainly_decoded(bench: Bench, rows: Sequence[Instruction], steps: int) -> np
         sequence = model.lm.get_input_embeddings()(ids)  # (N, L, D)
         for _ in range(steps):
             sequence = torch.cat([sequence, model.state_tokens(now)], dim=1)
-            actions = model.action_head(last_hidden(model, sequence, padding)).argmax(dim=-1)
+            actions = model.choose(last_hidden(model, sequence, padding), now).argmax(dim=-1)
             sequence = torch.cat([sequence, model.embed_action(actions)[:, None]], dim=1)
             now = model.next_states(last_hidden(model, sequence, padding), now, actions).float()
             states.append(now)
@@ -272,7 +272,11 @@ def padded_trainer(bench: Bench, rollouts: RolloutSet, examples: list[Group]) ->
         rows = [[example] for example in part]
         return {"batch": vars(collate.batch(rows, rollouts, bench.model.backbone.two_way_prompt))}
 
-    return Trainer(WithLoss(bench.model, bench.config), settings, data_collator=pad, train_dataset=examples)
+    trainer = Trainer(
+        WithLoss(bench.model, bench.config), settings, data_collator=pad, train_dataset=examples
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def short_rollouts(world: World) -> RolloutSet:

@@ -106,6 +106,29 @@ def test_a_stage_runs_alone_from_folders(run, tmp_path):
     assert len((tmp_path / "ev" / "rows.csv").read_text().splitlines()) == 4
 
 
+def test_imagined_rollouts_are_refined_beside_the_raw_ones(run, tmp_path):
+    out = tmp_path / "im"
+    settings = [
+        "--goals", goal_file(tmp_path), "--set", "imagine.per_file_instruction=4",
+        "--set", "imagine.horizon=2", "--set", "imagine.samples=2", "--set", "imagine.temperature=5",
+        "--set", "imagine.relabel=true", "--set", "imagine.plausibility=weight",
+        "--set", "dynamics.members=2", "--set", "dynamics.hidden=[16]",
+        "--set", "dynamics.forward_steps=20", "--set", "dynamics.inverse_steps=20",
+    ]  # fmt: skip
+    model = run / "grounded" / "model"
+    refused = kalm("imagine", "--model", model, "--out", out, *settings, check=False)
+    assert refused.returncode == 2 and "Give --real FOLDER" in " ".join(refused.stderr.split())
+    real = ["--real", run / "real"]
+    printed = kalm("imagine", "--model", model, "--out", out, *settings, *real, "--overwrite").stdout
+    assert "raw, rephrase" in printed and "kept, rephrase" in printed
+    result = json.loads((out / "done.json").read_text())["result"]
+    assert result["raw"]["rephrase"]["rollouts"] == 8 and result["kept"]["rephrase"]["rollouts"] == 4
+    assert set(result["refined"]["models"]) == {"forward", "inverse"}
+    info = json.loads(kalm("data", "info", out, "--json").stdout)
+    assert info["rollouts"] == 4 and info["provenance"]["refined"]["samples"]["set_aside"] == 4
+    assert json.loads(kalm("data", "info", out / "raw", "--json").stdout)["rollouts"] == 8
+
+
 def test_a_model_is_inspected_with_and_without_a_folder(run, tmp_path):
     stored = json.loads((run / "inspection" / "inspect.json").read_text())
     assert set(stored["levels"]) == {"seen", "rephrase", "easy", "hard"}

@@ -59,6 +59,10 @@ class GroundConfig(Section):
         default=False,
         description="one token per object before each state, from the model's own embedding of its name",
     )
+    entity_actions: bool = Field(
+        default=True,
+        description="actions are scored object by object with shared weights, where every action acts on one",
+    )
     generation: float = Field(
         default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
     )

@@ -245,8 +245,9 @@ def _fit_dynamics(config: Config, real: Path | None, folder: Path) -> Models | N
         return Models()
     if real is None:
         raise KalmError(
-            f"imagine.relabel, samples and plausibility need models of the dynamics ({', '.join(kinds)}), fitted "
-            "on real rollouts. Give --real FOLDER; dynamics.members=0 leaves the forward ones out."
+            "imagine.relabel, samples and plausibility need models of the dynamics "
+            f"({', '.join(kinds)}), fitted on real rollouts. Give --real FOLDER. With dynamics.members=0 "
+            "there are no forward ones."
         )
     rollouts = store.read(real)
     _world_of(rollouts.spec.name, config)
@@ -394,6 +395,8 @@ def _train_all(
 
     The networks are small: two processes of one thread are far faster than one process of two.
     """
+    if not todo:  # nothing to encode for, and no process to start
+        return
     _encode_goals(config, real, imagined, folder)
     with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
         running = {pool.submit(_train_one, config, job, real, imagined, folder): job for job in todo}

@@ -70,7 +70,7 @@ def model(config, world, rollouts):
     fresh.fit_scales(rollouts)
     # Heads start small; larger ones make different inputs give clearly different outputs.
     with torch.no_grad():
-        for head in (fresh.state_head.layers, fresh.action_head):
+        for head in (fresh.state_head.layers, fresh.action_head.score):
             head.get_submodule(str(len(head) - 1)).get_parameter("weight").mul_(20)
     return fresh
 

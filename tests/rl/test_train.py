@@ -95,6 +95,7 @@ class TestBattery:
             ((real, none), "no imagined rollouts"),
             ((broken, imagined), "real rollouts.*nan"),
             ((real, wild), "imagined rollouts.*actions"),
+            ((real, replace(imagined, weights=0 * imagined.weights)), "imagined rollouts.*weights.*above 0"),
             (
                 (real, replace(imagined, spec=replace(line.spec, name="other"))),
                 "the imagined rollouts belong",

@@ -45,7 +45,7 @@ def write(rollouts: RolloutSet, folder: Path, provenance: Mapping[str, Any]) -> 
 def write_shard(
     folder: Path, index: int, rollouts: RolloutSet, facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Write one shard atomically, with JSON-ready facts that its maker wants to find again (`shard_facts`)."""
+    """Write one shard atomically, with JSON-ready facts for its maker to find again (`shard_facts`)."""
     note = {"rollouts": len(rollouts), "transitions": rollouts.transitions, "facts": dict(facts or {})}
     table = to_table(rollouts).replace_schema_metadata({_NOTE: json.dumps(note).encode()})
     with atomic_write(shard_path(folder, index)) as temporary:

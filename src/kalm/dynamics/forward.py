@@ -24,7 +24,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.score import transitions
 from kalm.dynamics import storage
 from kalm.dynamics.frames import Frames
-from kalm.dynamics.networks import Members, deviation, fit, held_out
+from kalm.dynamics.members import Members, deviation, fit, held_out
 from kalm.progress import Advance, silent
 from kalm.runs import derive_seed
 from kalm.types import WorldSpec

@@ -21,7 +21,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.score import score, transitions
 from kalm.dynamics import storage
 from kalm.dynamics.frames import Frames
-from kalm.dynamics.networks import Members, fit, held_out
+from kalm.dynamics.members import Members, fit, held_out
 from kalm.envs.base import World
 from kalm.progress import Advance, silent
 from kalm.runs import derive_seed

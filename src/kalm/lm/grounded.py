@@ -24,7 +24,17 @@ from kalm.errors import KalmError
 from kalm.lm import tuning
 from kalm.lm.backbone import Backbone
 from kalm.lm.collate import Batch
-from kalm.lm.modules import Design, Scales, StateHead, embedding, entity_embedding, mlp
+from kalm.lm.modules import (
+    ActionHead,
+    Design,
+    EntityActionHead,
+    EntityEmbedding,
+    Scales,
+    StateHead,
+    acted_on,
+    embedding,
+    name_vectors,
+)
 from kalm.lm.sequence import Speller
 from kalm.runs import atomic_folder, read_json, write_json
 from kalm.types import WorldSpec
@@ -80,9 +90,13 @@ class GroundedLM(nn.Module):
         self.embed_state = embedding(nn.Linear(spec.state_size, width), width, scale)
         self.embed_action = embedding(first, width, scale)
         self.state_head = StateHead(width, spec, design)
-        self.action_head = mlp(width, width, spec.action_size)
+        by_entity = design.entity_actions and acted_on(spec)
+        self.action_head = (
+            EntityActionHead(name_vectors(backbone, spec), spec) if by_entity else ActionHead(width, spec)
+        )
         if self.entities:
-            self.embed_entities = entity_embedding(backbone, spec, scale)
+            columns = torch.tensor([entity.columns for entity in spec.entities])
+            self.embed_entities = EntityEmbedding(name_vectors(backbone, spec), columns, scale)
 
     def fit_scales(self, rollouts: RolloutSet) -> None:
         """Take the scales of states and of their changes from real data."""
@@ -106,7 +120,7 @@ class GroundedLM(nn.Module):
         return Losses(
             text=self._text_loss(hidden[batch.ask_text_at], batch.want_text),
             state=self._state_loss(hidden[batch.ask_state_at], batch),
-            action=self._action_loss(hidden[batch.ask_action_at], batch.want_actions),
+            action=self._action_loss(hidden[batch.ask_action_at], batch),
         )
 
     def embed(self, batch: Batch) -> Tensor:
@@ -133,6 +147,10 @@ class GroundedLM(nn.Module):
         # Heads are in float32 however the body is stored.
         return self.backbone.run(embedded, visible, position, cache).to(self.scales.mean.dtype)
 
+    def choose(self, hidden: Tensor, states: Tensor) -> Tensor:
+        """O_A: hidden states at the asking token (m, D), present states (m, S) -> logits or actions."""
+        return self.action_head(hidden, self.scales.normal(states))
+
     def next_states(self, hidden: Tensor, states: Tensor, actions: Tensor) -> Tensor:
         """O_S: hidden states at the asking token (m, D), present states (m, S), actions -> (m, S)."""
         return self.state_head(hidden, states, actions, self.scales)
@@ -147,11 +165,13 @@ class GroundedLM(nn.Module):
             hidden, batch.present_states, batch.taken_actions, batch.want_states, self.scales
         )
 
-    def _action_loss(self, hidden: Tensor, target: Tensor) -> Tensor:
-        output = self.action_head(hidden)
+    def _action_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
+        if not len(hidden):
+            return hidden.sum() * 0
+        output, target = self.choose(hidden, batch.acting_states), batch.want_actions
         if self.spec.action_kind == "discrete":
-            return _mean(F.cross_entropy(_wide(output), target, reduction="none"))
-        return _mean(F.mse_loss(output.to(target.dtype), target, reduction="none"))
+            return F.cross_entropy(_wide(output), target)
+        return F.mse_loss(output.to(target.dtype), target)
 
     def _new(self) -> dict[str, Tensor]:
         """Weights and scales of the new modules; what several modules share stands there once."""

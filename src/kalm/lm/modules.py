@@ -10,6 +10,9 @@ goes beyond them, each a switch:
 * *state prior*: the state head starts from a transition network fitted on the same real data
   (`kalm.dynamics.network`), and the language model learns what is to be corrected, such as what earlier
   steps tell. A few thousand sequences are too few for a head of its own to learn what a collision is;
+* *entity actions*: actions are scored entity by entity with shared weights, from the hidden state, the
+  entity's name in the language model's own embedding, and where it stands to the others; what "left" means
+  is then learnt once, not once per ball;
 * *entity tokens*: every state is preceded by one token per named thing, which starts from the language
   model's own embedding of the name.
 """
@@ -38,12 +41,14 @@ class Design:
         still_gate: a gate per entity decides whether it moves (needs `state_target` ``change``).
         state_prior: the state head starts from a transition network (needs `still_gate`).
         entity_tokens: one token per entity before each state (needs a world with entities).
+        entity_actions: actions are scored entity by entity, in worlds whose entities name all actions.
     """
 
     state_target: Literal["change", "absolute"] = "change"
     still_gate: bool = True
     state_prior: bool = True
     entity_tokens: bool = False
+    entity_actions: bool = True
 
 
 class Scales(nn.Module):
@@ -127,6 +132,72 @@ class StateHead(nn.Module):
         return size, moves
 
 
+class ActionHead(nn.Module):
+    """O_A: hidden state of the asking token to the action."""
+
+    def __init__(self, width: int, spec: WorldSpec) -> None:
+        super().__init__()
+        self.layers = mlp(width, width, spec.action_size)
+
+    def forward(self, hidden: Tensor, present: Tensor) -> Tensor:
+        """Score or give the action: (m, D), unused (m, S) -> (m, actions) logits or (m, A)."""
+        return self.layers(hidden)
+
+
+class EntityActionHead(nn.Module):
+    """O_A for worlds whose discrete actions each act on one entity: every entity scores its own.
+
+    Args:
+        names: (K, D) the language model's own embedding of each entity's name.
+        spec: the world.
+        size: of the hidden layers.
+    """
+
+    names: Tensor
+    columns: Tensor
+    actions: Tensor
+    others: Tensor
+
+    def __init__(self, names: Tensor, spec: WorldSpec, size: int = 64) -> None:
+        super().__init__()
+        count, width = names.shape
+        self.size = spec.action_size
+        self.register_buffer("names", names)
+        self.register_buffer("columns", torch.tensor([e.columns for e in spec.entities]), persistent=False)
+        self.register_buffer("actions", torch.tensor([e.actions for e in spec.entities]), persistent=False)
+        self.register_buffer("others", 1 - torch.eye(count), persistent=False)
+        self.ask = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
+        self.name = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
+        about = size + self.columns.shape[1]  # how an entity matters to what is asked, and where it is
+        self.hear = nn.Sequential(
+            nn.Linear(2 * about + self.columns.shape[1] + size, size),
+            nn.GELU(),
+            nn.Linear(size, size),
+            nn.GELU(),
+        )
+        self.score = mlp(about + 2 * size, 2 * size, self.actions.shape[1])
+
+    def forward(self, hidden: Tensor, present: Tensor) -> Tensor:
+        """Score the actions: (m, D), (m, S) in units of its spread -> (m, actions) logits."""
+        asked = self.ask(hidden)[:, None].to(present.dtype)  # (m, 1, E)
+        place = present[:, self.columns]  # (m, K, C)
+        about = torch.cat([asked * self.name(self.names).to(present.dtype), place], dim=2)  # (m, K, E + C)
+        count = len(self.columns)
+        pairs = torch.cat(
+            [
+                about[:, :, None].expand(-1, -1, count, -1),
+                about[:, None].expand(-1, count, -1, -1),
+                place[:, None] - place[:, :, None],
+                asked[:, :, None].expand(-1, count, count, -1),
+            ],
+            dim=3,
+        )
+        heard = (self.hear(pairs) * self.others[..., None]).sum(2)  # (m, K, E)
+        scores = self.score(torch.cat([about, heard, asked.expand(-1, count, -1)], dim=2))  # (m, K, P)
+        out = scores.new_zeros(len(hidden), self.size)
+        return out.index_copy(1, self.actions.flatten(), scores.flatten(1))
+
+
 class EntityEmbedding(nn.Module):
     """One vector per entity of a state: what its name means to the language model, and where it is.
 
@@ -151,14 +222,21 @@ class EntityEmbedding(nn.Module):
         return self.place(states[:, self.columns]) + self.names
 
 
-def entity_embedding(backbone: Any, spec: WorldSpec, scale: float) -> EntityEmbedding:
-    """Make the embedding of a world's entities from a backbone's words."""
+def name_vectors(backbone: Any, spec: WorldSpec) -> Tensor:
+    """Return a backbone's own embedding of the names of a world's entities: (K, D)."""
     words = backbone.model.get_input_embeddings().weight.detach()
-    names = [
-        backbone.tokenizer(entity.name, add_special_tokens=False)["input_ids"] for entity in spec.entities
-    ]
-    vectors = torch.stack([words[ids].float().mean(0) for ids in names])  # (K, D)
-    return EntityEmbedding(vectors, torch.tensor([entity.columns for entity in spec.entities]), scale)
+    ids = backbone.tokenizer([entity.name for entity in spec.entities], add_special_tokens=False)["input_ids"]
+    return torch.stack([words[name].float().mean(0) for name in ids])
+
+
+def acted_on(spec: WorldSpec) -> bool:
+    """Whether every action of a world belongs to exactly one entity, and all have equally many."""
+    named = sorted(action for entity in spec.entities for action in entity.actions)
+    return (
+        spec.action_kind == "discrete"
+        and named == list(range(spec.action_size))
+        and len({len(entity.actions) for entity in spec.entities}) == 1
+    )
 
 
 def embedding(first: nn.Module, width: int, scale: float) -> nn.Sequential:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -178,5 +179,5 @@ def fresh(config: GroundConfig, world: World, seed: int, device: str) -> Grounde
 
 def assemble(backbone: Backbone, world: World, config: GroundConfig) -> GroundedLM:
     """Return a backbone with the new modules that the settings ask for."""
-    design = Design(config.state_target, config.still_gate, config.state_prior, config.entity_tokens)
+    design = Design(**{field.name: getattr(config, field.name) for field in fields(Design)})
     return GroundedLM(backbone, world.spec, design)
