@@ -50,18 +50,14 @@ class GroundConfig(Section):
     still_gate: bool = Field(
         default=True, description="a gate decides which entities move at all; only for state changes"
     )
-    state_prior: bool = Field(
+    state_network: bool = Field(
         default=True,
-        description="the state head starts from a transition network fitted on the data; needs still_gate",
+        description="imagined states come from a network fitted on the data's transitions, not from the head",
     )
-    prior_steps: int = Field(default=2_000, gt=0, description="steps of fitting that network")
+    network_steps: int = Field(default=2_000, gt=0, description="steps of fitting that network")
     entity_tokens: bool = Field(
         default=False,
         description="one token per object before each state, from the model's own embedding of its name",
-    )
-    entity_actions: bool = Field(
-        default=True,
-        description="actions are scored object by object with shared weights, where every action acts on one",
     )
     generation: float = Field(
         default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
@@ -115,7 +111,7 @@ class GroundConfig(Section):
         default=0, ge=0, description="steps of language warm-up before grounding; 0: none"
     )
     language_contrasts: int = Field(
-        default=4, gt=0, description="contrasts per batch of the language warm-up, of 10 sentences each"
+        default=4, gt=0, description="contrasts per batch of the language warm-up, of 12 sentences each"
     )
     language_lr: float = Field(default=3e-4, gt=0, description="learning rate of the language warm-up")
     language_text_weight: float = Field(
@@ -150,8 +146,6 @@ class GroundConfig(Section):
             )
         if self.still_gate and self.state_target == "absolute":
             raise ValueError("still_gate needs state_target=change; set still_gate=false")
-        if self.state_prior and not self.still_gate:
-            raise ValueError("state_prior needs still_gate=true; set state_prior=false")
         if self.tuning == "frozen" and self.train_embeddings:
             raise ValueError("tuning=frozen leaves words alone; use tuning=lora or train_embeddings=false")
         return self

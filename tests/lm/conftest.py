@@ -53,7 +53,7 @@ def small(backbone: Path) -> GroundConfig:
         rows=2,
         row_tokens=128,
         held_out=16,
-        prior_steps=5,
+        network_steps=5,
         evaluate_every=1000,
         checkpoint_every=1000,
         match_rollouts=0,
@@ -70,7 +70,7 @@ def model(config, world, rollouts):
     fresh.fit_scales(rollouts)
     # Heads start small; larger ones make different inputs give clearly different outputs.
     with torch.no_grad():
-        for head in (fresh.state_head.layers, fresh.action_head.score):
+        for head in (fresh.state_head.layers, fresh.action_head):
             head.get_submodule(str(len(head) - 1)).get_parameter("weight").mul_(20)
     return fresh
 

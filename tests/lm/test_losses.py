@@ -47,12 +47,12 @@ def silence(layers):
 
 def test_equal_logits_cost_log_forty(model, one_step):
     model = model.float()
-    silence(model.action_head.score)
+    silence(model.action_head)
     assert float(losses(model, one_step).action) == pytest.approx(math.log(40), abs=1e-5)
 
 
 def test_predicting_no_change_costs_the_scaled_change_squared(backbone, world, one_step):
-    model = GroundedLM(backbone, world.spec, Design(still_gate=False, state_prior=False))
+    model = GroundedLM(backbone, world.spec, Design(still_gate=False))
     silence(model.state_head.layers)
     model.scales.change.fill_(0.05)
     # One of ten numbers changes by 0.1, that is 2 scales: 2^2 / 10.
@@ -60,7 +60,7 @@ def test_predicting_no_change_costs_the_scaled_change_squared(backbone, world, o
 
 
 def test_with_the_gate_only_what_moves_costs_and_the_gate_itself(backbone, world, one_step):
-    model = GroundedLM(backbone, world.spec, Design(state_prior=False))
+    model = GroundedLM(backbone, world.spec, Design(state_network=False))
     silence(model.state_head.layers)
     model.scales.change.fill_(0.05)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_with_the_gate_only_what_moves_costs_and_the_gate_itself(backbone, world
 
 
 def test_a_shut_gate_leaves_an_entity_exactly_where_it_is(backbone, world):
-    model = GroundedLM(backbone, world.spec, Design(state_prior=False))
+    model = GroundedLM(backbone, world.spec, Design(state_network=False))
     silence(model.state_head.layers)
     with torch.no_grad():
         model.state_head.layers[-1].bias[0:10] = 1.0
@@ -85,15 +85,15 @@ def test_a_shut_gate_leaves_an_entity_exactly_where_it_is(backbone, world):
     assert torch.equal(after[2:], present[0, 2:])
 
 
-def test_the_prior_alone_speaks_at_first(backbone, world):
+def test_with_a_network_imagined_states_are_its_own(backbone, world):
     model = GroundedLM(backbone, world.spec, Design())
     present, actions = torch.rand(4, 10), torch.tensor([0, 9, 18, 39])
-    said = model.next_states(torch.rand(4, backbone.width), present, actions)
-    assert torch.allclose(said, model.state_head.prior.next_states(present, actions), atol=1e-6)
+    imagined = model.next_states(torch.rand(4, backbone.width), present, actions)
+    assert torch.equal(imagined, model.network.next_states(present, actions))
 
 
 def test_absolute_target_costs_the_scaled_state_squared(backbone, world, one_step):
-    model = GroundedLM(backbone, world.spec, Design("absolute", still_gate=False, state_prior=False))
+    model = GroundedLM(backbone, world.spec, Design("absolute", still_gate=False))
     silence(model.state_head.layers)
     model.scales.mean.zero_()
     model.scales.std.fill_(0.2)

@@ -16,7 +16,7 @@ def test_many_at_a_time_equal_one_by_one(model, rollouts):
         batch = collate.batch([[collate.group([example])]], rollouts, model.backbone.two_way_prompt)
         with torch.inference_mode():
             hidden = model.body(model.embed(batch), batch.visible, batch.position)[:, -1]
-            alone = model.next_states(hidden, batch.present_states, batch.taken_actions)
+            alone = model.predicted_states(hidden, batch.present_states)
         np.testing.assert_array_equal(batch.present_states[0], rollouts.states[rollouts.before[row]])
         np.testing.assert_allclose(found, alone[0].numpy(), atol=1e-6)
 

@@ -64,7 +64,7 @@ def test_a_checkpoint_of_other_data_is_refused(config, world, rollouts, tmp_path
 def test_a_loss_that_is_not_finite_stops_the_training(config, world, rollouts, tmp_path):
     model = sft.fresh(config, world, 0, "cpu")
     with torch.no_grad():
-        model.action_head.score.get_parameter("2.bias")[0] = float("inf")
+        model.action_head.get_parameter("2.bias")[0] = float("inf")
     with pytest.raises(KalmError, match="the loss is"):
         sft.train(model, rollouts, world, config, 0, tmp_path)
 
@@ -116,5 +116,5 @@ def test_frozen_parts_do_not_move(config, world, rollouts, tmp_path):
         before.lm.base_model.named_parameters(), after.lm.base_model.parameters(), strict=True
     ):
         assert torch.equal(one, two), name
-    one, two = (model.action_head.score.get_parameter("0.weight") for model in (before, after))
+    one, two = (model.action_head.get_parameter("0.weight") for model in (before, after))
     assert not torch.equal(one, two)

@@ -27,6 +27,7 @@ def settings(llama):
         backbone=str(llama),
         rows=4,
         row_tokens=128,
+        prior_steps=5,
         rollouts=40,
         held_out=8,
         checkpoint_every=2,

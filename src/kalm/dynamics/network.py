@@ -135,7 +135,7 @@ def fit(
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     order = torch.Generator().manual_seed(seed)
-    network.train()
+    network.train().requires_grad_(True)
     for _ in range(steps):
         rows = torch.randint(len(before), (BATCH,), generator=order).to(device)
         now, after = states[before[rows]], states[before[rows] + 1]
@@ -146,7 +146,7 @@ def fit(
         optimizer.step()
         schedule.step()
         advance(1)
-    network.eval()
+    network.eval().requires_grad_(False)
 
 
 class _Interaction(nn.Module):

@@ -57,10 +57,8 @@ class Batch:
     want_text: Tensor  # (p,) token ids
     ask_state_at: Tensor  # (q,) flat index of each token that asks for a state
     present_states: Tensor  # (q, S) the state one step earlier
-    taken_actions: Tensor  # (q,) int64 or (q, A) float, the action taken there
     want_states: Tensor  # (q, S)
     ask_action_at: Tensor  # (r,) flat index of each token that asks for an action
-    acting_states: Tensor  # (r, S) the state it is taken in
     want_actions: Tensor  # (r,) int64 or (r, A) float
     tokens: int  # without padding
 
@@ -161,7 +159,7 @@ def _lay_out(row: Sequence[Group]) -> tuple[Tokens, np.ndarray, np.ndarray, np.n
 def _columns(tokens: Tokens, offsets: np.ndarray, rollouts: RolloutSet) -> dict[str, Tensor]:
     at = {kind: np.flatnonzero(tokens.kind == kind) for kind in (TEXT, STATE, ACTION, ENTITY)}
     ask = {kind: np.flatnonzero(tokens.asks == kind) for kind in (TEXT, STATE, ACTION)}
-    want, acting = tokens.answer[ask[STATE]], tokens.answer[ask[ACTION]]
+    want = tokens.answer[ask[STATE]]
     columns = {
         "text_at": offsets[at[TEXT]],
         "text": tokens.value[at[TEXT]],
@@ -174,11 +172,9 @@ def _columns(tokens: Tokens, offsets: np.ndarray, rollouts: RolloutSet) -> dict[
         "want_text": tokens.answer[ask[TEXT]],
         "ask_state_at": offsets[ask[STATE]],
         "present_states": rollouts.states[want - 1],
-        "taken_actions": rollouts.actions[want - 1 - rollouts.state_owner[want]],
         "want_states": rollouts.states[want],
         "ask_action_at": offsets[ask[ACTION]],
-        "acting_states": rollouts.states[acting + rollouts.owner[acting]],
-        "want_actions": rollouts.actions[acting],
+        "want_actions": rollouts.actions[tokens.answer[ask[ACTION]]],
     }
     return {name: torch.from_numpy(column) for name, column in columns.items()}
 

@@ -20,21 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
+from kalm.dynamics.network import TransitionNetwork
 from kalm.errors import KalmError
 from kalm.lm import tuning
 from kalm.lm.backbone import Backbone
 from kalm.lm.collate import Batch
-from kalm.lm.modules import (
-    ActionHead,
-    Design,
-    EntityActionHead,
-    EntityEmbedding,
-    Scales,
-    StateHead,
-    acted_on,
-    embedding,
-    name_vectors,
-)
+from kalm.lm.modules import Design, EntityEmbedding, Scales, StateHead, embedding, mlp, name_vectors
 from kalm.lm.sequence import Speller
 from kalm.runs import atomic_folder, read_json, write_json
 from kalm.types import WorldSpec
@@ -90,10 +81,10 @@ class GroundedLM(nn.Module):
         self.embed_state = embedding(nn.Linear(spec.state_size, width), width, scale)
         self.embed_action = embedding(first, width, scale)
         self.state_head = StateHead(width, spec, design)
-        by_entity = design.entity_actions and acted_on(spec)
-        self.action_head = (
-            EntityActionHead(name_vectors(backbone, spec), spec) if by_entity else ActionHead(width, spec)
-        )
+        self.action_head = mlp(width, width, spec.action_size)
+        if design.state_network:
+            self.network = TransitionNetwork(spec)
+            self.network.requires_grad_(False)  # fitted by itself, see `kalm.lm.sft`
         if self.entities:
             columns = torch.tensor([entity.columns for entity in spec.entities])
             self.embed_entities = EntityEmbedding(name_vectors(backbone, spec), columns, scale)
@@ -147,13 +138,21 @@ class GroundedLM(nn.Module):
         # Heads are in float32 however the body is stored.
         return self.backbone.run(embedded, visible, position, cache).to(self.scales.mean.dtype)
 
-    def choose(self, hidden: Tensor, states: Tensor) -> Tensor:
-        """O_A: hidden states at the asking token (m, D), present states (m, S) -> logits or actions."""
-        return self.action_head(hidden, self.scales.normal(states))
-
     def next_states(self, hidden: Tensor, states: Tensor, actions: Tensor) -> Tensor:
-        """O_S: hidden states at the asking token (m, D), present states (m, S), actions -> (m, S)."""
-        return self.state_head(hidden, states, actions, self.scales)
+        """Return imagined next states, of the network where there is one, else of the state head.
+
+        Args:
+            hidden: (m, D) of the tokens that ask.
+            states: (m, S) present ones.
+            actions: (m,) or (m, A) taken there.
+        """
+        if self.design.state_network:
+            return self.network.next_states(states, actions)
+        return self.predicted_states(hidden, states)
+
+    def predicted_states(self, hidden: Tensor, states: Tensor) -> Tensor:
+        """O_S: hidden states of the tokens that ask (m, D), present states (m, S) -> next states (m, S)."""
+        return self.state_head(hidden, states, self.scales)
 
     def _text_loss(self, hidden: Tensor, target: Tensor) -> Tensor:
         return _mean(F.cross_entropy(self.backbone.logits(hidden), target, reduction="none"))
@@ -161,14 +160,12 @@ class GroundedLM(nn.Module):
     def _state_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         if not len(hidden):
             return hidden.sum() * 0
-        return self.state_head.loss(
-            hidden, batch.present_states, batch.taken_actions, batch.want_states, self.scales
-        )
+        return self.state_head.loss(hidden, batch.present_states, batch.want_states, self.scales)
 
     def _action_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         if not len(hidden):
             return hidden.sum() * 0
-        output, target = self.choose(hidden, batch.acting_states), batch.want_actions
+        output, target = self.action_head(hidden), batch.want_actions
         if self.spec.action_kind == "discrete":
             return F.cross_entropy(_wide(output), target)
         return F.mse_loss(output.to(target.dtype), target)

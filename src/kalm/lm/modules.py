@@ -7,12 +7,10 @@ goes beyond them, each a switch:
   stays as it is;
 * *still gate*: a change that is exactly nothing cannot be learnt by squared error, and small wrong changes
   add up over a rollout; so a gate says which entities move at all, and the others stay where they are;
-* *state prior*: the state head starts from a transition network fitted on the same real data
-  (`kalm.dynamics.network`), and the language model learns what is to be corrected, such as what earlier
-  steps tell. A few thousand sequences are too few for a head of its own to learn what a collision is;
-* *entity actions*: actions are scored entity by entity with shared weights, from the hidden state, the
-  entity's name in the language model's own embedding, and where it stands to the others; what "left" means
-  is then learnt once, not once per ball;
+* *state network*: imagined states come from a transition network fitted on the same real data
+  (`kalm.dynamics.network`), given the action that the language model chose; the state head is still learnt,
+  since learning what actions do helps to choose them, but a few thousand sequences are too few for it to
+  learn what a collision is;
 * *entity tokens*: every state is preceded by one token per named thing, which starts from the language
   model's own embedding of the name.
 """
@@ -28,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
-from kalm.dynamics.network import Change, TransitionNetwork, change_loss, owners, share
+from kalm.dynamics.network import Change, change_loss, owners, share
 from kalm.types import WorldSpec
 
 
@@ -39,16 +37,14 @@ class Design:
     Attributes:
         state_target: what the state head predicts.
         still_gate: a gate per entity decides whether it moves (needs `state_target` ``change``).
-        state_prior: the state head starts from a transition network (needs `still_gate`).
+        state_network: imagined states come from a transition network, not from the state head.
         entity_tokens: one token per entity before each state (needs a world with entities).
-        entity_actions: actions are scored entity by entity, in worlds whose entities name all actions.
     """
 
     state_target: Literal["change", "absolute"] = "change"
     still_gate: bool = True
-    state_prior: bool = True
+    state_network: bool = True
     entity_tokens: bool = False
-    entity_actions: bool = True
 
 
 class Scales(nn.Module):
@@ -82,7 +78,7 @@ class Scales(nn.Module):
 
 
 class StateHead(nn.Module):
-    """O_S: hidden state of the asking token, present state and action, to the next state."""
+    """O_S: hidden state of the asking token, and the present state, to the next state."""
 
     owner: Tensor
 
@@ -92,29 +88,22 @@ class StateHead(nn.Module):
         owner, gates = owners(spec)
         self.register_buffer("owner", owner, persistent=False)  # (S,) gate of each state number
         self.layers = mlp(width, width, self.size + (gates if design.still_gate else 0))
-        if design.state_prior:
-            self.prior = TransitionNetwork(spec)
-            # At first there is nothing to correct.
-            for parameter in self.layers[-1].parameters():
-                nn.init.zeros_(parameter)
 
-    def forward(self, hidden: Tensor, present: Tensor, actions: Tensor, scales: Scales) -> Tensor:
-        """Predict the next states: (m, D), (m, S), (m,) or (m, A) -> (m, S)."""
-        size, moves = self._read(hidden, present, actions)
+    def forward(self, hidden: Tensor, present: Tensor, scales: Scales) -> Tensor:
+        """Predict the next states: (m, D), (m, S) -> (m, S)."""
+        size, moves = self._read(hidden, present)
         if self.design.state_target == "absolute":
             return size * scales.std + scales.mean
         if self.design.still_gate:
             size = size * (moves > 0)[:, self.owner]
         return present + size * scales.change
 
-    def loss(
-        self, hidden: Tensor, present: Tensor, actions: Tensor, wanted: Tensor, scales: Scales
-    ) -> Tensor:
+    def loss(self, hidden: Tensor, present: Tensor, wanted: Tensor, scales: Scales) -> Tensor:
         """Mean over m states of the squared error per state number, in units of the data's spread.
 
         With the gate, only entities that do move teach where to, and the gate's own cross-entropy is added.
         """
-        size, moves = self._read(hidden, present, actions)
+        size, moves = self._read(hidden, present)
         if self.design.state_target == "absolute":
             return F.mse_loss(size, scales.normal(wanted))
         target = (wanted - present) / scales.change  # (m, S)
@@ -122,80 +111,10 @@ class StateHead(nn.Module):
             return change_loss(Change(size, moves), target, self.owner)
         return F.mse_loss(size, target)
 
-    def _read(self, hidden: Tensor, present: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, hidden: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the head says of each state number (m, S), and the gates (m, G or 0)."""
         out = self.layers(hidden).to(present.dtype)
-        size, moves = out[:, : self.size], out[:, self.size :]
-        if self.design.state_prior:
-            prior = self.prior(present, actions)
-            return size + prior.size, moves + prior.moves
-        return size, moves
-
-
-class ActionHead(nn.Module):
-    """O_A: hidden state of the asking token to the action."""
-
-    def __init__(self, width: int, spec: WorldSpec) -> None:
-        super().__init__()
-        self.layers = mlp(width, width, spec.action_size)
-
-    def forward(self, hidden: Tensor, present: Tensor) -> Tensor:
-        """Score or give the action: (m, D), unused (m, S) -> (m, actions) logits or (m, A)."""
-        return self.layers(hidden)
-
-
-class EntityActionHead(nn.Module):
-    """O_A for worlds whose discrete actions each act on one entity: every entity scores its own.
-
-    Args:
-        names: (K, D) the language model's own embedding of each entity's name.
-        spec: the world.
-        size: of the hidden layers.
-    """
-
-    names: Tensor
-    columns: Tensor
-    actions: Tensor
-    others: Tensor
-
-    def __init__(self, names: Tensor, spec: WorldSpec, size: int = 64) -> None:
-        super().__init__()
-        count, width = names.shape
-        self.size = spec.action_size
-        self.register_buffer("names", names)
-        self.register_buffer("columns", torch.tensor([e.columns for e in spec.entities]), persistent=False)
-        self.register_buffer("actions", torch.tensor([e.actions for e in spec.entities]), persistent=False)
-        self.register_buffer("others", 1 - torch.eye(count), persistent=False)
-        self.ask = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
-        self.name = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
-        about = size + self.columns.shape[1]  # how an entity matters to what is asked, and where it is
-        self.hear = nn.Sequential(
-            nn.Linear(2 * about + self.columns.shape[1] + size, size),
-            nn.GELU(),
-            nn.Linear(size, size),
-            nn.GELU(),
-        )
-        self.score = mlp(about + 2 * size, 2 * size, self.actions.shape[1])
-
-    def forward(self, hidden: Tensor, present: Tensor) -> Tensor:
-        """Score the actions: (m, D), (m, S) in units of its spread -> (m, actions) logits."""
-        asked = self.ask(hidden)[:, None].to(present.dtype)  # (m, 1, E)
-        place = present[:, self.columns]  # (m, K, C)
-        about = torch.cat([asked * self.name(self.names).to(present.dtype), place], dim=2)  # (m, K, E + C)
-        count = len(self.columns)
-        pairs = torch.cat(
-            [
-                about[:, :, None].expand(-1, -1, count, -1),
-                about[:, None].expand(-1, count, -1, -1),
-                place[:, None] - place[:, :, None],
-                asked[:, :, None].expand(-1, count, count, -1),
-            ],
-            dim=3,
-        )
-        heard = (self.hear(pairs) * self.others[..., None]).sum(2)  # (m, K, E)
-        scores = self.score(torch.cat([about, heard, asked.expand(-1, count, -1)], dim=2))  # (m, K, P)
-        out = scores.new_zeros(len(hidden), self.size)
-        return out.index_copy(1, self.actions.flatten(), scores.flatten(1))
+        return out[:, : self.size], out[:, self.size :]
 
 
 class EntityEmbedding(nn.Module):
@@ -227,16 +146,6 @@ def name_vectors(backbone: Any, spec: WorldSpec) -> Tensor:
     words = backbone.model.get_input_embeddings().weight.detach()
     ids = backbone.tokenizer([entity.name for entity in spec.entities], add_special_tokens=False)["input_ids"]
     return torch.stack([words[name].float().mean(0) for name in ids])
-
-
-def acted_on(spec: WorldSpec) -> bool:
-    """Whether every action of a world belongs to exactly one entity, and all have equally many."""
-    named = sorted(action for entity in spec.entities for action in entity.actions)
-    return (
-        spec.action_kind == "discrete"
-        and named == list(range(spec.action_size))
-        and len({len(entity.actions) for entity in spec.entities}) == 1
-    )
 
 
 def embedding(first: nn.Module, width: int, scale: float) -> nn.Sequential:

@@ -22,7 +22,7 @@ DIRECTIONS = ("behind", "left", "front", "right")
 OPPOSITE = {"behind": "front", "front": "behind", "left": "right", "right": "left"}
 COMPLAINTS = 0.5  # share among the sentences about one relation
 KINDS = {"relation": 0.6, "motion": 0.3, "both": 0.1}  # shares of contrasts
-CONTRAST = 5  # meanings in a contrast
+CONTRAST = 6  # meanings in a contrast
 
 Fact = tuple[str, str, str]  # (direction, thing, reference); reference "" where a thing moves by itself
 Meaning = tuple[Fact, ...]

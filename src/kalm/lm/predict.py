@@ -48,8 +48,7 @@ def predict(
         )
         with autocast(model.device, precision):
             hidden = model.body(model.embed(batch), batch.visible, batch.position).flatten(0, 1)  # (B*L, D)
-            asked = hidden[batch.ask_state_at]
-            states = model.next_states(asked, batch.present_states, batch.taken_actions)
+            states = model.predicted_states(hidden[batch.ask_state_at], batch.present_states)
         found.append(states.double().numpy(force=True))
     return np.concatenate(found)
 

@@ -195,7 +195,8 @@ class Speller:
             raise KalmError(
                 f"a rollout of {rollouts.lengths[longest]} steps and its goal need {needed[longest]} "
                 f"positions, the model has {self.context}: {int((needed > self.context).sum())} of "
-                f"{len(rollouts)} rollouts are too long. Collect shorter ones, or ground a backbone with a longer context."
+                f"{len(rollouts)} rollouts are too long. Collect shorter ones, or "
+                "ground a backbone with a longer context."
             )
 
     def generation(self, rollouts: RolloutSet, index: int, template: str) -> Example:
@@ -213,7 +214,7 @@ class Speller:
         return Example(self.prompt(EXPLANATION[0]), body)
 
     def question(self, rollouts: RolloutSet, index: int, prompt: tuple[str, str]) -> Example:
-        """Rollout between the two parts of a prompt for explanations: the explanation is yet to be written."""
+        """Rollout between the two parts of a prompt: its explanation is yet to be written."""
         lead = Tokens.text(self.ids(prompt[1]))
         body = Tokens.join([self._rollout(rollouts, index, learn=False), lead])
         return Example(self.prompt(prompt[0]), body)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from kalm import processes
 from kalm.config import GroundConfig
@@ -34,7 +35,7 @@ from kalm.lm.monitor import Monitor
 from kalm.lm.team import Team
 from kalm.lm.update import measured, update
 from kalm.progress import Advance, silent
-from kalm.runs import Metrics, derive_rng, derive_seed
+from kalm.runs import Metrics, atomic_write, derive_rng, derive_seed
 
 LOG_EVERY = 20
 
@@ -79,10 +80,8 @@ def train(
     if config.language_steps and not checkpoint.folder.exists():
         with watch("language", config.language_steps) as advance:
             language.warm_up(model, config, seed, folder, advance)
-    if config.state_prior and not checkpoint.folder.exists():
-        with watch("physics", config.prior_steps) as advance:
-            order = derive_seed(seed, "ground", "prior")
-            network.fit(model.state_head.prior, data, config.prior_steps, order, advance)
+    if config.state_network:
+        _fit_network(model, data, config, seed, folder / "network.safetensors", watch)
     optimizer, schedule = optimizer_and_schedule(model, config, curriculum.steps)
     team = Team(model, optimizer, config.precision, config.compile)
     start = checkpoint.restore(model, team.optimizer)
@@ -118,6 +117,22 @@ def train(
             team.shown.eval().save(folder / "model")
             metrics.close()
     return team.shown
+
+
+def _fit_network(
+    model: GroundedLM, data: RolloutSet, config: GroundConfig, seed: int, place: Path, watch: Watch
+) -> None:
+    """Fit the transition network, or load what an earlier call fitted."""
+    if place.exists():
+        model.network.load_state_dict(load_file(place))
+        return
+    with watch("physics", config.network_steps) as advance:
+        network.fit(
+            model.network, data, config.network_steps, derive_seed(seed, "ground", "network"), advance
+        )
+    if processes.main():
+        with atomic_write(place) as temporary:
+            save_file(model.network.state_dict(), temporary)
 
 
 def divide(rollouts: RolloutSet, config: GroundConfig, seed: int) -> tuple[RolloutSet, RolloutSet]:
