@@ -200,3 +200,15 @@ def test_goals_can_be_shown_written_and_checked(tmp_path):
     path.write_text(path.read_text() + "{broken\n")
     done = kalm("goals", "check", path, check=False)
     assert done.returncode == 2 and "201" in done.stderr
+
+
+def test_when_all_policies_are_finished_no_data_are_read(tmp_path):
+    from kalm import pipeline
+    from kalm.config import Config
+    from kalm.runs import JOB, write_json
+
+    config = Config()
+    for job in pipeline.jobs(config):
+        write_json(tmp_path / job.name / JOB, {})
+    done = pipeline.train(config, tmp_path / "no real data", tmp_path / "no imagined data", tmp_path)
+    assert done["policies"] == [job.name for job in pipeline.jobs(config)]

@@ -160,7 +160,10 @@ class WorldSpec:
             "action_kind": self.action_kind,
             "action_size": self.action_size,
             "horizon": self.horizon,
-            "entities": [asdict(entity) for entity in self.entities],
+            "entities": [
+                {**asdict(entity), "columns": list(entity.columns), "actions": list(entity.actions)}
+                for entity in self.entities
+            ],
         }
 
     @classmethod

@@ -20,7 +20,7 @@ GROUND = {
     "rows": 2,
     "row_tokens": 128,
     "epochs": 0.5,
-    "prior_steps": 5,
+    "network_steps": 5,
     "held_out": 16,
     "checkpoint_every": 3,
     "match_rollouts": 0,

@@ -18,6 +18,8 @@ from kalm.lm import sft
 from kalm.lm.imagine import imagine_dataset, plan
 from kalm.runs import read_json, read_metrics
 
+# Weights move by 1e-3. The world's numbers are float32, so are the heads' outputs, and Adam enlarges that.
+ROUNDING = 1e-6
 IMAGINE = ImagineConfig(rephrase=1, easy=0, hard=0, horizon=3, shard=4)
 
 
@@ -27,7 +29,7 @@ def settings(llama):
         backbone=str(llama),
         rows=4,
         row_tokens=128,
-        prior_steps=5,
+        network_steps=5,
         rollouts=40,
         held_out=8,
         checkpoint_every=2,
@@ -73,7 +75,7 @@ def largest_difference(one: Path, two: Path) -> float:
 @pytest.mark.parametrize("way", ["replicated", "sharded", "continued"])
 def test_two_processes_train_what_one_trains(place, way):
     assert read_json(place / "alone" / "checkpoint" / "checkpoint.json", "")["step"] >= 2
-    assert largest_difference(place / "alone", place / way) < 1e-9
+    assert largest_difference(place / "alone", place / way) < ROUNDING
     alone, together = (read_metrics(place / name)[-1] for name in ("alone", way))
     assert alone.keys() == together.keys()
     for name, value in alone.items():
@@ -83,7 +85,7 @@ def test_two_processes_train_what_one_trains(place, way):
 def test_one_process_continues_what_two_with_shards_began(place, settings, world, rollouts, tmp_path):
     shutil.copytree(place / "sharded" / "checkpoint", tmp_path / "checkpoint")
     train(settings, world, rollouts, tmp_path)
-    assert largest_difference(place / "alone", tmp_path) < 1e-9
+    assert largest_difference(place / "alone", tmp_path) < ROUNDING
 
 
 def test_two_processes_imagine_what_one_imagines_to_the_bit(place, world, tmp_path):
@@ -101,7 +103,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(settings, world, rollo
     parts = settings.model_copy(update={"accumulate": 4})
     whole = train(settings, world, rollouts, tmp_path / "whole").state_dict()
     for name, value in train(parts, world, rollouts, tmp_path / "parts").state_dict().items():
-        assert torch.allclose(value, whole[name], rtol=0, atol=1e-9), name
+        assert torch.allclose(value, whole[name], rtol=0, atol=ROUNDING), name
 
 
 def test_more_parts_than_rows_are_refused(settings, world, rollouts, tmp_path):

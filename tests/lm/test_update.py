@@ -19,7 +19,7 @@ def prepared(config, world, rollouts):
 def test_no_gradient_is_computed_for_what_is_frozen(config, world, rollouts):
     frozen = config.model_copy(update={"tuning": "frozen"})
     team, curriculum = prepared(frozen, world, rollouts)
-    update(team, sft._parts(curriculum, 0, team.model, frozen), frozen)
+    update(team, sft.parts(curriculum, 0, team.model, frozen), frozen)
     gradients = {name: weight.grad is not None for name, weight in team.model.named_parameters()}
     assert gradients == {name: weight.requires_grad for name, weight in team.model.named_parameters()}
     assert any(gradients.values()) and not all(gradients.values())
@@ -29,9 +29,9 @@ def test_every_weight_has_a_gradient_also_without_answers_of_its_kind(config, wo
     """Processes exchange the gradients of all weights, so none may be missing in any of them."""
     only = config.model_copy(update={"explanation": 0.0, "generation": 0.0})
     team, curriculum = prepared(only, world, rollouts)
-    parts = sft._parts(curriculum, 0, team.model, only)
-    assert parts[0].answers[0] == parts[0].answers[2] == 0 < parts[0].answers[1]
-    losses, _ = update(team, parts, only)
+    batches = sft.parts(curriculum, 0, team.model, only)
+    assert batches[0].answers[0] == batches[0].answers[2] == 0 < batches[0].answers[1]
+    losses, _ = update(team, batches, only)
     assert float(losses.text) == float(losses.action) == 0
     assert all(weight.grad is not None for weight in team.model.parameters() if weight.requires_grad)
 

@@ -23,7 +23,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.network import TransitionNetwork
 from kalm.errors import KalmError
 from kalm.lm import tuning
-from kalm.lm.backbone import Backbone
+from kalm.lm.backbone import Backbone, Origin
 from kalm.lm.collate import Batch
 from kalm.lm.modules import Design, EntityEmbedding, Scales, StateHead, embedding, mlp, name_vectors
 from kalm.lm.sequence import Speller
@@ -147,7 +147,9 @@ class GroundedLM(nn.Module):
             actions: (m,) or (m, A) taken there.
         """
         if self.design.state_network:
-            return self.network.next_states(states, actions)
+            # In bfloat16 a position is only known to millimetres.
+            with torch.autocast(states.device.type, enabled=False):
+                return self.network.next_states(states, actions)
         return self.predicted_states(hidden, states)
 
     def predicted_states(self, hidden: Tensor, states: Tensor) -> Tensor:
@@ -159,12 +161,12 @@ class GroundedLM(nn.Module):
 
     def _state_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         if not len(hidden):
-            return hidden.sum() * 0
+            return _nothing(self.state_head.layers, hidden)
         return self.state_head.loss(hidden, batch.present_states, batch.want_states, self.scales)
 
     def _action_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         if not len(hidden):
-            return hidden.sum() * 0
+            return _nothing(self.action_head, hidden)
         output, target = self.action_head(hidden), batch.want_actions
         if self.spec.action_kind == "discrete":
             return F.cross_entropy(_wide(output), target)
@@ -207,8 +209,15 @@ def load(folder: Path | str, device: str = "cpu") -> GroundedLM:
     about = read_json(folder / "grounded.json", "grounded model")
     if about.get("format") != FORMAT:
         raise KalmError(f"{folder}: format {about.get('format')!r} is not known. Known: {FORMAT}.")
-    backbone = tuning.load(folder / "backbone", about["backbone"], about["two_way_prompt"])
-    model = GroundedLM(backbone, WorldSpec.from_json(about["world"]), Design(**about["design"]))
+    try:
+        spec, design = WorldSpec.from_json(about["world"]), Design(**about["design"])
+        origin = Origin(**about["backbone"])
+        two_way_prompt = about["two_way_prompt"]
+    except (KeyError, TypeError) as error:
+        raise KalmError(
+            f"{folder / 'grounded.json'} does not fit this version of kalm ({error}). Ground the model anew."
+        ) from None
+    model = GroundedLM(tuning.load(folder / "backbone", origin, two_way_prompt), spec, design)
     try:
         new = load_file(folder / "modules.safetensors")
         model.load_state_dict(new, strict=False)
@@ -229,6 +238,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
         )
         precision = "bfloat16" if native else "float32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def _nothing(head: nn.Module, hidden: Tensor) -> Tensor:
+    """Return the loss of no answers, 0, with gradients of 0: processes exchange those of all weights."""
+    return head(hidden).sum()
 
 
 def _mean(values: Tensor) -> Tensor:

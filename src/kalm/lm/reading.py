@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from kalm.lm.cache import block_cache
 from kalm.lm.grounded import GroundedLM
 
 
@@ -35,7 +35,7 @@ class Reading:
         seen = real[:, None, :].expand(-1, longest, -1)  # (U, P, P)
         if not model.backbone.two_way_prompt:
             seen = seen & (column[None, :] <= column[:, None])
-        self.cache = DynamicCache(config=model.lm.config)
+        self.cache = block_cache()
         device = model.device
         embedded = model.lm.get_input_embeddings()(ids.to(device))
         model.body(embedded, seen[:, None].to(device), column.expand(len(prompts), -1).to(device), self.cache)

@@ -92,7 +92,7 @@ def train(
         for number in range(start, curriculum.steps):
             for group, rate in zip(team.optimizer.param_groups, schedule(number), strict=True):
                 group["lr"] = rate
-            losses, norm = update(team, _parts(curriculum, number, model, config), config)
+            losses, norm = update(team, parts(curriculum, number, model, config), config)
             done = number + 1
             last = done == curriculum.steps
             look = last or done % config.evaluate_every == 0
@@ -148,13 +148,13 @@ def divide(rollouts: RolloutSet, config: GroundConfig, seed: int) -> tuple[Rollo
     return rollouts.split(config.held_out / len(rollouts), derive_rng(seed, "ground", "split"))
 
 
-def _parts(curriculum: Curriculum, step: int, model: GroundedLM, config: GroundConfig) -> list[Batch]:
+def parts(curriculum: Curriculum, step: int, model: GroundedLM, config: GroundConfig) -> list[Batch]:
     """Return what this process works through in a step: `ground.accumulate` parts of the batch."""
-    parts = processes.count() * config.accumulate
+    whole = processes.count() * config.accumulate
     first = processes.index() * config.accumulate
     return [
         collate.batch(
-            curriculum.groups(step, part, parts),
+            curriculum.groups(step, part, whole),
             curriculum.rollouts,
             model.backbone.two_way_prompt,
             config.row_tokens if config.compile else 0,

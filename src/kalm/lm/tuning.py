@@ -108,18 +108,17 @@ def save(backbone: Backbone, folder: Path) -> None:
         _save_adapter(backbone, folder / ADAPTER)
 
 
-def load(folder: Path, about: dict[str, Any], two_way_prompt: bool) -> Backbone:
+def load(folder: Path, origin: Origin, two_way_prompt: bool) -> Backbone:
     """Load what `save` wrote.
 
     Args:
         folder: the saved backbone.
-        about: its `Origin` as JSON.
+        origin: what `grounded.json` says of it.
         two_way_prompt: how it reads prompts.
 
     Raises:
         KalmError: a file is missing or damaged, or the backbone is not the one that was grounded.
     """
-    origin = Origin(**about)
     attention = "prefix" if two_way_prompt else "causal"
     place = str(folder) if origin.stored else origin.name
     base = backbones.load(place, attention, origin.weights)
