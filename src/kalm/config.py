@@ -186,8 +186,8 @@ class ImagineConfig(Section):
     relabel: bool = Field(
         default=False, description="actions are read off the imagined states by an inverse model of real data"
     )
-    plausibility: Literal["off", "drop", "weight"] = Field(
-        default="off",
+    plausibility: Literal["keep", "drop", "weight"] = Field(
+        default="keep",
         description="rollouts that could not have happened or miss their goal: keep them, drop them, or let "
         "them count less in training",
     )
@@ -213,7 +213,7 @@ class ImagineConfig(Section):
     @property
     def refined(self) -> bool:
         """Whether anything happens to imagined rollouts before they are stored."""
-        return self.samples > 1 or self.relabel or self.plausibility != "off"
+        return self.samples > 1 or self.relabel or self.plausibility != "keep"
 
     @model_validator(mode="after")
     def _samples_differ(self) -> ImagineConfig:

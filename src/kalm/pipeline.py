@@ -210,11 +210,11 @@ def imagine(
 
     lm = grounded.load(model, device(config.device))
     world = _world_of(lm.spec.name, config)
-    models = _fit_dynamics(config, real, folder / DYNAMICS)
     if goals is not None:
         rows = repeated(read_goals(goals, world.parse_goal, world.spec.state_size), config.imagine)
     else:
         rows = [i for i in plan(world, config.imagine) if levels is None or i.level in levels]
+    models = _fit_dynamics(config, real, folder / DYNAMICS)
     provenance = {
         "made_by": "imagine",
         "command": command,

@@ -1,6 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
 
+from kalm.config import GroundConfig
 from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.curriculum import Curriculum
@@ -13,7 +16,8 @@ def prepared(config, world, rollouts):
     model = sft.fresh(config, world, 0, "cpu")
     model.fit_scales(rollouts)
     optimizer, _ = sft.optimizer_and_schedule(model, config, 10)
-    return Team(model, optimizer, config.precision), Curriculum(rollouts, model.speller(), config, 0)
+    team = Team(model, optimizer, config.precision, config.compile)
+    return team, Curriculum(rollouts, model.speller(), config, 0)
 
 
 def test_no_gradient_is_computed_for_what_is_frozen(config, world, rollouts):
@@ -43,3 +47,19 @@ def test_the_measured_loss_is_the_weighted_sum(config):
     assert values == {"loss": 1 + 3 + 10, "text": 2, "state": 3, "action": 5, "gradient_norm": 7}
     with pytest.raises(KalmError, match="the loss is nan"):
         measured(losses._replace(state=torch.tensor(float("nan"))), torch.tensor(7.0), config)
+
+
+def test_a_compiled_model_on_padded_rows_has_the_same_losses(llama, world, rollouts, monkeypatch):
+    """With PyTorch's own tracing and gradients, and without the minutes that a C++ compiler takes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    losses, widths = [], []
+    for compiled in (False, True):
+        settings = GroundConfig(
+            backbone=str(llama), rows=2, row_tokens=192, precision="float32", compile=compiled
+        )
+        team, curriculum = prepared(settings, world, rollouts)
+        batches = sft.parts(curriculum, 0, team.model, settings)
+        widths.append(batches[0].position.shape[1])
+        losses.append(torch.stack([*update(team, batches, settings)[0]]))
+    assert widths[0] < widths[1] == 192
+    assert torch.allclose(*losses, rtol=1e-5)

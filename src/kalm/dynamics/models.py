@@ -50,7 +50,7 @@ class Models:
 
 def needed(imagine: ImagineConfig, dynamics: DynamicsConfig) -> tuple[str, ...]:
     """Return the kinds of models that the refinement of imagined rollouts asks for."""
-    judged = dynamics.members > 0 and (imagine.samples > 1 or imagine.plausibility != "off")
+    judged = dynamics.members > 0 and (imagine.samples > 1 or imagine.plausibility != "keep")
     return ((forward.KIND,) if judged else ()) + ((inverse.KIND,) if imagine.relabel else ())
 
 

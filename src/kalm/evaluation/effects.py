@@ -26,6 +26,7 @@ import numpy as np
 
 from kalm.errors import KalmError
 from kalm.evaluation.statistics import Rate, pooled
+from kalm.runs import atomic_write
 
 COLUMNS = ("variant", "seed", "measure", "value", "count")
 SHARES = (
@@ -71,6 +72,14 @@ def read_effects(path: Path) -> list[Effect]:
     if not found:
         raise KalmError(f"{path} holds no measurements.")
     return found
+
+
+def write_effects(path: Path, effects: Sequence[Effect]) -> None:
+    """Write a table of effects."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(effect) for effect in effects)
 
 
 def summarize(effects: Sequence[Effect]) -> dict[str, dict[str, Rate | Spread]]:
