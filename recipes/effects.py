@@ -1,7 +1,7 @@
 """Effects of design choices on grounding: the same small budget, one thing changed at a time.
 
-Every variant is grounded on the same rollouts and inspected (`kalm inspect`); a table of effects comes out, for
-`kalm inspect --effects` and `kalm report --effects`. What is done already is not repeated.
+Every variant is grounded on the same rollouts and inspected (`kalm inspect`); a table of effects comes out,
+for `kalm inspect --effects` and `kalm report --effects`. What is done already is not repeated.
 
     kalm collect --preset mini --out runs/effects/real
     python recipes/effects.py --data runs/effects/real --out runs/effects --csv results/clevr-effects.csv

@@ -16,7 +16,7 @@ import typer
 from kalm import config as settings
 from kalm import envs, processes
 from kalm.errors import KalmError
-from kalm.runs import EVALUATION, ROWS
+from kalm.runs import EVALUATION, REFINED, ROWS
 from kalm.types import LEVELS
 
 app = typer.Typer(
@@ -35,7 +35,9 @@ app.add_typer(goals_app, name="goals")
 app.add_typer(data_app, name="data")
 
 Env = Annotated[str | None, typer.Option("--env", help="World; `clevr` by default.")]
-Preset = Annotated[str | None, typer.Option(help="Settings to start from: demo, mini, paper.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Settings to start from: demo, mini, paper, paper-faithful.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. Repeat for more.")
 ]
@@ -159,6 +161,12 @@ def imagine(
         Path | None,
         typer.Option(help="Real rollouts: needed by imagine.relabel, samples and plausibility."),
     ] = None,
+    actor: Annotated[
+        Path | None,
+        typer.Option(
+            help="A second grounded model that chooses the actions; --model gives the states."
+        ),
+    ] = None,
     env: Env = None,
     preset: Preset = None,
     set_: Set = None,
@@ -180,11 +188,11 @@ def imagine(
     from kalm.report.tables import refined_table, show_all
 
     config = _load(env, preset, set_, seed, device, None)
-    inputs = pipeline.imagine_inputs(config, model, goals, _levels(level), real)
-    work = partial(pipeline.imagine, config, model, out, goals, _levels(level), real, _command())
+    inputs = pipeline.imagine_inputs(config, model, goals, _levels(level), real, actor)
+    work = partial(pipeline.imagine, config, model, out, goals, _levels(level), real, actor, _command())
     figures = pipeline.alone(out, "imagine", config, inputs, overwrite, work)
     table = refined_table(figures)
-    _print({name: part for name, part in figures.items() if as_json or name not in ("raw", "kept")}, as_json)
+    _print({name: part for name, part in figures.items() if as_json or name not in REFINED}, as_json)
     if table is not None and not as_json:
         show_all([table])
 

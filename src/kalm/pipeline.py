@@ -47,6 +47,7 @@ from kalm.runs import (
     POLICIES,
     RAW,
     REAL,
+    REFINED,
     REPORT,
     ROWS,
     SETTINGS,
@@ -186,6 +187,7 @@ def imagine(
     goals: Path | None = None,
     levels: Sequence[str] | None = None,
     real: Path | None = None,
+    actor: Path | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Imagine rollouts for the levels' suites, or for a goal file, into a dataset folder.
@@ -200,6 +202,7 @@ def imagine(
         goals: goal file instead of the suites.
         levels: which suites; None: as many as the settings ask for.
         real: real rollouts, from which models of the dynamics are fitted if the settings need any.
+        actor: folder of a second grounded model that chooses the actions; None: `model` does.
         command: noted with the rollouts.
 
     Raises:
@@ -214,6 +217,7 @@ def imagine(
         rows = repeated(read_goals(goals, world.parse_goal, world.spec.state_size), config.imagine)
     else:
         rows = [i for i in plan(world, config.imagine) if levels is None or i.level in levels]
+    doer = grounded.load(actor, device(config.device)) if actor else None
     models = _fit_dynamics(config, real, folder / DYNAMICS)
     provenance = {
         "made_by": "imagine",
@@ -224,7 +228,9 @@ def imagine(
     }
     place = folder / RAW if config.imagine.refined else folder
     with track("imagine", len(rows) * config.imagine.samples) as advance:
-        rollouts = imagine_dataset(lm, world, rows, config.imagine, config.seed, place, provenance, advance)
+        rollouts = imagine_dataset(
+            lm, world, rows, config.imagine, config.seed, place, provenance, doer, advance
+        )
     result = {"rollouts": len(rollouts), "match_rate": float(rollouts.success.mean())}
     if not config.imagine.refined or not processes.main():
         return result
@@ -273,7 +279,8 @@ def _refine(
     require_valid(refined.rollouts)
     facts = {**refined.facts, "models": models.to_json()}
     store.write(refined.rollouts, folder, {**provenance, "refined": facts})
-    found = {"raw": quality(raw, world), "kept": quality(refined.rollouts, world)}
+    stages = zip(REFINED, (raw, refined.chosen, refined.rollouts), strict=True)
+    found = {name: quality(rollouts, world) for name, rollouts in stages}
     return {
         "refined": facts,
         **{name: {level: part.to_json() for level, part in of.items()} for name, of in found.items()},
@@ -281,10 +288,16 @@ def _refine(
 
 
 def imagine_inputs(
-    config: Config, model: Path, goals: Path | None, levels: Sequence[str] | None, real: Path | None
+    config: Config,
+    model: Path,
+    goals: Path | None,
+    levels: Sequence[str] | None,
+    real: Path | None,
+    actor: Path | None,
 ) -> dict[str, object]:
     """Return what imagined rollouts depend on besides the settings of their own section (for `alone`)."""
-    return {"model": model, "goals": goals, "levels": levels, "real": real, **_dynamics(config)}
+    inputs = {"model": model, "actor": actor, "goals": goals, "levels": levels, "real": real}
+    return {**inputs, **_dynamics(config)}
 
 
 def inspect(

@@ -30,6 +30,7 @@ SETTINGS = "config.json"
 REAL, GROUNDED, IMAGINED, POLICIES = "real", "grounded", "imagined", "policies"
 INSPECTION, EVALUATION, REPORT = "inspection", "evaluation", "report"
 RAW, DYNAMICS = "raw", "dynamics"  # inside IMAGINED, where rollouts are refined
+REFINED = ("raw", "chosen", "kept")  # steps of refining whose quality is told
 ROWS = "rows.csv"
 INSPECTED = "inspect.json"
 STAGES = {

@@ -33,7 +33,7 @@ def test_a_stopped_imagination_goes_on_to_the_same_rollouts(model, world, tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        imagine_dataset(model, world, rows, config, 0, stopped, {}, stop)
+        imagine_dataset(model, world, rows, config, 0, stopped, {}, advance=stop)
     resumed = imagine_dataset(model, world, rows, config, 0, stopped, {})
     assert np.array_equal(whole.actions, resumed.actions)
     assert np.array_equal(whole.states, resumed.states)

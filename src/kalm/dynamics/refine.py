@@ -36,9 +36,16 @@ FAILED = "goal_not_reached"
 
 @dataclass(frozen=True)
 class Refined:
-    """Rollouts to train on, and what was done to the raw ones, JSON-ready."""
+    """What refining gave.
+
+    Attributes:
+        rollouts: those to train on.
+        chosen: the chosen sample of each wanted rollout, before anything was dropped.
+        facts: what was done to the raw ones, JSON-ready.
+    """
 
     rollouts: RolloutSet
+    chosen: RolloutSet
     facts: dict[str, Any]
 
 
@@ -99,6 +106,7 @@ def refine(
         rows = best(judged, rollouts.lengths, origin)
         facts["samples"] = {"per_rollout": config.samples, "set_aside": len(raw) - len(rows)}
         rollouts, judged = rollouts.take(rows), judged.take(rows)
+    chosen = rollouts
     if config.plausibility == "drop":
         kept = ~judged.failed & (judged.plausible >= config.plausible_share)
         facts["dropped"] = {"rollouts": int((~kept).sum()), "with": _reasons(judged.take(~kept))}
@@ -108,7 +116,7 @@ def refine(
         facts["weights"] = {"mean": float(rollouts.weights.mean()), "less_for": _reasons(judged)}
     if not len(rollouts):
         raise KalmError(f"no imagined rollout is plausible ({facts}). Lower imagine.plausible_share.")
-    return Refined(rollouts, {**facts, "kept": len(rollouts)})
+    return Refined(rollouts, chosen, {**facts, "kept": len(rollouts)})
 
 
 def judge(

@@ -10,7 +10,7 @@ the wrong outcome, or the reverse. Both shares are reported for one-step goals, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.score import one_step, transitions, violated
 from kalm.envs.base import World
 from kalm.evaluation.statistics import Rate, rate
-from kalm.types import LEVELS
+from kalm.types import LEVELS, Goal
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Quality:
         violations: measure -> (share of rollouts with at least one such state, share of states). The second
             has no interval: states of one rollout are no independent draws.
         motion: measure -> mean over all transitions.
+        kinds: kind of goal -> share that reaches it, where a level has several kinds; goals made of goals are
+            told apart by how many, e.g. ``"all of 2"``.
     """
 
     rollouts: int
@@ -44,6 +46,7 @@ class Quality:
     change_match: Rate | None
     violations: dict[str, tuple[Rate, float]]
     motion: dict[str, float]
+    kinds: dict[str, Rate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -57,6 +60,7 @@ class Quality:
                 name: [some.to_json(), states] for name, (some, states) in self.violations.items()
             },
             "motion": self.motion,
+            "kinds": {kind: found.to_json() for kind, found in self.kinds.items()},
         }
 
     @classmethod
@@ -71,6 +75,7 @@ class Quality:
             change_match=data["change_match"] and read(data["change_match"]),
             violations={name: (read(some), states) for name, (some, states) in data["violations"].items()},
             motion=data["motion"],
+            kinds={kind: read(found) for kind, found in data["kinds"].items()},
         )
 
 
@@ -101,7 +106,23 @@ def measure(rollouts: RolloutSet, world: World) -> Quality:
             name: float(np.mean(values, dtype=np.float64))
             for name, values in world.motion(before, actions, after).items()
         },
+        kinds=_kinds(rollouts),
     )
+
+
+def _kinds(rollouts: RolloutSet) -> dict[str, Rate]:
+    names = np.array([_kind(instruction.goal) for instruction in rollouts.instructions])[rollouts.which]
+    found = {str(name): _share(rollouts.success[names == name]) for name in np.unique(names)}
+    return found if len(found) > 1 else {}
+
+
+def _kind(goal: Goal) -> str:
+    parts = [
+        value
+        for _, value in goal.slots
+        if isinstance(value, tuple) and any(isinstance(g, Goal) for g in value)
+    ]
+    return f"{goal.kind} of {len(parts[0])}" if parts else goal.kind
 
 
 def _share(flags: np.ndarray) -> Rate:

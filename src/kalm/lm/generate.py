@@ -24,11 +24,12 @@ from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import Judge, World
+from kalm.envs.starts import initial_states
 from kalm.errors import KalmError
 from kalm.lm.grounded import GroundedLM, autocast
 from kalm.lm.reading import Reading
 from kalm.lm.sequence import PROMPTS
-from kalm.types import SOURCES, Instruction
+from kalm.types import Instruction
 
 # Rows leave the cache in bulk: selecting rows copies it, so it must pay.
 DROP_SHARE = 0.2
@@ -116,7 +117,7 @@ def imagine(
             )
     horizon = horizon or world.spec.horizon
     seeds = np.asarray(seeds)
-    states = _initial_states(world, instructions, seeds) if starts is None else starts
+    states = initial_states(world, instructions, seeds) if starts is None else starts
     parts, broken = [], []
     for first in range(0, len(instructions), batch):
         rows = slice(first, min(first + batch, len(instructions)))
@@ -231,35 +232,16 @@ class _Decoding:
 
     def rollouts(self) -> RolloutSet:
         """Return the finite rollouts as a set."""
-        kept = ~self.broken
-        lengths = self.lengths[kept]
-        step = np.arange(self.states.shape[1])
-        used = step[None, :-1] < lengths[:, None]  # (n, H)
-        table: dict[Instruction, int] = {}
-        which = [table.setdefault(instruction, len(table)) for instruction in self.instructions]
-        return RolloutSet(
-            spec=self.model.spec,
-            instructions=tuple(table),
-            which=np.array(which, np.int32)[kept],
-            lengths=lengths,
-            states=self.states[kept][step[None] <= lengths[:, None]].astype(np.float32),
-            actions=self.actions[kept][used],
-            rewards=self.rewards[kept][used],
-            success=self.success[kept],
-            source=np.full(len(lengths), SOURCES.index("imagined"), np.int8),
-        )
-
-
-def _initial_states(world: World, instructions: Sequence[Instruction], seeds: np.ndarray) -> np.ndarray:
-    """Return initial states (N, S): the instruction's own, or drawn by the world from the row's seed."""
-    states = np.zeros((len(instructions), world.spec.state_size))
-    drawn = np.array([instruction.state is None for instruction in instructions])
-    if drawn.any():
-        states[drawn] = world.initial_states(seeds[drawn])
-    for row, instruction in enumerate(instructions):
-        if instruction.state is not None:
-            states[row] = instruction.state
-    return states
+        return RolloutSet.from_grid(
+            self.model.spec,
+            self.instructions,
+            self.lengths,
+            self.states,
+            self.actions,
+            self.rewards,
+            self.success,
+            "imagined",
+        ).take(~self.broken)
 
 
 def _noise(seeds: np.ndarray, kind: int, shape: tuple[int, int]) -> np.ndarray:

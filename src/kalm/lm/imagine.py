@@ -52,6 +52,7 @@ def imagine_dataset(
     seed: int,
     folder: Path,
     provenance: dict[str, Any],
+    actor: GroundedLM | None = None,
     advance: Advance = silent,
 ) -> RolloutSet:
     """Decode one rollout per row into `folder`, or go on where a stopped imagination ended, and return them.
@@ -89,6 +90,7 @@ def imagine_dataset(
             batch=config.batch,
             sampling=Sampling(config.temperature, config.state_noise),
             precision=config.precision,
+            actor=actor,
             advance=advance,
         )
         require_valid(result.rollouts)

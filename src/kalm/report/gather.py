@@ -62,6 +62,7 @@ def gather(run: Path, effects: Path | None = None) -> ReportData:
         world=settings["env"],
         rows=read_rows(run / EVALUATION / ROWS) if (run / EVALUATION / ROWS).exists() else (),
         imagined=quality(imagined, world) if imagined else {},
+        refined=_result(run / IMAGINED),
         real=quality(real, world) if real else {},
         grounding=read_metrics(run / GROUNDED),
         inspection=_inspection(run / INSPECTION / INSPECTED),
@@ -82,6 +83,12 @@ def label(job: Job) -> Label:
 
 def _rollouts(folder: Path) -> RolloutSet | None:
     return store.read(folder) if store.sealed(folder) else None
+
+
+def _result(stage: Path) -> dict[str, Any]:
+    """Return the figures of a stage that is done."""
+    marker = stage / "done.json"
+    return read_json(marker, "stage marker")["result"] if marker.exists() else {}
 
 
 def _inspection(file: Path) -> Inspection | None:

@@ -31,7 +31,7 @@ from kalm.report.films import Filmstrip, across, filmstrip
 from kalm.report.grounding import effects_table, inspection_tables
 from kalm.report.scores import NOVEL, Gain, Score, gains, scores
 from kalm.report.style import DARK, LIGHT, PRINT, Format, Theme
-from kalm.report.tables import Table, gain_table, held_back_table, quality_table, success_table
+from kalm.report.tables import Table, gain_table, held_back_table, quality_table, refined_table, success_table
 from kalm.runs import atomic_write
 
 PICTURES = "figures"
@@ -48,6 +48,7 @@ class ReportData:
         world: registry name of the world; decides which published numbers stand beside ours.
         rows: results, one per episode.
         imagined: level -> quality of imagined rollouts (`imagined.quality`).
+        refined: figures of imagination where several samples were decoded, or implausible ones dropped.
         real: level -> quality of real rollouts, for comparison.
         grounding: rows of the language model's ``metrics.jsonl``.
         inspection: what the grounded model can do.
@@ -64,6 +65,7 @@ class ReportData:
     world: str
     rows: Sequence[Episode] = ()
     imagined: Mapping[str, Quality] = field(default_factory=dict)
+    refined: Mapping[str, Any] = field(default_factory=dict)
     real: Mapping[str, Quality] = field(default_factory=dict)
     grounding: Sequence[Mapping[str, float]] = ()
     inspection: Inspection | None = None
@@ -180,7 +182,9 @@ def _imagined(data: ReportData) -> tuple[Block, ...]:
         f"Share of imagined rollouts that reach their goal, and that hold an impossible state.{diamonds}",
     )
     assert bars is not None
-    return quality_table(data.imagined, data.real, published.QUALITY.get(data.world)), bars
+    table = quality_table(data.imagined, data.real, published.QUALITY.get(data.world))
+    refined = refined_table(data.refined)
+    return (table, bars, *([refined] if refined else []))
 
 
 def _films(data: ReportData) -> tuple[Block, ...]:

@@ -19,6 +19,7 @@ from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate
 from kalm.report.scores import MIX, NOVEL, TITLES, Score, columns_of, gains, ordered, scores
+from kalm.runs import REFINED
 from kalm.types import NOVEL_LEVELS
 
 MISSING = "–"
@@ -135,10 +136,13 @@ def quality_table(
 
 
 def refined_table(figures: Mapping[str, Any]) -> Table | None:
-    """Raw and kept rollouts side by side, from the figures of `imagine`; None where nothing was refined."""
+    """Raw, chosen and kept rollouts side by side, from the figures of `imagine`; None if nothing was refined.
+
+    Raw are all that were decoded, chosen the best of each goal's samples, kept what training sees of those.
+    """
     columns = {
         f"{name}, {level}": Quality.from_json(found)
-        for name in ("raw", "kept")
+        for name in REFINED
         for level, found in figures.get(name, {}).items()
     }
     return quality_table(columns) if columns else None
@@ -147,6 +151,8 @@ def refined_table(figures: Mapping[str, Any]) -> Table | None:
 def _quality(found: Quality) -> dict[str, str]:
     cells = {"rollouts": str(found.rollouts), "mean length": f"{found.length:.1f}"}
     cells["goal reached, % of rollouts"] = share(found.match)
+    for kind, part in found.kinds.items():
+        cells[f"goal reached, {kind}, %"] = share(part)
     if found.action_match and found.change_match:
         cells["right action, % of one-step rollouts"] = share(found.action_match)
         cells["right state change, % of one-step rollouts"] = share(found.change_match)
