@@ -13,7 +13,7 @@ ROOT = Path(kalm.__file__).parent
 FLOORS = {
     "types": 0, "errors": 0, "config": 0, "runs": 0, "weights": 0, "progress": 0, "processes": 0,
     "goals": 1, "envs": 2, "data": 3, "dynamics": 4, "lm": 5, "rl": 5, "evaluation": 6, "report": 7,
-    "pipeline": 8, "cli": 9, "__main__": 10,
+    "stages": 8, "pipeline": 9, "cli": 10, "__main__": 11,
 }  # fmt: skip
 HEAVY = ("torch", "mujoco", "d3rlpy", "matplotlib", "transformers", "gradio", "pyarrow")
 # Files whose names are looked up on first use only.

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from kalm import config as settings
-from kalm import envs, processes
+from kalm import envs, processes, stages
 from kalm.errors import KalmError
 from kalm.runs import EVALUATION, REFINED, ROWS
 from kalm.types import LEVELS
@@ -80,7 +80,7 @@ def run(
     from kalm.report import tables
 
     config = _load(env, preset, set_, seed, device, workers)
-    pipeline.claim(out, config, _command(), resume, overwrite)
+    stages.claim(out, config, _command(), resume, overwrite)
     summary = pipeline.run(config, out, _command())
     _print(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS)))
     if not as_json:
@@ -106,7 +106,7 @@ def collect(
 
     config = _load(env, preset, set_, seed, None, workers)
     work = partial(pipeline.collect, config, out, _command())
-    _print(pipeline.alone(out, "collect", config, {}, overwrite, work), as_json)
+    _print(stages.alone(out, "collect", config, {}, overwrite, work), as_json)
 
 
 @app.command()
@@ -148,7 +148,7 @@ def ground(
     if out is None:
         raise KalmError("ground needs a folder for its result: give --out, or --dry-run to see the cost.")
     work = partial(pipeline.ground, config, data, out)
-    _print(pipeline.alone(out, "ground", config, {"data": data}, overwrite, work), as_json)
+    _print(stages.alone(out, "ground", config, {"data": data}, overwrite, work), as_json)
 
 
 @app.command()
@@ -163,9 +163,7 @@ def imagine(
     ] = None,
     actor: Annotated[
         Path | None,
-        typer.Option(
-            help="A second grounded model that chooses the actions; --model gives the states."
-        ),
+        typer.Option(help="A second grounded model that chooses the actions; --model gives the states."),
     ] = None,
     env: Env = None,
     preset: Preset = None,
@@ -190,7 +188,7 @@ def imagine(
     config = _load(env, preset, set_, seed, device, None)
     inputs = pipeline.imagine_inputs(config, model, goals, _levels(level), real, actor)
     work = partial(pipeline.imagine, config, model, out, goals, _levels(level), real, actor, _command())
-    figures = pipeline.alone(out, "imagine", config, inputs, overwrite, work)
+    figures = stages.alone(out, "imagine", config, inputs, overwrite, work)
     table = refined_table(figures)
     _print({name: part for name, part in figures.items() if as_json or name not in REFINED}, as_json)
     if table is not None and not as_json:
@@ -245,7 +243,7 @@ def inspect(
             pipeline.inspect, config, model, out, goals, _levels(level) or LEVELS, data, _command()
         )
         inputs = pipeline.inspect_inputs(config, model, goals, _levels(level), data)
-        figures = work() if out is None else pipeline.alone(out, "inspect", config, inputs, overwrite, work)
+        figures = work() if out is None else stages.alone(out, "inspect", config, inputs, overwrite, work)
         tables += inspection_tables(Inspection.from_json(figures))
     if effects is not None:
         lines = read_effects(effects)
@@ -283,9 +281,7 @@ def train(
         extra.append("train.per_level=true")
     config = _load(env, preset, extra, seed, device, workers)
     work = partial(pipeline.train, config, real, imagined, out)
-    _print(
-        pipeline.alone(out, "train", config, {"real": real, "imagined": imagined}, overwrite, work), as_json
-    )
+    _print(stages.alone(out, "train", config, {"real": real, "imagined": imagined}, overwrite, work), as_json)
 
 
 @app.command()
@@ -317,7 +313,7 @@ def evaluate(
     config = _load(env, preset, set_, seed, device, workers)
     inputs = {"policies": policy, "goals": goals, "levels": _levels(level)}
     work = partial(pipeline.evaluate, config, policy, out, goals, _levels(level) or LEVELS)
-    pipeline.alone(out, "evaluate", config, inputs, overwrite, work)
+    stages.alone(out, "evaluate", config, inputs, overwrite, work)
     summary = pipeline.results(out)
     _print(summary, as_json, lambda: tables.show(read_rows(out / ROWS)))
 

@@ -11,20 +11,14 @@ One run is one folder::
     evaluation/rows.csv    one row per episode
     report/                report.html, report.md, figures
 
-Every stage leaves a marker (``done.json``) that says what it was made from: settings of its own section and
-the marker of the stages before. A stage whose marker still fits is skipped, one that was stopped goes on, all
-others start anew.
-
-Started as several processes (`kalm.processes`), all of them ground and imagine together; the main one does
-the other stages, and all that is decided about folders, while the others wait.
+What is done already is skipped (`kalm.stages`). Started as several processes (`kalm.processes`), all of them
+ground and imagine together; the main one does the other stages while the others wait.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -50,17 +44,14 @@ from kalm.runs import (
     REFINED,
     REPORT,
     ROWS,
-    SETTINGS,
     Job,
-    Stage,
     atomic_write,
     derive_seed,
-    file_sha256,
     read_json,
     trained,
-    versions,
     write_json,
 )
+from kalm.stages import device, only, stage, world_of
 from kalm.types import LEVELS, NOVEL_LEVELS, Instruction
 
 if TYPE_CHECKING:
@@ -72,75 +63,44 @@ if TYPE_CHECKING:
     from kalm.evaluation.results import Episode
 
 ENCODINGS = "encodings"
-TOGETHER = ("ground", "imagine")  # stages that all processes work on
-# Files that tell one input folder from another.
-CONTENTS = ("dataset.json", "grounded.json", "modules.safetensors", JOB, "done.json")
-
-
-def claim(folder: Path, config: Config, command: str, resume: bool = False, overwrite: bool = False) -> None:
-    """Make a run folder, or enter the one that an earlier call of the same run left.
-
-    Raises:
-        KalmError: the folder holds another run (unless `resume` or `overwrite`), or no run at all.
-    """
-    if processes.main():
-        _claim(folder, config, command, resume, overwrite)
-    processes.wait()
-
-
-def _claim(folder: Path, config: Config, command: str, resume: bool, overwrite: bool) -> None:
-    settings = config.model_dump(mode="json")
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / SETTINGS).exists():
-            raise KalmError(f"{folder} is not empty and holds no run. Give another --out.")
-        if overwrite:
-            shutil.rmtree(folder)
-        elif not resume and read_json(folder / SETTINGS, "run")["settings"] != settings:
-            raise KalmError(
-                f"{folder} holds a run with other settings. Give another --out, or --resume to continue it "
-                "with these settings (stages that they change start anew), or --overwrite to delete it first."
-            )
-    write_json(folder / SETTINGS, {"settings": settings, "command": command, "versions": versions()})
 
 
 def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     """Do all stages that are not done yet; return the summary of the report."""
     device(config.device)  # an hour of collecting must not end with a word about the device
-    collected = _stage(
-        folder / REAL, _only(config, "collect"), lambda: collect(config, folder / REAL, command)
-    )
-    grounded = _stage(
+    collected = stage(folder / REAL, only(config, "collect"), lambda: collect(config, folder / REAL, command))
+    grounded = stage(
         folder / GROUNDED,
-        {**_only(config, "ground"), "data": collected},
+        {**only(config, "ground"), "data": collected},
         lambda: ground(config, folder / REAL, folder / GROUNDED),
         together=True,
     )
-    inspected = _stage(
+    inspected = stage(
         folder / INSPECTION,
-        {**_only(config, "inspect"), **_only(config, "imagine"), "model": grounded},
+        {**only(config, "inspect"), **only(config, "imagine"), "model": grounded},
         lambda: inspect(config, folder / GROUNDED / "model", folder / INSPECTION, command=command),
     )
-    imagined = _stage(
+    imagined = stage(
         folder / IMAGINED,
-        {**_only(config, "imagine"), **_dynamics(config), "model": grounded},
+        {**only(config, "imagine"), **_dynamics(config), "model": grounded},
         lambda: imagine(
             config, folder / GROUNDED / "model", folder / IMAGINED, real=folder / REAL, command=command
         ),
         together=True,
     )
-    trained = _stage(
+    trained = stage(
         folder / POLICIES,
-        {**_only(config, "train"), "real": collected, "imagined": imagined},
+        {**only(config, "train"), "real": collected, "imagined": imagined},
         lambda: train(config, folder / REAL, folder / IMAGINED, folder / POLICIES),
     )
-    evaluated = _stage(
+    evaluated = stage(
         folder / EVALUATION,
-        {**_only(config, "evaluate"), "policies": trained},
+        {**only(config, "evaluate"), "policies": trained},
         lambda: evaluate(config, folder / POLICIES, folder / EVALUATION),
     )
-    _stage(
+    stage(
         folder / REPORT,
-        {**_only(config, "report"), "evaluation": evaluated, "inspection": inspected},
+        {**only(config, "report"), "evaluation": evaluated, "inspection": inspected},
         lambda: report(folder, folder / REPORT),
     )
     return read_json(folder / REPORT / "done.json", "report")["result"]
@@ -164,7 +124,7 @@ def ground(config: Config, data: Path, folder: Path) -> dict[str, Any]:
     from kalm.lm import sft
 
     rollouts = store.read(data)
-    world = _world_of(rollouts.spec.name, config)
+    world = world_of(rollouts.spec.name, config)
     model = sft.fresh(config.ground, world, config.seed, device(config.device))
     sft.train(model, rollouts, world, config.ground, config.seed, folder, track)
     return {"rollouts": len(rollouts)}
@@ -176,7 +136,7 @@ def budget(config: Config, data: Path, count: int) -> dict[str, Any]:
     from kalm.lm.budget import estimate
 
     rollouts = store.read(data)
-    world = _world_of(rollouts.spec.name, config)
+    world = world_of(rollouts.spec.name, config)
     return estimate(config.ground, rollouts, world, config.seed, device(config.device), count)
 
 
@@ -212,7 +172,7 @@ def imagine(
     from kalm.lm.imagine import imagine_dataset, origins, plan, repeated
 
     lm = grounded.load(model, device(config.device))
-    world = _world_of(lm.spec.name, config)
+    world = world_of(lm.spec.name, config)
     if goals is not None:
         rows = repeated(read_goals(goals, world.parse_goal, world.spec.state_size), config.imagine)
     else:
@@ -255,7 +215,7 @@ def _fit_dynamics(config: Config, real: Path | None, folder: Path) -> Models | N
             "there are no forward ones."
         )
     rollouts = store.read(real)
-    _world_of(rollouts.spec.name, config)
+    world_of(rollouts.spec.name, config)
     return fitted(folder, rollouts, config.dynamics, kinds, config.seed, device(config.device), track)
 
 
@@ -328,11 +288,11 @@ def inspect(
     from kalm.lm import grounded
 
     lm = grounded.load(model_folder(model), device(config.device))
-    world = _world_of(lm.spec.name, config)
+    world = world_of(lm.spec.name, config)
     chosen = _instructions(world, goals, levels)
     if data is not None:
         real = store.read(data)
-        _world_of(real.spec.name, config)
+        world_of(real.spec.name, config)
     else:
         real = grounding.fresh_rollouts(world, config.inspect, config.collect, config.seed)
     with track("inspect", grounding.needed(chosen, config.inspect)) as advance:
@@ -352,7 +312,7 @@ def inspect_inputs(
     config: Config, model: Path, goals: Path | None, levels: Sequence[str] | None, data: Path | None
 ) -> dict[str, object]:
     """Return what an inspection depends on besides the settings of its own section (for `alone`)."""
-    settings = {**_only(config, "imagine"), **_only(config, "collect")}
+    settings = {**only(config, "imagine"), **only(config, "collect")}
     return {"model": model_folder(model), "goals": goals, "levels": levels, "data": data, **settings}
 
 
@@ -511,119 +471,6 @@ def summary(rows: Sequence[Episode]) -> dict[str, Any]:
     return scores.to_json(scores.scores(rows))
 
 
-def alone(
-    folder: Path,
-    section: str,
-    config: Config,
-    inputs: Mapping[str, object],
-    overwrite: bool,
-    work: Callable[[], Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Do one stage outside a run; what a stopped call with the same inputs left is continued.
-
-    Args:
-        folder: for the result.
-        section: name of the stage's settings.
-        config: settings.
-        inputs: what else the result depends on: folders, files, choices.
-        overwrite: delete what the folder holds first.
-        work: does it and returns figures.
-
-    Raises:
-        KalmError: the folder holds something else.
-    """
-    made_from = {**_only(config, section), **{name: _trace(value) for name, value in inputs.items()}}
-    stage = Stage(folder, made_from)
-    if processes.main():
-        _enter(stage, section, overwrite)
-    _stage(folder, made_from, work, together=section in TOGETHER)
-    return read_json(stage.marker, "stage marker")["result"]
-
-
-def _enter(stage: Stage, section: str, overwrite: bool) -> None:
-    """Refuse a folder that holds something else, or empty it."""
-    folder = stage.folder
-    if folder.exists() and any(folder.iterdir()):
-        if not stage.started.exists():
-            raise KalmError(f"{folder} is not empty and was not made by kalm {section}. Give another --out.")
-        if overwrite:
-            shutil.rmtree(folder)
-        elif not stage.begun():
-            raise KalmError(
-                f"{folder} holds the result of other settings or inputs. Give another --out, or --overwrite "
-                "to delete it first."
-            )
-
-
-def _trace(value: object) -> object:
-    """Return what stands for an input: place and content of files and folders, else the value itself."""
-    if not isinstance(value, Path):
-        return value
-    contents = [value] if value.is_file() else [value / name for name in CONTENTS]
-    return [str(value.resolve()), *(file_sha256(path) for path in contents if path.is_file())]
-
-
-def device(name: str) -> str:
-    """Return the torch device of a name; ``auto`` is a GPU or the CPU. Each of several processes has its GPU.
-
-    Raises:
-        KalmError: no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and processes.count() > 1:
-        name = f"cuda:{processes.local_index()}"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise KalmError(
-            f"device {name!r} cannot be used: {str(error).splitlines()[0]} Known here: cpu, auto."
-        ) from None
-    return name
-
-
-def _world_of(name: str, config: Config) -> World:
-    """Return the world that data or a model came from; the settings must not speak of another."""
-    if name != config.env:
-        raise KalmError(
-            f"the input belongs to world {name!r}, the settings to {config.env!r}. Use --env {name}."
-        )
-    return envs.make(name)
-
-
-def _only(config: Config, section: str) -> dict[str, Any]:
-    """Return what a stage's result depends on besides its inputs."""
-    settings = config.model_dump(mode="json")
-    return {"env": config.env, "seed": config.seed, section: settings[section]}
-
-
 def _dynamics(config: Config) -> dict[str, Any]:
     """Return the settings of the models of the dynamics, where imagined rollouts depend on them."""
     return {"dynamics": config.dynamics.model_dump(mode="json")} if config.imagine.refined else {}
-
-
-def _stage(
-    folder: Path,
-    made_from: Mapping[str, Any],
-    work: Callable[[], Mapping[str, Any]],
-    together: bool = False,
-) -> str:
-    """Do a stage unless its marker says that it is done; return its key.
-
-    Only the main process decides and marks; `together` says that all processes have to do the work.
-    """
-    stage = Stage(folder, made_from)
-    todo = not stage.done()
-    processes.wait()  # nobody begins, let alone finishes, before all have looked
-    if todo and processes.main():
-        stage.begin()
-    processes.wait()
-    if todo and (together or processes.main()):
-        began = time.monotonic()
-        result = work()
-        if processes.main():
-            stage.finish(result, time.monotonic() - began)
-    processes.wait()
-    return stage.key
