@@ -14,7 +14,7 @@ SMALL = [
     "--set", "collect.rollouts=240", "--set", "collect.shard=60",
     "--set", "ground.held_out=16", "--set", "ground.match_rollouts=2", "--set", "ground.rollouts=60",
     "--set", "ground.evaluate_every=1000", "--set", "ground.checkpoint_every=4",
-    "--set", "ground.explain_rollouts=2", "--set", "inspect.rollouts=2",
+    "--set", "ground.explain_rollouts=2", "--set", "ground.network_steps=20", "--set", "inspect.rollouts=2",
     "--set", "inspect.explanations=3", "--set", "inspect.transitions=4",
     "--set", "imagine.rephrase=1", "--set", "imagine.easy=0", "--set", "imagine.hard=0",
     "--set", "imagine.horizon=2", "--set", "imagine.shard=200",
@@ -135,7 +135,7 @@ def test_a_model_is_inspected_with_and_without_a_folder(run, tmp_path):
     small = ["--goals", goal_file(tmp_path), "--set", "inspect.explanations=3",
              "--set", "inspect.transitions=4", "--set", "imagine.horizon=2", "--rollouts", 3]  # fmt: skip
     printed = kalm("inspect", run, *small).stdout
-    for words in ("interpenetrating", "drift after", "unseen prompt", "random actions"):
+    for words in ("interpenetrating", "drift after", "unseen", "random"):
         assert words in printed
     out = tmp_path / "inspected"
     found = json.loads(kalm("inspect", run / "grounded" / "model", *small, "--out", out, "--json").stdout)

@@ -91,7 +91,7 @@ def test_fresh_rollouts_reach_their_goals(real):
 def test_a_model_of_which_nothing_is_finite_is_refused(model, world, goals, real):
     broken = deepcopy(model)
     with torch.no_grad():
-        for parameter in broken.state_head.parameters():
+        for parameter in broken.network.parameters():
             parameter.fill_(float("nan"))
     with pytest.raises(KalmError, match="not usable"):
         inspect(broken, world, goals[:1], real, CONFIG, SAMPLING, 0)

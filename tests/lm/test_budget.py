@@ -32,10 +32,11 @@ def test_memory_by_hand(single, world, rollouts):
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     still = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     memory = budget.Memory.of(model, halved=True, activations=800.0)
-    assert memory.weights == 2 * still + 4 * learning
+    network = sum(p.numel() for p in model.network.parameters())  # stays, in float32
+    assert memory.weights == 2 * (still - network) + 4 * (learning + network)
     assert memory.gradients == 4 * learning and memory.moments == 8 * learning
-    assert memory.copies == 2 * learning
-    assert memory.sharded(4) == budget.Memory(memory.weights / 4, learning, 2 * learning, learning / 2, 800.0)
+    assert memory.copies == 2 * (learning + network)
+    assert memory.sharded(4) == budget.Memory(memory.weights / 4, learning, 2 * learning, memory.copies / 4, 800.0)
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])

@@ -48,7 +48,7 @@ def test_several_samples_start_alike_and_begin_with_the_only_one(model, world, t
     alone = imagine_dataset(model, world, rows, one, 0, tmp_path / "one", {})
     told = []
     samples = imagine_dataset(
-        model, world, rows, three, 0, tmp_path / "three", {}, lambda n=1, **_: told.append(n)
+        model, world, rows, three, 0, tmp_path / "three", {}, advance=lambda n=1, **_: told.append(n)
     )
     assert len(samples) == 18 == sum(told) and len(alone) == 6
     assert origins(tmp_path / "three", 6, 3).tolist() == np.repeat(np.arange(6), 3).tolist()

@@ -65,11 +65,6 @@ class Sampling:
     temperature: float = 0.0
     state_noise: float = 0.0
 
-    @property
-    def random(self) -> bool:
-        """Whether two samples of one goal can differ."""
-        return self.temperature > 0 or self.state_noise > 0
-
 
 GREEDY = Sampling()
 
