@@ -36,7 +36,9 @@ def test_memory_by_hand(single, world, rollouts):
     assert memory.weights == 2 * (still - network) + 4 * (learning + network)
     assert memory.gradients == 4 * learning and memory.moments == 8 * learning
     assert memory.copies == 2 * (learning + network)
-    assert memory.sharded(4) == budget.Memory(memory.weights / 4, learning, 2 * learning, memory.copies / 4, 800.0)
+    assert memory.sharded(4) == budget.Memory(
+        memory.weights / 4, learning, 2 * learning, memory.copies / 4, 800.0
+    )
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])

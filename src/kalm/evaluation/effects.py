@@ -77,9 +77,9 @@ def read_effects(path: Path) -> list[Effect]:
 def write_effects(path: Path, effects: Sequence[Effect]) -> None:
     """Write a table of effects."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(effect) for effect in effects)
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(tuple(asdict(effect).values()) for effect in effects)
 
 
 def summarize(effects: Sequence[Effect]) -> dict[str, dict[str, Rate | Spread]]:
