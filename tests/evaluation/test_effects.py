@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kalm.errors import KalmError
-from kalm.evaluation.effects import Spread, read_effects, summarize
+from kalm.evaluation.effects import Effect, Spread, read_effects, summarize, write_effects
 from kalm.evaluation.statistics import pooled
 
 TABLE = """variant,seed,measure,value,count
@@ -51,3 +51,9 @@ def test_malformed_tables_are_refused(tmp_path, text, says):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(KalmError, match="cannot be read"):
         read_effects(tmp_path / "nowhere.csv")
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    effects = [Effect("default", 0, "match/rephrase", 0.25, 96), Effect("a, b", 1, "drift/seen", 1.5, 8)]
+    write_effects(tmp_path / "effects.csv", effects)
+    assert read_effects(tmp_path / "effects.csv") == effects
