@@ -273,12 +273,23 @@ class TrainConfig(Section):
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount")
     cql_alpha: float = Field(default=10.0, ge=0, description="weight of CQL's conservative term (paper: 10)")
     checkpoint_every: int = Field(default=5_000, gt=0, description="steps between checkpoints")
+    evaluate_every: int = Field(
+        default=0, ge=0, description="steps between looks at success in the simulator; 0: none"
+    )
+    evaluate_episodes: int = Field(
+        default=40, gt=0, description="episodes per level in such a look, the same in every one"
+    )
 
 
 class EvaluateConfig(Section):
     """Closed-loop success in the simulator."""
 
     episodes: int = Field(default=111, gt=0, description="episodes per level, policy and seed")
+    checkpoints: int = Field(
+        default=1,
+        gt=0,
+        description="last checkpoints of a policy that share its episodes: their mean is its score (paper: 5)",
+    )
     horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
 
 

@@ -380,7 +380,8 @@ def _train_all(
 def _train_one(config: Config, job: Job, real: Path, imagined: Path | None, folder: Path) -> None:
     from kalm.data import store
     from kalm.rl.encoder import GoalEncoder
-    from kalm.rl.train import fit, select
+    from kalm.rl.choice import select
+    from kalm.rl.train import fit
 
     where = device(config.device)
     dreams = store.read(imagined) if job.kalm and imagined is not None else None

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from kalm.errors import KalmError
 from kalm.rl.algorithms import ALGORITHMS
 from kalm.rl.policy import load_policy
-from kalm.rl.train import fit, select
+from kalm.rl.train import fit
 from kalm.runs import read_metrics
 
 NAMES = sorted(ALGORITHMS)
@@ -98,7 +98,7 @@ class TestBattery:
             ((real, replace(imagined, weights=0 * imagined.weights)), "imagined rollouts.*weights.*above 0"),
             (
                 (real, replace(imagined, spec=replace(line.spec, name="other"))),
-                "the imagined rollouts belong",
+                "imagined rollouts do not fit.*world 'other' instead of 'line'",
             ),
         ):
             with pytest.raises(KalmError, match=message):
@@ -140,26 +140,43 @@ def test_torch_is_left_as_it_was(line, sets, config, encoder, tmp_path):
     assert torch.distributions.Distribution._validate_args is checks
 
 
-def test_real_rollouts_are_chosen_by_the_seed(sets, config):
-    few = config.model_copy(update={"real_rollouts": 50})
-    chosen = [select(*sets, few, seed)[0] for seed in (0, 0, 1)]
-    assert [len(part) for part in chosen] == [50, 50, 50]
-    assert np.array_equal(chosen[0].states, chosen[1].states)
-    assert not np.array_equal(chosen[0].first_states, chosen[2].first_states)
-    alone, nothing = select(sets[0], None, few, 0)
-    assert nothing is None and np.array_equal(alone.states, chosen[0].states)
-    assert select(*sets, config, 0)[0] is sets[0]
+def test_looks_join_the_metrics_on_schedule(line, sets, config, encoder, tmp_path):
+    asked = []
+
+    def look(policy, step):
+        asked.append((step, policy.act(sets[0].first_states[:2], ["a", "b"]).shape))
+        return {"success/seen": step / 1000}
+
+    short = config.model_copy(update={"steps": 240, "evaluate_every": 90})
+    fit(line.spec, *sets, "bc", 0, short, encoder, tmp_path, look=look)
+    assert asked == [(90, (2,)), (180, (2,)), (240, (2,))]
+    rows = {row["step"]: row for row in read_metrics(tmp_path)}
+    assert list(rows) == [90, 100, 180, 200, 240]
+    assert rows[90] == {"step": 90, "success/seen": 0.09} and "success/seen" not in rows[100]
+    assert rows[240]["success/seen"] == 0.24 and "loss" in rows[240]
 
 
-def test_imagined_rollouts_are_chosen_by_success_and_level(line, sets, config):
-    real, imagined = sets
-    assert len(select(real, imagined, config, 0)[1]) == imagined.success.sum() < len(imagined)
-    everything = config.model_copy(update={"imagined": "all"})
-    assert len(select(real, imagined, everything, 0)[1]) == len(imagined)
-    assert set(select(real, imagined, everything, 0, "rephrase")[1].levels) == {"rephrase"}
-    with pytest.raises(KalmError, match="0 are of level hard"):
-        select(real, imagined, everything, 0, "hard")
-    with pytest.raises(KalmError, match="unknown level 'hrad'"):
-        select(real, imagined, everything, 0, "hrad")
-    with pytest.raises(KalmError, match="0 pass train.imagined=successful"):
-        select(real, imagined.take(~imagined.success), config, 0)
+def test_looking_changes_nothing(line, sets, config, encoder, tmp_path):
+    looking = config.model_copy(update={"steps": 40, "evaluate_every": 10})
+    fit(line.spec, *sets, "cql", 0, looking, encoder, tmp_path / "a", look=lambda policy, step: {"x": 0.0})
+    fit(line.spec, *sets, "cql", 0, looking, encoder, tmp_path / "b")
+    assert same_files(tmp_path / "a" / "policy.safetensors", tmp_path / "b" / "policy.safetensors")
+
+
+def test_a_training_goes_on_from_another_policy(line, sets, config, encoder, tmp_path):
+    short = config.model_copy(update={"steps": 40})
+    longer = config.model_copy(update={"steps": 60, "checkpoint_every": 10})
+    more = line.rollouts(80, seed=5)
+    fit(line.spec, *sets, "cql", 0, short, encoder, tmp_path / "first")
+    policy = fit(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "on", start=tmp_path / "first")
+    fit(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "new")
+    assert policy.provenance["steps"] == 60
+    assert [row["step"] for row in read_metrics(tmp_path / "on")] == [60]
+    assert not same_files(tmp_path / "on" / "policy.safetensors", tmp_path / "new" / "policy.safetensors")
+    with pytest.raises(Stopped):
+        fit(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "cut", advance=stop_after(55),
+            start=tmp_path / "first")  # fmt: skip
+    fit(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "cut", start=tmp_path / "first")
+    assert same_files(tmp_path / "on" / "policy.safetensors", tmp_path / "cut" / "policy.safetensors")
+    with pytest.raises(KalmError, match="no training to go on with"):
+        fit(line.spec, *sets, "cql", 0, longer, encoder, tmp_path / "x", start=tmp_path / "nowhere")

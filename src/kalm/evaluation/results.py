@@ -1,10 +1,13 @@
-"""The results file: CSV, one row per episode, so that every number of a report can be counted again."""
+"""The results file: CSV, one row per episode, so that every number of a report can be counted again.
+
+Files of earlier versions lack the last column, the checkpoint's step; it is read as 0.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +24,19 @@ class Label:
         algorithm: name of the learner, e.g. ``"cql"``.
         kalm: it learned from imagined rollouts too.
         seed: training seed.
+        step: gradient steps of the checkpoint that played; 0 where there are none.
     """
 
     policy: str = "policy"
     algorithm: str = ""
     kalm: bool = False
     seed: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One row of the results file; `Label` explains the first four fields, `Instruction` the next four."""
+    """One row of the results file; `Label` explains the first four fields and the last, `Instruction` four."""
 
     policy: str
     algorithm: str
@@ -45,6 +50,7 @@ class Episode:
     success: bool
     steps: int  # actions taken
     reward: float  # sum over the episode
+    step: int = 0
 
 
 def _flag(text: str) -> bool:
@@ -74,17 +80,17 @@ def read_rows(path: Path) -> list[Episode]:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.reader(stream, strict=True)
             header = next(reader, [])
-            if header != names:
+            if header not in (names, names[:-1]):
                 raise KalmError(f"{path} line 1: the columns are {header}, expected {names}.")
-            return [_parse(line, f"{path} line {reader.line_num}") for line in reader]
+            columns = fields(Episode)[: len(header)]
+            return [_parse(line, columns, f"{path} line {reader.line_num}") for line in reader]
     except FileNotFoundError:
         raise KalmError(f"results: {path} does not exist.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise KalmError(f"results: {path} cannot be read ({error}).") from None
 
 
-def _parse(line: list[str], place: str) -> Episode:
-    columns = fields(Episode)
+def _parse(line: list[str], columns: Sequence[Field[Any]], place: str) -> Episode:
     if len(line) != len(columns):
         raise KalmError(f"{place}: {len(line)} values, expected {len(columns)}.")
     values = {}

@@ -34,16 +34,16 @@ def save(path: Path, learner: Any, facts: Mapping[str, Any]) -> None:
         save_file(tensors, temporary, {"facts": json.dumps(facts)})
 
 
-def restore(path: Path, learner: Any, made_from: str) -> dict[str, Any] | None:
+def restore(path: Path, learner: Any, made_from: str | None) -> dict[str, Any] | None:
     """Put the learner and torch's generator where `save` found them; return the facts, None without a file.
 
     Raises:
-        KalmError: the file is damaged, or facts["made_from"] is not `made_from`.
+        KalmError: the file is damaged, or facts["made_from"] is not `made_from` (None: any will do).
     """
     if not path.exists():
         return None
     facts, tensors = _read(path, learner.impl.device)
-    if facts["made_from"] != made_from:
+    if made_from not in (None, facts["made_from"]):
         raise KalmError(
             f"{path} comes from a training with other settings or data. Use another folder, or delete it."
         )

@@ -3,7 +3,8 @@
 The loop calls the learner's update directly. d3rlpy's own `fit` spends a good part of each step on drawing
 transitions one by one and on averaging ever longer lists for a progress bar. Training runs in torch's random
 stream and thread count of its own and puts the caller's back. A stopped training continues from its
-checkpoint and ends with the same policy, to the bit, as one that was never stopped.
+checkpoint and ends with the same policy, to the bit, as one that was never stopped. Whoever calls may look at
+the policy on a schedule (play it, say); what the look returns joins the metrics of that step.
 
 ::
 
@@ -13,42 +14,34 @@ checkpoint and ends with the same policy, to the bit, as one that was never stop
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.distributions import Distribution
 
 from kalm.config import TrainConfig
-from kalm.data.checks import require_valid
 from kalm.data.rollouts import RolloutSet
-from kalm.errors import KalmError, unknown
+from kalm.errors import KalmError
 from kalm.progress import Advance, silent
 from kalm.rl import algorithms, checkpoint
 from kalm.rl.buffer import MixedBuffer
+from kalm.rl.choice import digest, require_data
 from kalm.rl.encoder import GoalEncoder
-from kalm.rl.policy import MLPPolicy, from_layers
-from kalm.runs import Metrics, derive_rng, derive_seed, fingerprint, versions
-from kalm.types import LEVELS, WorldSpec
+from kalm.rl.policy import MLPPolicy, Policy, from_layers
+from kalm.runs import Metrics, derive_rng, derive_seed, file_sha256, fingerprint, versions
+from kalm.types import WorldSpec
 
 LOG_EVERY = 100
+CHECKPOINT = "checkpoint.safetensors"
 NOT_IN_KEY = {  # what chooses policies and data, or only how far and how often; the data have their own hash
-    *(
-        "algorithms",
-        "seeds",
-        "steps",
-        "checkpoint_every",
-        "real_rollouts",
-        "imagined",
-        "per_level",
-        "encoder",
-    ),
+    *("algorithms", "seeds", "steps", "real_rollouts", "imagined", "per_level", "encoder"),
+    *("checkpoint_every", "evaluate_every", "evaluate_episodes"),
 }
+Look = Callable[[Policy, int], Mapping[str, float]]
 
 
 def fit(
@@ -63,6 +56,8 @@ def fit(
     device: str = "cpu",
     advance: Advance = silent,
     threads: int = 1,
+    look: Look | None = None,
+    start: Path | None = None,
 ) -> MLPPolicy:
     """Train one policy, or continue a stopped training of the same one, and store it in the folder.
 
@@ -78,6 +73,10 @@ def fit(
         device: torch device.
         advance: told of finished steps.
         threads: torch threads. One, because policies train faster side by side.
+        look: called with the policy so far and the step every `config.evaluate_every` steps and at the end;
+            returns numbers for the metrics.
+        start: folder of a policy of the same learner whose training goes on here, on these rollouts and up to
+            `config.steps` in all; None: from random weights.
 
     Raises:
         KalmError: unknown or unfitting algorithm, data of another world, nothing to learn from, numbers that
@@ -85,7 +84,7 @@ def fit(
     """
     algorithms.require(algorithm, spec)
     require_data(spec, real, imagined)
-    facts = _made_from(spec, real, imagined, algorithm, seed, config, encoder)
+    facts = _made_from(spec, real, imagined, algorithm, seed, config, encoder, start)
     with _own_torch(device, derive_seed(seed, "train", "weights"), threads):
         rng = derive_rng(seed, "train", "batches")
         buffer = MixedBuffer(real, imagined, encoder, config.mix, rng, device)
@@ -96,54 +95,10 @@ def fit(
             members = from_layers(algorithms.acting_networks(algorithm, learner))
             return MLPPolicy(spec, algorithm, encoder, members, device, {"steps": step, **provenance})
 
-        _run(learner, buffer, config, fingerprint(facts), folder, policy, advance)
+        _run(learner, buffer, config, fingerprint(facts), folder, policy, advance, look, start)
         final = policy(config.steps)
     final.save(folder)
     return final
-
-
-def select(
-    real: RolloutSet, imagined: RolloutSet | None, config: TrainConfig, seed: int, level: str | None = None
-) -> tuple[RolloutSet, RolloutSet | None]:
-    """Return the rollouts that a policy of this seed (and level) learns from.
-
-    The choice of real rollouts depends on the seed alone, so policies with and without imagined ones compare.
-
-    Raises:
-        KalmError: unknown level, or no imagined rollout is left.
-    """
-    if config.real_rollouts is not None and config.real_rollouts < len(real):
-        order = derive_rng(seed, "train", "real").permutation(len(real))
-        real = real.take(np.sort(order[: config.real_rollouts]))
-    if imagined is None:
-        return real, None
-    if level is not None and level not in LEVELS:
-        raise unknown("level", level, LEVELS)
-    kept = np.ones(len(imagined), dtype=bool) if level is None else imagined.levels == level
-    at_level = int(kept.sum())
-    kept &= imagined.success if config.imagined == "successful" else True
-    if not kept.any():
-        raise KalmError(
-            f"no imagined rollout to learn from: of {len(imagined)} given, {at_level} are of level "
-            f"{level or 'any'}, 0 pass train.imagined={config.imagined}. Imagine more, set "
-            "train.imagined=all, or train without imagined rollouts."
-        )
-    return real, imagined.take(kept)
-
-
-def require_data(spec: WorldSpec, real: RolloutSet, imagined: RolloutSet | None) -> None:
-    """Raise KalmError where rollouts cannot be learnt from; says which part, what is wrong, and where."""
-    for name, part in (("real", real), ("imagined", imagined)):
-        if part is None:
-            continue
-        if part.spec != spec:
-            raise KalmError(f"the {name} rollouts belong to {part.spec}, but the policy is for {spec}.")
-        if not len(part):
-            raise KalmError(f"there are no {name} rollouts. Give at least one, or None for no imagined ones.")
-        try:
-            require_valid(part)
-        except KalmError as error:
-            raise KalmError(f"{name} rollouts: {error}") from None
 
 
 def _run(
@@ -154,34 +109,51 @@ def _run(
     folder: Path,
     policy: Callable[[int], MLPPolicy],
     advance: Advance,
+    look: Look | None,
+    start: Path | None,
 ) -> None:
-    """Take the steps that are left, with metrics and checkpoints on the way."""
-    path = folder / "checkpoint.safetensors"
-    start, window = _resume(path, learner, buffer, key, config.steps)
-    advance(start, resumed=True)
-    told = start
-    with closing(Metrics(folder, start)) as metrics:
-        for step in range(start + 1, config.steps + 1):
+    """Take the steps that are left, with metrics, looks and checkpoints on the way."""
+    path = folder / CHECKPOINT
+    first, window = _resume(path, learner, buffer, key, config.steps, start)
+    advance(first, resumed=True)
+    told = first
+    with closing(Metrics(folder, first)) as metrics:
+        for step in range(first + 1, config.steps + 1):
             window.add(step, learner.impl.update(buffer.sample(config.batch), step - 1))
             last = step == config.steps
+            values: dict[str, float] = {}
             if step % LOG_EVERY == 0 or last:
-                means = window.close()
-                metrics.log(step, means)
-                advance(step - told, loss=means["loss"])
+                values |= window.close()
+                advance(step - told, loss=values["loss"])
                 told = step
+            if look is not None and _due(step, config.evaluate_every, last):
+                values |= look(policy(step), step)
+            if values:
+                metrics.log(step, values)
             if step % config.checkpoint_every == 0 or last:
                 policy(step).save(folder / "steps" / f"{step:08d}")
                 facts = {"made_from": key, "step": step, "buffer": buffer.state(), "window": window.sums}
                 checkpoint.save(path, learner, {**facts, "window_steps": window.steps})
 
 
-def _resume(path: Path, learner: Any, buffer: MixedBuffer, key: str, steps: int) -> tuple[int, _Window]:
+def _due(step: int, every: int, last: bool) -> bool:
+    return every > 0 and (step % every == 0 or last)
+
+
+def _resume(
+    path: Path, learner: Any, buffer: MixedBuffer, key: str, steps: int, start: Path | None
+) -> tuple[int, _Window]:
+    """Put everything where the folder's checkpoint left it, else the learner where `start` left it."""
     facts = checkpoint.restore(path, learner, key)
+    if facts is not None:
+        buffer.restore(facts["buffer"])
+    elif start is not None:
+        path = start / CHECKPOINT
+        facts = checkpoint.restore(path, learner, None)
     if facts is None:
         return 0, _Window()
     if facts["step"] > steps:
         raise KalmError(f"{path} is at step {facts['step']}, beyond train.steps={steps}. Use another folder.")
-    buffer.restore(facts["buffer"])
     return facts["step"], _Window(facts["window"], facts["window_steps"])
 
 
@@ -231,6 +203,7 @@ def _made_from(
     seed: int,
     config: TrainConfig,
     encoder: GoalEncoder,
+    start: Path | None,
 ) -> dict[str, Any]:
     """Everything that the numbers of a training depend on, JSON-ready."""
     return {
@@ -239,14 +212,14 @@ def _made_from(
         "seed": seed,
         "settings": config.model_dump(mode="json", exclude=NOT_IN_KEY),
         "encoder": encoder.identity,
-        "real": _digest(real),
-        "imagined": None if imagined is None else _digest(imagined),
+        "real": digest(real),
+        "imagined": None if imagined is None else digest(imagined),
+        **({} if start is None else {"start": _beginning(start)}),
     }
 
 
-def _digest(part: RolloutSet) -> dict[str, Any]:
-    digest = hashlib.sha256("\n".join(instruction.text for instruction in part.instructions).encode())
-    columns = (part.which, part.lengths, part.states, part.actions, part.rewards, part.success, part.weights)
-    for column in columns:
-        digest.update(np.ascontiguousarray(column).data)
-    return {"rollouts": len(part), "transitions": part.transitions, "sha256": digest.hexdigest()}
+def _beginning(folder: Path) -> str:
+    path = folder / CHECKPOINT
+    if not path.exists():
+        raise KalmError(f"{path} does not exist, so there is no training to go on with.")
+    return file_sha256(path)
