@@ -166,3 +166,57 @@ def test_sample_depends_on_seed_and_level_only():
     assert other != both and not set(other_seeds) & set(seeds)
     with pytest.raises(KalmError, match="at least 1"):
         sample_episodes(seen, 0, seed=1)
+
+
+class Counting:
+    """Acts by what it remembers, and writes down what it is told."""
+
+    def __init__(self, side_by_side):
+        self.side_by_side, self.told = side_by_side, []
+
+    def begin(self, texts, states):
+        self.told.append((list(texts), states, []))
+        return CountingEpisodes(len(texts), self.told[-1][-1])
+
+
+class CountingEpisodes:
+    def __init__(self, count, told):
+        self.steps, self.told = np.zeros(count, int), told
+
+    def act(self, rows, states, rewards):
+        self.told.append((rows.copy(), states.copy(), rewards.copy()))
+        actions = self.steps[rows] % 40
+        self.steps[rows] += 1
+        return actions
+
+
+def test_an_actor_with_memory_is_told_rows_states_and_rewards(world):
+    instructions = [world.suite(level)[i] for level in LEVELS for i in range(2)]
+    actor = Counting(side_by_side=8)
+    played = play(actor, world, instructions, range(8), horizon=5)
+    texts, first, steps = actor.told[0]
+    assert texts == [one.text for one in instructions] and len(steps) == played.lengths.max() == 5
+    np.testing.assert_allclose(first, played.first_states, atol=1e-6)
+    for step, (rows, states, rewards) in enumerate(steps):
+        assert rows.tolist() == np.flatnonzero(played.lengths > step).tolist()
+        np.testing.assert_allclose(states, played.states[played.state_starts[rows] + step], atol=1e-6)
+        earned = played.rewards[played.action_starts[rows] + step - 1] if step else np.zeros(len(rows))
+        np.testing.assert_array_equal(rewards, earned)
+        assert (played.actions[played.action_starts[rows] + step] == step).all()
+
+
+def test_an_actor_with_memory_plays_no_more_than_it_can_hold(world):
+    instructions = [world.suite(level)[i] for level in LEVELS for i in range(2)]
+    whole = play(Counting(100), world, instructions, range(8), horizon=4)
+    few = Counting(3)
+    parts = play(few, world, instructions, range(8), horizon=4)
+    assert [len(texts) for texts, *_ in few.told] == [3, 3, 2]
+    np.testing.assert_array_equal(parts.states, whole.states)
+    assert [one.instruction for one in parts] == instructions
+
+
+def test_a_policy_of_another_world_is_refused(world):
+    actor = Always(0)
+    actor.spec = replace(world.spec, name="elsewhere")
+    with pytest.raises(KalmError, match="'elsewhere', which is not this world 'clevr'"):
+        play(actor, world, world.suite("seen")[:1], [0])

@@ -6,13 +6,16 @@ one-step goals, after its first action.
 
 Unusual: which instruction and initial state an episode has depends only on the evaluation seed and the level.
 Policies evaluated with the same seed play the same episodes, and more episodes contain the fewer ones.
+
+An actor may have a memory of the episodes that it plays (`Remembering`), such as what a language model has
+read of them. It says how many it can hold at a time, and episodes then run in parts of that size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,11 +29,53 @@ from kalm.types import Instruction
 
 
 class Actor(Protocol):
-    """Anything that acts on sentences."""
+    """Anything that acts on sentences and present states alone."""
 
     def act(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Actions for N states and their instructions: (N, S) -> (N,) int or (N, A) float."""
         ...
+
+
+class Playing(Protocol):
+    """N episodes in the memory of who plays them."""
+
+    def act(self, rows: np.ndarray, states: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+        """Choose the next action of the episodes that still run.
+
+        Args:
+            rows: (n,) which of the N episodes they are, rising; an episode that was left out never returns.
+            states: (n, S) their present states.
+            rewards: (n,) what their last actions earned; zeros at the first step.
+
+        Returns:
+            (n,) int or (n, A) float.
+        """
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """An actor with a memory: what it does depends on all that happened in an episode."""
+
+    @property
+    def side_by_side(self) -> int:
+        """Largest number of episodes that it plays at a time, for the sake of memory."""
+        ...
+
+    def begin(self, texts: Sequence[str], states: np.ndarray) -> Playing:
+        """Begin N episodes with these sentences and initial states (N, S)."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Forgetful:
+    """Episodes of an actor without memory."""
+
+    policy: Actor
+    texts: Sequence[str]
+
+    def act(self, rows: np.ndarray, states: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+        return self.policy.act(states, [self.texts[row] for row in rows])
 
 
 def sample_episodes(
@@ -65,7 +110,7 @@ def _rounds(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def evaluate(
-    policy: Actor,
+    policy: Actor | Remembering,
     world: World,
     instructions: Sequence[Instruction],
     seeds: Sequence[int] | np.ndarray,
@@ -95,7 +140,7 @@ def evaluate(
 
 
 def play(
-    policy: Actor,
+    policy: Actor | Remembering,
     world: World,
     instructions: Sequence[Instruction],
     seeds: Sequence[int] | np.ndarray,
@@ -105,7 +150,7 @@ def play(
     """Play one episode per instruction and return what happened, in that order.
 
     Args:
-        policy: chooses the actions.
+        policy: chooses the actions; one that says which world it is of (`spec`) must be of this one.
         world: judges and simulates.
         instructions: N instructions; one that carries a state starts there.
         seeds: (N,) seeds of the initial states.
@@ -113,8 +158,10 @@ def play(
         threads: threads of the simulator.
 
     Raises:
-        KalmError: lengths, horizon, a given state, or the policy's actions do not fit.
+        KalmError: lengths, horizon, a given state, or the policy or its actions do not fit.
     """
+    if (own := getattr(policy, "spec", world.spec)) != world.spec:
+        raise KalmError(f"the policy is of world {own.name!r}, which is not this world {world.spec.name!r}.")
     horizon = world.spec.horizon if horizon is None else horizon
     if len(instructions) != len(seeds):
         raise KalmError(
@@ -122,6 +169,13 @@ def play(
         )
     if horizon < 1:
         raise KalmError(f"horizon must be at least 1 action, got {horizon}.")
+    if isinstance(policy, Remembering) and len(instructions) > policy.side_by_side:
+        parts = [
+            slice(at, at + policy.side_by_side) for at in range(0, len(instructions), policy.side_by_side)
+        ]
+        return RolloutSet.concat(
+            [play(policy, world, instructions[part], seeds[part], horizon, threads) for part in parts]
+        )
     record = _Record(world, instructions, horizon)
     if not instructions:
         return record.rollouts()
@@ -135,18 +189,25 @@ def play(
     return record.rollouts()
 
 
-def _run(policy: Actor, world: World, simulator: Simulator, states: np.ndarray, record: _Record) -> None:
+def _run(
+    policy: Actor | Remembering, world: World, simulator: Simulator, states: np.ndarray, record: _Record
+) -> None:
     texts = [instruction.text for instruction in record.instructions]
     judge = world.judge([instruction.goal for instruction in record.instructions])
+    playing = (
+        policy.begin(texts, states.copy()) if isinstance(policy, Remembering) else _Forgetful(policy, texts)
+    )
     record.states[:, 0] = states
     rows = np.arange(len(states))  # episodes still running
+    rewards = np.zeros(len(states), dtype=np.float32)
     for step in range(record.rewards.shape[1]):
         before = states[rows]
-        actions = _checked(policy.act(before, [texts[row] for row in rows]), world, len(rows))
+        actions = _checked(playing.act(rows, before, rewards[rows]), world, len(rows))
         after = simulator.step(actions, rows)
         verdict = judge.take(rows)
         success = verdict.success(before, actions, after)
-        record.add(step, rows, actions, verdict.reward(before, actions, after), after, success)
+        rewards[rows] = verdict.reward(before, actions, after)
+        record.add(step, rows, actions, rewards[rows], after, success)
         states[rows] = after
         rows = rows[~(success | verdict.one_step)]
         if not len(rows):

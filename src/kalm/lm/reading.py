@@ -44,6 +44,11 @@ class Reading:
         self.visible = real[fan].to(device)  # (N, C) columns of the cache that each row sees
         self.position = lengths[fan, None].to(device)  # (N, 1) of the next token
 
+    @property
+    def longest(self) -> int:
+        """Largest number of tokens that a row has read."""
+        return int(self.position.max())
+
     def read(self, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
         """Let every row read up to k tokens: (N, k, D) -> hidden states of the last one (N, D).
 
