@@ -18,10 +18,7 @@ ground and imagine together; the main one does the other stages while the others
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +26,7 @@ from kalm import envs, processes
 from kalm.config import Config
 from kalm.errors import KalmError
 from kalm.goals.suites import read_goals
+from kalm.policies import Inputs, evaluate, instructions, train
 from kalm.progress import track
 from kalm.runs import (
     DYNAMICS,
@@ -37,22 +35,18 @@ from kalm.runs import (
     IMAGINED,
     INSPECTED,
     INSPECTION,
-    JOB,
     POLICIES,
     RAW,
     REAL,
     REFINED,
     REPORT,
     ROWS,
-    Job,
     atomic_write,
-    derive_seed,
     read_json,
-    trained,
     write_json,
 )
 from kalm.stages import device, only, stage, world_of
-from kalm.types import LEVELS, NOVEL_LEVELS, Instruction
+from kalm.types import LEVELS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,10 +82,11 @@ def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
         ),
         together=True,
     )
+    inputs = Inputs(folder / REAL, folder / IMAGINED, folder / GROUNDED / "model")
     trained = stage(
         folder / POLICIES,
         {**only(config, "train"), "real": collected, "imagined": imagined},
-        lambda: train(config, folder / REAL, folder / IMAGINED, folder / POLICIES),
+        lambda: train(config, inputs, folder / POLICIES),
     )
     evaluated = stage(
         folder / EVALUATION,
@@ -289,7 +284,7 @@ def inspect(
 
     lm = grounded.load(model_folder(model), device(config.device))
     world = world_of(lm.spec.name, config)
-    chosen = _instructions(world, goals, levels)
+    chosen = instructions(world, goals, levels)
     if data is not None:
         real = store.read(data)
         world_of(real.spec.name, config)
@@ -320,132 +315,6 @@ def model_folder(place: Path) -> Path:
     """Return the folder of the grounded model in a run folder, a folder of `kalm ground`, or itself."""
     inner = (place / GROUNDED / "model", place / "model")
     return next((path for path in inner if (path / "grounded.json").exists()), place)
-
-
-def _instructions(world: World, goals: Path | None, levels: Sequence[str]) -> list[Instruction]:
-    """Return the instructions of a goal file, or of the levels' suites."""
-    if goals is not None:
-        return list(read_goals(goals, world.parse_goal, world.spec.state_size))
-    return [instruction for level in levels for instruction in world.suite(level)]
-
-
-def jobs(config: Config, imagined: bool = True) -> list[Job]:
-    """Return the policies asked for, cheapest information first: all of one seed, then the next."""
-    per_level: tuple[str | None, ...] = NOVEL_LEVELS if config.train.per_level else (None,)
-    return [
-        Job(algorithm, kalm, seed, level)
-        for seed in config.train.seeds
-        for algorithm in config.train.algorithms
-        for kalm in ((False, True) if imagined else (False,))
-        for level in (per_level if kalm else (None,))
-    ]
-
-
-def train(config: Config, real: Path, imagined: Path | None, folder: Path) -> dict[str, Any]:
-    """Train every policy of `jobs`, several at a time; finished ones are kept."""
-    from kalm.rl.algorithms import require
-
-    world = envs.make(config.env)
-    for algorithm in config.train.algorithms:
-        require(algorithm, world.spec)
-    todo = jobs(config, imagined is not None)
-    with track("train", len(todo)) as advance:
-        for job in todo:
-            if _finished(folder / job.name):
-                advance(resumed=True)
-        for job in _train_all(
-            config, [j for j in todo if not _finished(folder / j.name)], real, imagined, folder
-        ):
-            advance(policy=job.name)
-    return {"policies": [job.name for job in todo]}
-
-
-def _train_all(
-    config: Config, todo: Sequence[Job], real: Path, imagined: Path | None, folder: Path
-) -> Iterator[Job]:
-    """Train these policies in `config.workers` processes of one thread each, and yield each when it is done.
-
-    The networks are small: two processes of one thread are far faster than one process of two.
-    """
-    if not todo:  # nothing to encode for, and no process to start
-        return
-    _encode_goals(config, real, imagined, folder)
-    with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
-        running = {pool.submit(_train_one, config, job, real, imagined, folder): job for job in todo}
-        for future in as_completed(running):
-            future.result()
-            yield running[future]
-
-
-def _train_one(config: Config, job: Job, real: Path, imagined: Path | None, folder: Path) -> None:
-    from kalm.data import store
-    from kalm.rl.encoder import GoalEncoder
-    from kalm.rl.choice import select
-    from kalm.rl.train import fit
-
-    where = device(config.device)
-    dreams = store.read(imagined) if job.kalm and imagined is not None else None
-    data, dreams = select(store.read(real), dreams, config.train, job.seed, job.level)
-    encoder = GoalEncoder(config.train.encoder, where, folder / ENCODINGS)
-    fit(data.spec, data, dreams, job.algorithm, job.seed, config.train, encoder, folder / job.name, where)
-    write_json(folder / job.name / JOB, asdict(job))
-
-
-def _encode_goals(config: Config, real: Path, imagined: Path | None, folder: Path) -> None:
-    """Encode all sentences once, before several processes ask for them."""
-    from kalm.data import store
-    from kalm.rl.encoder import GoalEncoder
-
-    encoder = GoalEncoder(config.train.encoder, device(config.device), folder / ENCODINGS)
-    for data in (real, imagined):
-        if data is not None:
-            encoder.encode([instruction.text for instruction in store.read(data).instructions])
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / JOB).exists()
-
-
-def evaluate(
-    config: Config,
-    policies: Path,
-    folder: Path,
-    goals: Path | None = None,
-    levels: Sequence[str] = LEVELS,
-) -> dict[str, Any]:
-    """Play every policy of a folder, or the one policy that it is, and write one row per episode.
-
-    Raises:
-        KalmError: no policy in the folder, unknown level, or a malformed goal file.
-    """
-    from kalm.evaluation.episodes import evaluate as play
-    from kalm.evaluation.episodes import sample_episodes
-    from kalm.evaluation.results import Label, write_rows
-    from kalm.rl.encoder import GoalEncoder
-    from kalm.rl.policy import load_policy
-
-    world = envs.make(config.env)
-    suite = _instructions(world, goals, levels)
-    found = trained(policies)
-    if not found:
-        raise KalmError(f"no trained policy in {policies}. Train one with: kalm train --help.")
-    # A run's encodings are shared; beside a policy from elsewhere nothing is written.
-    cache = policies if (policies / ENCODINGS).exists() else folder
-    encoder = GoalEncoder(config.train.encoder, device(config.device), cache / ENCODINGS)
-    rows = []
-    with track("evaluate", len(found)) as advance:
-        for job, place in found:
-            mine = [i for i in suite if job.level in (None, i.level)]
-            policy = load_policy(place, device(config.device), encoder)
-            chosen, seeds = sample_episodes(
-                mine, config.evaluate.episodes, derive_seed(config.seed, job.seed)
-            )
-            label = Label(job.policy, job.algorithm, job.kalm, job.seed)
-            horizon = config.evaluate.horizon
-            rows += play(policy, world, chosen, seeds, horizon, config.workers, label)
-            advance(policy=job.name)
-    write_rows(folder / ROWS, rows)
-    return {"rows": len(rows), "success": sum(row.success for row in rows) / len(rows)}
 
 
 def report(run: Path, folder: Path, effects: Path | None = None) -> dict[str, Any]:

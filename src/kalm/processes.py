@@ -6,13 +6,23 @@ everything else, and everything that is written or shown, is done by the main pr
 
 Unusual: processes wait, count and sum numbers through the CPU (gloo), also where GPUs compute. A sum of three
 counts then never stops a GPU, and a process may wait for hours while the main one collects.
+
+Apart from these, a process may hand work to `workers` of its own, which never outlive it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing import active_children, get_context, parent_process
+
+from kalm.errors import KalmError
 
 # As long as the longest work that one process does alone; a process that dies is noticed by the launcher.
 PATIENCE = timedelta(days=7)
@@ -71,3 +81,37 @@ def leave() -> None:
 
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes that end with the block, at once where it raises.
+
+    Raises:
+        KalmError: a worker died.
+    """
+    others = set(active_children())
+    # Spawned, not forked: the simulator and the numerical libraries of this process may hold threads.
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_follow_parent)
+    try:
+        yield pool
+    except BaseException as error:
+        for child in set(active_children()) - others:
+            child.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise KalmError(
+                "a worker process died, perhaps for want of memory. The same command goes on where this one "
+                "ended; --workers 1 needs the least memory. A script has to start its work under: "
+                "if __name__ == '__main__'."
+            ) from None
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Workers leave the keyboard to their parent, and do not outlive it when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

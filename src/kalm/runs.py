@@ -32,6 +32,7 @@ INSPECTION, EVALUATION, REPORT = "inspection", "evaluation", "report"
 RAW, DYNAMICS = "raw", "dynamics"  # inside IMAGINED, where rollouts are refined
 REFINED = ("raw", "chosen", "kept")  # steps of refining whose quality is told
 ROWS = "rows.csv"
+LOOKS = "looks.csv"  # rows of the episodes played while a policy was trained
 INSPECTED = "inspect.json"
 STAGES = {
     "collect": REAL,

@@ -9,18 +9,14 @@ A shard depends on the seed and its own index alone, not on the number of worker
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kalm import processes
 from kalm.config import CollectConfig
 from kalm.data import store
 from kalm.data.checks import require_valid
@@ -142,31 +138,10 @@ def _work(
     if workers <= 1:
         yield from (_make_shard(world, config, seed, folder, job) for job in jobs)
         return
-    # Spawned, not forked: the simulator and the numerical libraries of this process may hold threads.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
-    try:
-        yield from _results([pool.submit(_make_shard, world, config, seed, folder, job) for job in jobs])
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _results(futures: list[Future[int]]) -> Iterator[int]:
-    try:
+    with processes.workers(workers) as pool:
+        futures = [pool.submit(_make_shard, world, config, seed, folder, job) for job in jobs]
         for future in as_completed(futures):
             yield future.result()
-    except BrokenProcessPool:
-        raise KalmError(
-            "a worker process died. Run again to go on; with workers=1 no process is started. "
-            "A script that collects must do so under: if __name__ == '__main__'."
-        ) from None
-
-
-def _follow_parent() -> None:
-    """Workers leave the keyboard to their parent, and do not outlive it when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _totals(folder: Path) -> dict[str, Any]:
