@@ -272,12 +272,58 @@ class TrainConfig(Section):
     lr: float = Field(default=1e-3, gt=0, description="learning rate")
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount")
     cql_alpha: float = Field(default=10.0, ge=0, description="weight of CQL's conservative term (paper: 10)")
+    td3bc_alpha: float = Field(default=2.5, gt=0, description="TD3+BC: weight of value against copying")
+    awac_lambda: float = Field(default=1.0, gt=0, description="AWAC: temperature of the advantage")
+    iql_expectile: float = Field(default=0.7, gt=0, lt=1, description="IQL: 0.5 values the mean, 1 the best")
+    iql_temperature: float = Field(default=3.0, gt=0, description="IQL: weight of the advantage")
+    reward_scale: float = Field(
+        default=0.01,
+        gt=0,
+        description="factor of rewards for td3bc, awac, iql and combo: scale 1",
+    )
+    combo_alpha: float = Field(default=1.0, ge=0, description="weight of COMBO's conservative term")
+    combo_real_share: float = Field(
+        default=0.5, gt=0, lt=1, description="COMBO: share of a batch that is data; the rest is the model's"
+    )
+    combo_horizon: int = Field(default=5, gt=0, description="COMBO: largest number of steps in the model")
+    combo_rollouts: int = Field(default=2_000, gt=0, description="COMBO: model rollouts that begin together")
+    combo_refresh: int = Field(default=500, gt=0, description="COMBO: steps from one time to the next")
+    combo_explore: float = Field(
+        default=0.1, ge=0, le=1, description="COMBO: share of the model's actions that are drawn uniformly"
+    )
+    combo_target: int = Field(
+        default=500, gt=0, description="COMBO, discrete actions: steps between copies to the target network"
+    )
     checkpoint_every: int = Field(default=5_000, gt=0, description="steps between checkpoints")
     evaluate_every: int = Field(
         default=0, ge=0, description="steps between looks at success in the simulator; 0: none"
     )
     evaluate_episodes: int = Field(
         default=40, gt=0, description="episodes per level in such a look, the same in every one"
+    )
+
+
+class DecisionConfig(Section):
+    """Decision Transformer on the backbone of `ground`; rollouts and `mix` are those of `train`."""
+
+    steps: int = Field(default=650, gt=0, description="gradient steps")
+    row_tokens: int = Field(default=256, gt=0, description="length of a packed row")
+    rows: int = Field(default=2, gt=0, description="packed rows per batch")
+    body_lr: float = Field(default=4e-4, gt=0, description="learning rate of the backbone")
+    new_lr: float = Field(default=1e-3, gt=0, description="learning rate of the new modules")
+    warmup: float = Field(
+        default=0.05, ge=0, le=1, description="share of steps with rising learning rate; then cosine decay"
+    )
+    target: float | None = Field(
+        default=None,
+        description="return that is asked for; None: what successes at goals that read like it earned",
+    )
+    checkpoint_every: int = Field(default=130, gt=0, description="steps between checkpoints")
+    keep_policies: bool = Field(
+        default=False, description="store the policy at every checkpoint too (MiniLM: 90 MB each)"
+    )
+    evaluate_every: int = Field(
+        default=0, ge=0, description="steps between looks at success in the simulator; 0: none"
     )
 
 
@@ -321,6 +367,7 @@ class Config(Section):
     imagine: ImagineConfig = ImagineConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
     train: TrainConfig = TrainConfig()
+    decision: DecisionConfig = DecisionConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     inspect: InspectConfig = InspectConfig()
     report: ReportConfig = ReportConfig()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from kalm.rl.encoder import GoalEncoder
 from kalm.types import Goal, Instruction, Rollout, WorldSpec
 
 SPEC = WorldSpec("line", ("ball x", "ball y", "hole x"), "discrete", 7, 6)
+SLOPE = WorldSpec("slope", SPEC.state_names, "continuous", 2, 6)
 COLORS = ("red", "blue", "green", "purple", "cyan")
 
 
@@ -32,6 +34,18 @@ def rollouts(count: int, source: str = "real", seed: int = 0, level: str = "seen
     return RolloutSet.from_rollouts(SPEC, parts)
 
 
+def steered(count: int, source: str = "real", seed: int = 0, level: str = "seen") -> RolloutSet:
+    """The same for a world with continuous actions: one number by the goal, one by the first state number."""
+    parts = []
+    for rollout in rollouts(count, source, seed, level):
+        which = COLORS.index(dict(rollout.instruction.goal.slots)["ball"])
+        first = np.full(len(rollout.actions), which / 4 - 0.5)
+        second = np.where(rollout.states[:-1, 0] > 0, 0.6, -0.6)
+        actions = np.stack([first, second], axis=1).astype(np.float32)
+        parts.append(replace(rollout, actions=actions))
+    return RolloutSet.from_rollouts(SLOPE, parts)
+
+
 @pytest.fixture(scope="session")
 def encoder() -> GoalEncoder:
     return GoalEncoder("minilm")
@@ -46,4 +60,4 @@ def config() -> TrainConfig:
 
 @pytest.fixture(scope="session")
 def line() -> SimpleNamespace:
-    return SimpleNamespace(spec=SPEC, rollouts=rollouts, instruction=instruction)
+    return SimpleNamespace(spec=SPEC, rollouts=rollouts, steered=steered, instruction=instruction)

@@ -4,97 +4,251 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from d3rlpy.algos import DiscreteBCConfig, DiscreteCQLConfig
+from d3rlpy.algos import (
+    AWACConfig,
+    BCConfig,
+    CQLConfig,
+    DiscreteBCConfig,
+    DiscreteCQLConfig,
+    IQLConfig,
+    TD3PlusBCConfig,
+)
 from d3rlpy.models import VectorEncoderFactory
 
+from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
-from kalm.rl.algorithms import ALGORITHMS, acting_networks, create, require
+from kalm.rl.algorithms import ALGORITHMS, Algorithm, acting_networks, create, require
 from kalm.rl.buffer import MixedBuffer
+from kalm.rl.mlp import linears
 from kalm.rl.policy import MLPPolicy, from_layers
+from kalm.types import Rollout
 
-STOCK = {"bc": DiscreteBCConfig, "cql": DiscreteCQLConfig}
-NAMES = sorted(ALGORITHMS)
+NAMES = sorted(set(ALGORITHMS) - {"combo"})  # COMBO is no d3rlpy learner; it has tests of its own
 
 
 @pytest.fixture
-def buffer(line, encoder):
-    return MixedBuffer(line.rollouts(60), None, encoder, 0.0, np.random.default_rng(0))
+def kit(line, encoder):
+    """Buffer and spec for an algorithm on a world with such actions."""
+
+    def build(name, kind):
+        data = line.rollouts(60) if kind == "discrete" else line.steered(60)
+        form = require(name, data.spec)
+        rng = np.random.default_rng(0)
+        return MixedBuffer(data, None, encoder, 0.0, rng, vectors=form.vectors), data.spec
+
+    return build
 
 
-def stock(name, config, size, actions):
-    options = {"bc": {"beta": 0.0}, "cql": {"alpha": config.cql_alpha, "target_update_interval": 7}}[name]
-    encoder = VectorEncoderFactory(list(config.hidden))
-    shared = {"batch_size": config.batch, "learning_rate": config.lr, "gamma": config.gamma}
-    learner = STOCK[name](encoder_factory=encoder, **shared, **options).create()
+def stock(name, kind, config, size, actions):
+    """d3rlpy's learner with our settings, from its own classes alone."""
+    layers = VectorEncoderFactory(list(config.hidden))
+    shared = {"batch_size": config.batch}
+    if name in ("bc", "cql") and kind == "discrete":
+        shared |= {"encoder_factory": layers, "learning_rate": config.lr}
+        if name == "bc":
+            made = DiscreteBCConfig(beta=0.0, **shared)
+        else:
+            shared |= {"gamma": config.gamma, "target_update_interval": 7}
+            made = DiscreteCQLConfig(alpha=config.cql_alpha, **shared)
+    elif name.startswith("bc"):
+        made = BCConfig(encoder_factory=layers, learning_rate=config.lr, **shared)
+    else:
+        shared |= {"gamma": config.gamma}
+        for role in ("actor", "critic"):
+            shared |= {f"{role}_encoder_factory": layers, f"{role}_learning_rate": config.lr}
+        made = {
+            "td3bc": lambda: TD3PlusBCConfig(**shared),
+            "awac": lambda: AWACConfig(**shared),
+            "iql": lambda: IQLConfig(value_encoder_factory=layers, **shared),
+            "cql": lambda: CQLConfig(
+                conservative_weight=config.cql_alpha,
+                alpha_learning_rate=0.0,
+                alpha_threshold=0.0,
+                temp_learning_rate=config.lr,
+                **shared,
+            ),
+        }[name.removesuffix("-continuous")]()
+    learner = made.create()
     learner.create_impl((size,), actions)
     return learner
 
 
+@pytest.fixture
+def double():
+    """Numbers of twice the precision, in which the order of additions hides nothing."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def doubled(batch):
+    columns = {key: value for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    return replace(batch, **{key: value.double() for key, value in columns.items()})
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
 @pytest.mark.parametrize("name", NAMES)
-def test_updates_agree_with_stock_d3rlpy(name, line, config, buffer):
+def test_updates_agree_with_stock_d3rlpy(name, kind, config, kit, double):
+    buffer, spec = kit(name, kind)
     torch.manual_seed(3)
-    theirs = stock(name, config, buffer.observation_size, line.spec.action_size)
+    theirs = stock(name, kind, config, buffer.observation_size, spec.action_size)
     torch.manual_seed(3)
-    ours = create(name, line.spec, buffer.observation_size, config, "cpu")
-    if name == "cql":  # so that the target network is replaced several times
+    ours = create(name, spec, buffer.observation_size, config, "cpu")
+    if name == "cql" and kind == "discrete":  # so that the target network is replaced several times
         ours.impl._target_update_interval = 7
     for step in range(40):
-        rows = buffer.draw(config.batch)
-        expected = theirs.update(buffer.gather_arrays(rows))
-        losses = ours.impl.update(buffer.gather(rows), step)
-        assert losses.keys() == expected.keys()
-        np.testing.assert_allclose(list(losses.values()), list(expected.values()), rtol=2e-4, atol=1e-6)
+        batch = doubled(buffer.sample(config.batch))
+        torch.manual_seed(step)  # both draw the same noise, in the same order
+        expected = theirs.impl.update(batch, step)
+        torch.manual_seed(step)
+        losses = ours.impl.update(batch, step)
+        assert expected.keys() - losses.keys() <= {"alpha", "temp", "temp_loss"}  # constants of theirs
+        for key in expected.keys() & losses.keys():  # d3rlpy adds losses in single precision
+            assert losses[key].item() == pytest.approx(expected[key], rel=1e-5, abs=1e-6), (key, step)
     weights = [dict(learner.impl.modules.get_torch_modules()) for learner in (ours, theirs)]
+    assert weights[0].keys() == weights[1].keys()
     for part, module in weights[0].items():
         for key, value in module.state_dict().items():
-            torch.testing.assert_close(value, weights[1][part].state_dict()[key], rtol=1e-3, atol=2e-5)
+            torch.testing.assert_close(value, weights[1][part].state_dict()[key], rtol=1e-5, atol=1e-6)
 
 
-def test_cql_loss_by_hand(line, config, buffer):
+def constant(nets, biases):
+    """Make networks return these numbers for any input."""
+    for net in nets:
+        layers = linears(net)
+        for layer in layers:
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+        layers[-1].bias.data = torch.tensor(biases)
+
+
+def test_discrete_cql_loss_by_hand(line, config, kit):
+    buffer, _ = kit("cql", "discrete")
     learner = create("cql", line.spec, buffer.observation_size, config, "cpu")
-    biases = [1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 0.0]
-    (layers,) = acting_networks("cql", learner)
-    for layer in layers:
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
-    layers[-1].bias.data = torch.tensor(biases)  # Q(s, .) is these numbers for every s
+    values = [1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 0.0]
+    constant(learner.impl.modules.q_funcs, values)
+    constant(learner.impl.modules.targ_q_funcs, [9.0, 9.0, 2.5, 9.0, 9.0, 9.0, 9.0])
     batch = replace(
         buffer.sample(2),
         actions=torch.tensor([[1.0], [2.0]]),
         rewards=torch.tensor([[0.02], [5.5]]),
         terminals=torch.tensor([[0.0], [1.0]]),
     )
-    loss = learner.impl.compute_loss(batch, torch.tensor([[2.5], [100.0]]))
-    # errors: 0.02 + 0.99 * 2.5 - 2 = 0.495 (quadratic) and 5.5 - 3 = 2.5 (linear, no bootstrap at the end)
+    losses = learner.impl.losses(batch)
+    # the trained network chooses action 2, the target says 2.5 of it. Errors: 0.02 + 0.99 * 2.5 - 2 = 0.495
+    # (quadratic) and 5.5 - 3 = 2.5 (linear, no bootstrap at the end)
     td = (0.5 * 0.495**2 + (2.5 - 0.5)) / 2
-    conservative = math.log(sum(math.exp(q) for q in biases)) - (2 + 3) / 2
-    assert loss.td_loss.item() == pytest.approx(td, rel=1e-5)
-    assert loss.conservative_loss.item() == pytest.approx(conservative, rel=1e-5)
-    assert loss.loss.item() == pytest.approx(td + config.cql_alpha * conservative, rel=1e-5)
+    conservative = math.log(sum(math.exp(q) for q in values)) - (2 + 3) / 2
+    assert losses["td_loss"].item() == pytest.approx(td, rel=1e-5)
+    assert losses["conservative_loss"].item() == pytest.approx(conservative, rel=1e-5)
+    assert losses["loss"].item() == pytest.approx(td + config.cql_alpha * conservative, rel=1e-5)
 
 
+def test_iql_losses_by_hand(line, config, kit):
+    buffer, spec = kit("iql", "continuous")
+    learner = create("iql", spec, buffer.observation_size, config, "cpu")
+    modules = learner.impl.modules
+    constant(modules.q_funcs, [1.0])
+    constant(modules.targ_q_funcs[:1], [2.0])
+    constant(modules.targ_q_funcs[1:], [3.0])
+    constant([modules.value_func], [1.5])
+    constant([modules.policy], [0.0, 0.0])  # deviation exp(-5 + 7 / 2)
+    batch = replace(
+        buffer.sample(2),
+        actions=torch.tensor([[0.3, 0.0], [0.0, 0.0]]),
+        rewards=torch.tensor([[0.5], [0.5]]),
+        terminals=torch.tensor([[0.0], [1.0]]),
+    )
+    losses = learner.impl.losses(batch)
+    errors = (0.5 + 0.99 * 1.5 - 1) ** 2, (0.5 - 1) ** 2
+    assert losses["q_loss"].item() == pytest.approx(2 * sum(errors) / 2, rel=1e-5)
+    assert losses["v_loss"].item() == pytest.approx(0.7 * (2 - 1.5) ** 2, rel=1e-5)
+    log_deviation = -5 + 7 / 2
+    even = -2 * log_deviation - math.log(2 * math.pi)
+    densities = even - 0.5 * (0.3 * math.exp(-log_deviation)) ** 2, even
+    weight = math.exp(3 * (2 - 1.5))
+    assert losses["actor_loss"].item() == pytest.approx(-weight * sum(densities) / 2, rel=1e-5)
+
+
+TD = {
+    "cql": "td_loss",
+    "cql-continuous": "td_loss",
+    "iql": "q_loss",
+    "td3bc": "critic_loss",
+    "awac": "critic_loss",
+}
+
+
+@pytest.mark.parametrize("name", sorted(TD))
+def test_time_outs_bootstrap_with_gamma_and_ends_do_not(name, line, config, encoder):
+    """What follows counts gamma times after a step and after a time-out, and not at all after success."""
+    states = np.arange(9, dtype=np.float32).reshape(3, 3)
+    ends = [
+        Rollout(
+            line.instruction("red"), states, np.array([4, 2]), np.array([7, 50], np.float32), success, "real"
+        )
+        for success in (True, False)
+    ]
+    data = RolloutSet.from_rollouts(line.spec, ends)
+
+    def goal(row, gamma):
+        """What the critics aim at, read from their loss while they say 0 and the targets 4."""
+        settings = config.model_copy(update={"gamma": gamma})
+        vectors = require(name, line.spec).vectors
+        buffer = MixedBuffer(data, None, encoder, 0.0, np.random.default_rng(0), vectors=vectors)
+        torch.manual_seed(0)
+        learner = create(name, line.spec, buffer.observation_size, settings, "cpu")
+        modules, width = learner.impl.modules, 1 if vectors else 7
+        constant(modules.q_funcs, [0.0] * width)
+        constant([*modules.targ_q_funcs, *([modules.value_func] if name == "iql" else [])], [4.0] * width)
+        loss = learner.impl.losses(buffer.gather(np.array([row])))[TD[name]].item()
+        return loss + 0.5 if name == "cql" else math.sqrt(loss / 2)  # Huber's, or two critics' squared error
+
+    for row, reward in ((0, 7), (3, 50)):  # a step on the way, the last one before a time-out
+        following = [(goal(row, gamma) - reward) / gamma for gamma in (0.9, 0.5)]
+        assert following[0] == pytest.approx(following[1], abs=2e-4)
+        if name != "awac":  # which pays for entropy besides
+            assert following[0] == pytest.approx(4, abs=2e-4)
+        assert goal(row, 0.0) == pytest.approx(reward, abs=1e-4)
+    assert goal(1, 0.9) == goal(1, 0.5) == pytest.approx(50, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
 @pytest.mark.parametrize("name", NAMES)
-def test_policy_acts_as_the_learner_predicts(name, line, config, buffer, encoder):
-    learner = create(name, line.spec, buffer.observation_size, config, "cpu")
+def test_policy_acts_as_the_learner_predicts(name, kind, line, config, kit, encoder):
+    buffer, spec = kit(name, kind)
+    learner = create(name, spec, buffer.observation_size, config, "cpu")
     for step in range(30):
         learner.impl.update(buffer.sample(config.batch), step)
-    policy = MLPPolicy(line.spec, name, encoder, from_layers(acting_networks(name, learner)))
+    form, members = require(name, spec), from_layers(acting_networks(name, spec, learner))
+    policy = MLPPolicy(spec, name, encoder, members, output=form.output)
     data = line.rollouts(50, seed=9)
     texts = [data.instructions[data.which[i]].text for i in data.owner]
     states = data.states[data.before]
     expected = learner.predict(np.hstack([states, encoder.encode(texts)]))
-    np.testing.assert_array_equal(policy.act(states, texts), expected)
-    assert len(set(expected.tolist())) > 1
+    if kind == "continuous":
+        assert policy.act(states, texts).dtype == np.float32
+        np.testing.assert_allclose(policy.act(states, texts), expected, atol=1e-6)
+        assert expected.std(0).min() > 0.01
+        return
+    chosen = expected.argmax(1) if form.vectors else expected
+    np.testing.assert_array_equal(policy.act(states, texts), chosen)
+    assert len(set(policy.values(states, texts).argmax(1).tolist())) > 1 or name == "cql-continuous"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_action_count_comes_from_the_spec(name, line, config):
-    (*_, last), *_ = acting_networks(name, create(name, replace(line.spec, action_size=40), 9, config, "cpu"))
+    spec = replace(line.spec, action_size=40)
+    (*_, last), *_ = acting_networks(name, spec, create(name, spec, 9, config, "cpu"))
     assert last.out_features == 40
 
 
-def test_names_and_actions_that_do_not_fit_are_refused(line):
-    with pytest.raises(KalmError, match="unknown algorithm 'td4'.*bc, cql"):
+def test_unknown_names_are_refused(line):
+    with pytest.raises(KalmError, match="unknown algorithm 'td4'.*bc, .*cql"):
         require("td4", line.spec)
-    with pytest.raises(KalmError, match="discrete actions, but world 'line' has continuous"):
-        require("bc", replace(line.spec, action_kind="continuous"))
+
+
+def test_actions_that_do_not_fit_are_refused(line, monkeypatch):
+    monkeypatch.setitem(ALGORITHMS, "odd", Algorithm(None, ALGORITHMS["iql"].continuous))
+    with pytest.raises(KalmError, match="'odd' is not for discrete actions, which world 'line' has.*bc, cql"):
+        require("odd", line.spec)

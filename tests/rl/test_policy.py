@@ -61,7 +61,7 @@ def test_loading_needs_no_rl_library(policy, tmp_path):
     ("changes", "message"),
     [
         ({"format": "other"}, "not a policy"),
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
         ({"world": None}, "damaged"),
         ({"hidden": [8, 6]}, "do not fit"),
         ({"members": 1}, "do not fit"),

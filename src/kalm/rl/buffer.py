@@ -1,13 +1,13 @@
-"""Real and imagined transitions as one table, from which d3rlpy's batches are cut by index arithmetic.
+"""Real and imagined transitions, from which d3rlpy's batches are cut by index arithmetic.
 
-States stand once, as in `RolloutSet`, and goal vectors once per instruction; a transition is two links into
-these tables and a few facts (action, reward, end), and a batch joins them. Goal vectors have room for a state
-in front, so that an observation is one gathered row whose first S numbers are then overwritten.
+Goal vectors stand once per instruction, with room for a state in front, so that an observation is one
+gathered row whose first S numbers are then overwritten. Vectors of discrete actions (one-hot) exist in
+batches only.
 
 ::
 
-    row of an observation   [ s_t (S) | enc(G) (E) ]
-    terminal = 1            only on the last action of a rollout that reached its goal, not at a time-out
+    observation   [ s_t (S) | enc(G) (E) ]
+    batch         [ real rows ..., imagined rows ... ]
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ import torch
 from d3rlpy.constants import ActionSpace
 from d3rlpy.dataset import DatasetInfo, Signature, TransitionMiniBatch
 from d3rlpy.torch_utility import TorchMiniBatch
+from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
+from kalm.errors import KalmError
 from kalm.rl.encoder import GoalEncoder
+from kalm.rl.transitions import Columns, Part, resident
+from kalm.types import SOURCES
 
 
 class MixedBuffer:
@@ -37,6 +41,11 @@ class MixedBuffer:
         mix: share of a batch that is imagined: round(mix * n) of n; ignored without imagined rollouts.
         rng: draws the transitions; belongs to the buffer from now on.
         device: torch device that holds the table and the batches.
+        vectors: give discrete actions as one-hot vectors; continuous ones are vectors anyway.
+        reward_scale: rewards are multiplied by it.
+
+    Raises:
+        KalmError: the parts differ in state width or actions, or one is empty, or a mix is not a share.
     """
 
     def __init__(
@@ -47,28 +56,26 @@ class MixedBuffer:
         mix: float,
         rng: np.random.Generator,
         device: str = "cpu",
+        vectors: bool = False,
+        reward_scale: float = 1.0,
     ) -> None:
-        parts = [part for part in (real, imagined) if part is not None]
-        assert all(part.transitions for part in parts) and 0 <= mix <= 1, (parts, mix)
+        sets = [part for part in (real, imagined) if part is not None]
+        _require(sets, mix)
         self.spec, self.device = real.spec, device
         self.mix = 0.0 if imagined is None else mix
-        self.counts = [part.transitions for part in parts]
-        self._cumulative = [_cumulative(part) for part in parts]
+        self._vectors = vectors or self.spec.action_kind == "continuous"
+        self._one_hot = self.spec.action_size if vectors and self.spec.action_kind == "discrete" else None
+        self._scale = reward_scale
+        firsts = np.cumsum([0, *(len(part.instructions) for part in sets)])
+        self._parts = [Part(part, int(first), device) for part, first in zip(sets, firsts, strict=False)]
         self._rng = rng
-        width = 1 if self.spec.action_kind == "discrete" else self.spec.action_size
-        self._widths = (width, width, 1, 1)
-        self._states = self._join([part.states for part in parts])  # (states, S)
-        self._facts = self._join([_facts(part) for part in parts])  # (N, A + A + 2)
-        before = _shifted([part.before for part in parts], [len(part.states) for part in parts])
-        goal = _shifted(
-            [part.which[part.owner] for part in parts], [len(part.instructions) for part in parts]
-        )
-        self._links = self._join([np.stack([before, goal], axis=1)])  # (N, 2) rows of the two tables below
-        vectors = encoder.encode([i.text for part in parts for i in part.instructions])  # (goals, E)
-        self._goals = self._join([np.pad(vectors, ((0, 0), (self.spec.state_size, 0)))])  # (goals, S + E)
+        encoded = encoder.encode([i.text for part in sets for i in part.instructions])  # (goals, E)
+        self._goals = resident(np.pad(encoded, ((0, 0), (self.spec.state_size, 0))), device)  # (goals, S + E)
 
-    def _join(self, parts: list[np.ndarray]) -> torch.Tensor:
-        return torch.as_tensor(np.concatenate(parts), device=self.device)
+    @property
+    def counts(self) -> list[int]:
+        """Transitions of each part."""
+        return [part.count for part in self._parts]
 
     @property
     def observation_size(self) -> int:
@@ -80,6 +87,11 @@ class MixedBuffer:
         """Number of transitions, real and imagined."""
         return sum(self.counts)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the buffer itself needs on the CPU, beside the rollouts it reads."""
+        return sum(part.nbytes for part in self._parts) + self._goals.nbytes
+
     def sample(self, n: int) -> TorchMiniBatch:
         """Draw n transitions as tensors on the device: what `algo.impl.update` takes."""
         return self.gather(self.draw(n))
@@ -88,42 +100,57 @@ class MixedBuffer:
         """Draw transitions as arrays: what `algo.update` takes. The same draw as `sample`."""
         return self.gather_arrays(self.draw(batch_size))
 
+    def real_rows(self, n: int) -> int:
+        """Return how many rows of a batch of n are real; they come first."""
+        return n - round(self.mix * n)
+
     def draw(self, n: int) -> np.ndarray:
         """Draw rows: the real ones first, then round(mix * n) imagined ones: (n,) int64."""
-        real = n - round(self.mix * n)
-        uniform = self._rng.random(n)
-        return np.concatenate(
-            [self._rows(0, uniform[:real]), self._rows(-1, uniform[real:]) + self.counts[0]]
-        )
-
-    def _rows(self, part: int, uniform: np.ndarray) -> np.ndarray:
-        """Turn numbers in [0, 1) into rows of a part: (n,) -> (n,) int64."""
-        cumulative = self._cumulative[part]
-        if cumulative is None:
-            return (uniform * self.counts[part]).astype(np.int64)
-        return np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+        real, uniform = self.real_rows(n), self._rng.random(n)
+        imagined = self._parts[-1].rows(uniform[real:]) + self.counts[0]
+        return np.concatenate([self._parts[0].rows(uniform[:real]), imagined])
 
     def gather(self, rows: np.ndarray) -> TorchMiniBatch:
         """Join the transitions at these rows (n,) into observations (n, S + E) and columns (n, 1)."""
-        row = torch.as_tensor(rows, device=self.device)
-        before, goal = self._links.index_select(0, row).unbind(1)  # (n,), (n,)
-        observations = self._goals.index_select(0, goal)  # (n, S + E)
+        found = self._columns(np.asarray(rows))
+        observations = self._goals.index_select(0, found.goal)  # (n, S + E)
         next_observations = observations.clone()
-        observations[:, : self.spec.state_size] = self._states.index_select(0, before)
-        next_observations[:, : self.spec.state_size] = self._states.index_select(0, before + 1)
-        facts = self._facts.index_select(0, row)
-        actions, next_actions, rewards, terminals = facts.split(self._widths, 1)
+        observations[:, : self.spec.state_size] = found.before
+        next_observations[:, : self.spec.state_size] = found.after
+        rewards = found.reward.unsqueeze(1) * self._scale
         return TorchMiniBatch(
             observations=observations,
-            actions=actions,
+            actions=self._action(found.action),
             rewards=rewards,
             next_observations=next_observations,
-            next_actions=next_actions,
+            next_actions=self._action(found.next_action),
             returns_to_go=torch.zeros_like(rewards),
-            terminals=terminals,
+            terminals=found.terminal.unsqueeze(1).float(),
             intervals=torch.ones_like(rewards),
             device=self.device,
         )
+
+    def _columns(self, rows: np.ndarray) -> Columns:
+        """Look up each row in its part; the order of the rows is kept."""
+        first = self.counts[0]
+        here = rows < first
+        if here.all():
+            return self._parts[0].columns(rows)
+        if not here.any():
+            return self._parts[1].columns(rows - first)
+        halves = self._parts[0].columns(rows[here]), self._parts[1].columns(rows[~here] - first)
+        joined = Columns(*(torch.cat(pair) for pair in zip(*halves, strict=True)))
+        real = int(here.sum())
+        if here[:real].all():  # a batch as `draw` makes it
+            return joined
+        back = torch.as_tensor(np.argsort(np.argsort(~here, kind="stable")), device=self.device)
+        return Columns(*(column[back] for column in joined))
+
+    def _action(self, action: torch.Tensor) -> torch.Tensor:
+        """Give actions the shape that learners read: (n, 1), or vectors (n, A)."""
+        if self._one_hot is not None:
+            return F.one_hot(action, self._one_hot).float()
+        return action.float().reshape(len(action), -1)
 
     def gather_arrays(self, rows: np.ndarray) -> TransitionMiniBatch:
         """Join the transitions at these rows as arrays (views of the tensors where the device is the CPU)."""
@@ -141,15 +168,22 @@ class MixedBuffer:
             **{name: getattr(batch, name).cpu().numpy() for name in names}, transitions=()
         )
 
+    def by_source(self, batch: TorchMiniBatch) -> dict[str, TorchMiniBatch]:
+        """Split a batch that `sample` made into its real and its imagined rows, without copying them."""
+        real = self.real_rows(len(batch.rewards))
+        cuts = {"real": slice(None, real), "imagined": slice(real, None)}
+        return {source: _rows_of(batch, cuts[source]) for source in SOURCES}
+
     @property
     def dataset_info(self) -> DatasetInfo:
         """Shapes and action kind, from the world's spec and never from the data."""
         float32 = [np.dtype(np.float32)]
+        width = self.spec.action_size if self._vectors else 1
         return DatasetInfo(
             observation_signature=Signature(float32, [(self.observation_size,)]),
-            action_signature=Signature(float32, [self._widths[:1]]),
+            action_signature=Signature(float32, [(width,)]),
             reward_signature=Signature(float32, [(1,)]),
-            action_space=ActionSpace[self.spec.action_kind.upper()],
+            action_space=ActionSpace.CONTINUOUS if self._vectors else ActionSpace.DISCRETE,
             action_size=self.spec.action_size,
         )
 
@@ -162,25 +196,22 @@ class MixedBuffer:
         self._rng.bit_generator.state = dict(state)
 
 
-def _facts(part: RolloutSet) -> np.ndarray:
-    """Return action, next action (zero after the last), reward and terminal side by side."""
-    actions = part.actions.reshape(part.transitions, -1).astype(np.float32)  # (N, A)
-    following = np.concatenate([actions[1:], actions[:1]])
-    following[part.last_action] = 0
-    terminals = np.zeros((part.transitions, 1), dtype=np.float32)
-    terminals[part.last_action[part.success]] = 1
-    return np.concatenate([actions, following, part.rewards[:, None], terminals], axis=1)
+def _require(parts: list[RolloutSet], mix: float) -> None:
+    if not 0 <= mix <= 1:
+        raise KalmError(f"mix is {mix}; it is the share of a batch that is imagined, from 0 to 1.")
+    spec = parts[0].spec
+    for source, part in zip(SOURCES, parts, strict=False):
+        if not part.transitions:
+            raise KalmError(f"there are no {source} transitions. Give at least one rollout.")
+        for what in ("state_size", "action_kind", "action_size"):
+            here, there = getattr(part.spec, what), getattr(spec, what)
+            if here != there:
+                raise KalmError(
+                    f"{source} rollouts have {what} {here}, real ones {there}. Both must come from one world."
+                )
 
 
-def _cumulative(part: RolloutSet) -> np.ndarray | None:
-    """Return the running sum of the transitions' weights, (N,) float64; None where all are equal."""
-    weights = part.weights
-    assert (weights > 0).all(), weights.min()
-    if (weights == weights[0]).all():
-        return None
-    return np.cumsum(weights[part.owner], dtype=np.float64)
-
-
-def _shifted(columns: list[np.ndarray], sizes: list[int]) -> np.ndarray:
-    """Join index columns, each moved behind the rows of the parts before it: (N,) int64."""
-    return np.concatenate([column.astype(np.int64) + sum(sizes[:i]) for i, column in enumerate(columns)])
+def _rows_of(batch: TorchMiniBatch, rows: slice) -> TorchMiniBatch:
+    names = ("observations", "actions", "rewards", "next_observations", "next_actions", "returns_to_go")
+    columns = {name: getattr(batch, name)[rows] for name in (*names, "terminals", "intervals")}
+    return TorchMiniBatch(**columns, device=batch.device)

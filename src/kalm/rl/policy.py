@@ -1,9 +1,10 @@
 """Policies: who acts, how they are stored, how they are loaded.
 
-A trained policy is one or more plain MLPs whose mean output is maximised. It is stored as tensors and
-readable facts (``policy.safetensors``, ``policy.json``; no pickle) and runs without the RL library, whose
-import alone takes seconds. The facts hold the hash of the tensors, so a folder from a stopped copy is
-refused, and the hash of the sentence encoder, because a policy is meaningless behind another one.
+A trained policy is one or more plain MLPs. On discrete actions the largest of their mean outputs is taken; on
+continuous ones the mean output, after tanh where the learner ends in one, is the action. It is stored as
+tensors and readable facts (``policy.safetensors``, ``policy.json``; no pickle) and runs without the RL
+library, whose import alone takes seconds. The facts hold the hash of the tensors, so a folder from a stopped
+copy is refused, and the hash of the sentence encoder, because a policy is meaningless behind another one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from kalm.runs import atomic_write, file_sha256, read_json, write_json
 from kalm.types import WorldSpec
 
 FORMAT = "kalm-policy"
-VERSION = 1
+VERSION, READABLE = 2, (1, 2)  # version 1 knew no `output`: all its policies are "none"
+OUTPUTS = ("none", "tanh")
 FACTS, WEIGHTS = "policy.json", "policy.safetensors"
 
 
@@ -41,7 +43,9 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class MLPPolicy:
-    """Argmax of the mean output of MLPs on [state, enc(sentence)], ReLU between layers.
+    """MLPs on [state, enc(sentence)], ReLU between layers; their mean output chooses.
+
+    A largest output is looked for before tanh, which keeps the order but makes large outputs equal.
 
     Attributes:
         spec: the world it acts in.
@@ -50,6 +54,7 @@ class MLPPolicy:
         members: (weight, bias) per layer, per MLP.
         device: where the members lie.
         provenance: how it came about, JSON-ready: seed, steps, settings, data, versions.
+        output: ``"tanh"`` where continuous actions are tanh of the mean output, else ``"none"``.
     """
 
     spec: WorldSpec
@@ -58,6 +63,7 @@ class MLPPolicy:
     members: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]
     device: str = "cpu"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    output: str = "none"
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -65,15 +71,18 @@ class MLPPolicy:
         return tuple(len(bias) for _, bias in self.members[0][:-1])
 
     def act(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """Choose actions for N states (N, S) and their N sentences: (N,) int64.
+        """Choose actions for N states (N, S) and their N sentences: (N,) int64 or (N, A) float32 in [-1, 1].
 
         Raises:
             KalmError: states of another world, or not one sentence per state.
         """
-        return self.values(states, texts).argmax(1)
+        values = self.values(states, texts)
+        if self.spec.action_kind == "discrete":
+            return values.argmax(1)
+        return np.clip(np.tanh(values) if self.output == "tanh" else values, -1, 1)
 
     def values(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """Score each action: logits (bc) or Q values (cql): (N, A) float32."""
+        """Return the mean output: logits, Q values, or an actor's output before tanh: (N, A) float32."""
         states = np.asarray(states, dtype=np.float32)
         if states.shape != (len(texts), self.spec.state_size):
             raise KalmError(
@@ -84,6 +93,15 @@ class MLPPolicy:
         with torch.inference_mode():
             x = torch.from_numpy(observations).to(self.device)
             return torch.stack([_forward(layers, x) for layers in self.members]).mean(0).cpu().numpy()
+
+    def export_torchscript(self, path: Path | str) -> None:
+        """Write a TorchScript module: states (N, S), goal vectors (N, E) -> scores, or actions, (N, A).
+
+        It needs torch alone. Scores are what `values` returns; continuous actions are in [-1, 1].
+        """
+        from kalm.rl.torchscript import export
+
+        export(self.members, self.spec, self.output == "tanh", Path(path))
 
     def save(self, folder: Path) -> None:
         """Write both files; the facts come last, so that a stopped save is not taken for a policy."""
@@ -104,6 +122,7 @@ class MLPPolicy:
             },
             "hidden": list(self.hidden),
             "members": len(self.members),
+            "output": self.output,
             "weights_sha256": digest,
             "provenance": dict(self.provenance),
         }
@@ -114,27 +133,36 @@ def from_layers(networks: Sequence[Sequence[nn.Linear]]) -> list[list[tuple[torc
     return [[(_copy(layer.weight), _copy(layer.bias)) for layer in layers] for layers in networks]
 
 
-def load_policy(path: Path | str, device: str = "cpu", encoder: GoalEncoder | None = None) -> MLPPolicy:
+def load_policy(
+    path: Path | str,
+    device: str = "cpu",
+    encoder: GoalEncoder | None = None,
+    world: str | WorldSpec | None = None,
+) -> MLPPolicy:
     """Load a policy folder.
 
     Args:
         path: the folder that `MLPPolicy.save` wrote.
         device: torch device to act on.
         encoder: use this one (shared memory of texts) instead of loading the policy's by name.
+        world: name or spec of the world it shall act in; None: whatever it was trained for.
 
     Raises:
-        KalmError: no policy there, a damaged or newer one, or another encoder than it was trained with.
+        KalmError: no policy there, a damaged or newer one, another world, or another encoder than it was
+            trained with.
     """
     folder = Path(path)
     facts = read_json(folder / FACTS, "policy")
     try:
         _check_format(facts, folder)
         spec, saved = WorldSpec.from_json(facts["world"]), facts["encoder"]
+        _check_world(spec, world, folder)
         sizes = [spec.state_size + saved["size"], *facts["hidden"], spec.action_size]
         members = _read_members(folder, facts["weights_sha256"], facts["members"], sizes, device)
         encoder = encoder or GoalEncoder(saved["name"], device)
         _check_encoder(encoder, saved, folder)
-        return MLPPolicy(spec, facts["algorithm"], encoder, members, device, facts["provenance"])
+        output = _output(facts, folder)
+        return MLPPolicy(spec, facts["algorithm"], encoder, members, device, facts["provenance"], output)
     except (KeyError, TypeError, AttributeError) as error:
         raise KalmError(
             f"policy {folder}: {FACTS} is damaged ({error!r}). Train it again or copy it again."
@@ -144,10 +172,32 @@ def load_policy(path: Path | str, device: str = "cpu", encoder: GoalEncoder | No
 def _check_format(facts: Any, folder: Path) -> None:
     if facts["format"] != FORMAT:
         raise KalmError(f"{folder} holds {facts['format']!r}, not a policy ({FORMAT}).")
-    if facts["version"] != VERSION:
+    if facts["version"] not in READABLE:
         raise KalmError(
             f"policy {folder} has format version {facts['version']}; this kalm reads {VERSION}. Update it."
         )
+
+
+def _output(facts: Mapping[str, Any], folder: Path) -> str:
+    output = facts["output"] if facts["version"] > 1 else "none"
+    if output not in OUTPUTS:
+        raise KalmError(f"policy {folder}: output {output!r} is unknown. Known: {', '.join(OUTPUTS)}.")
+    return output
+
+
+def _check_world(spec: WorldSpec, wanted: str | WorldSpec | None, folder: Path) -> None:
+    """Refuse a policy of another world, or of the same one as it was before its states or actions changed."""
+    if wanted is None or wanted in (spec, spec.name):
+        return
+    asked = repr(wanted) if isinstance(wanted, str) else _described(wanted)
+    raise KalmError(
+        f"policy {folder} acts in {_described(spec)}, not in {asked}. Give it that world, or load a policy "
+        "that was trained in the one you want."
+    )
+
+
+def _described(spec: WorldSpec) -> str:
+    return f"{spec.name!r} ({spec.state_size} state numbers, {spec.action_size} {spec.action_kind} actions)"
 
 
 def _check_encoder(encoder: GoalEncoder, saved: Mapping[str, Any], folder: Path) -> None:

@@ -14,7 +14,6 @@ the policy on a schedule (play it, say); what the look returns joins the metrics
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,14 +22,18 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from kalm.config import TrainConfig
+from kalm.config import DynamicsConfig, TrainConfig
 from kalm.data.rollouts import RolloutSet
+from kalm.envs import make
+from kalm.envs.base import World
 from kalm.errors import KalmError
 from kalm.progress import Advance, silent
 from kalm.rl import algorithms, checkpoint
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.choice import digest, require_data
+from kalm.rl.combo import Material
 from kalm.rl.encoder import GoalEncoder
+from kalm.rl.losses import Window, by_source
 from kalm.rl.policy import MLPPolicy, Policy, from_layers
 from kalm.runs import Metrics, derive_rng, derive_seed, file_sha256, fingerprint, versions
 from kalm.types import WorldSpec
@@ -58,6 +61,8 @@ def fit(
     threads: int = 1,
     look: Look | None = None,
     start: Path | None = None,
+    world: World | None = None,
+    dynamics: DynamicsConfig | None = None,
 ) -> MLPPolicy:
     """Train one policy, or continue a stopped training of the same one, and store it in the folder.
 
@@ -77,25 +82,38 @@ def fit(
             returns numbers for the metrics.
         start: folder of a policy of the same learner whose training goes on here, on these rollouts and up to
             `config.steps` in all; None: from random weights.
+        world: judges what a learner's own model predicts; None: the installed one of the spec's name.
+        dynamics: settings of such a model; None: the defaults.
 
     Raises:
         KalmError: unknown or unfitting algorithm, data of another world, nothing to learn from, numbers that
             are not finite, a folder with another training in it, or a loss that is no longer finite.
     """
-    algorithms.require(algorithm, spec)
+    form = algorithms.require(algorithm, spec)
     require_data(spec, real, imagined)
+    prepare, dynamics = algorithms.ALGORITHMS[algorithm].prepare, dynamics or DynamicsConfig()
     facts = _made_from(spec, real, imagined, algorithm, seed, config, encoder, start)
+    if prepare is not None:
+        facts["dynamics"] = dynamics.model_dump(mode="json")
     with _own_torch(device, derive_seed(seed, "train", "weights"), threads):
         rng = derive_rng(seed, "train", "batches")
-        buffer = MixedBuffer(real, imagined, encoder, config.mix, rng, device)
+        scale = form.reward_scale(config)
+        buffer = MixedBuffer(real, imagined, encoder, config.mix, rng, device, form.vectors, scale)
         learner = algorithms.create(algorithm, spec, buffer.observation_size, config, device)
+        batches: Any = buffer
+        if prepare is not None:
+            judge = world or make(spec.name)
+            batches = prepare(
+                learner, buffer, Material(judge, real, imagined, encoder, config, dynamics, seed, folder)
+            )
         provenance = {"made_from": facts, "versions": versions()}
 
         def policy(step: int) -> MLPPolicy:
-            members = from_layers(algorithms.acting_networks(algorithm, learner))
-            return MLPPolicy(spec, algorithm, encoder, members, device, {"steps": step, **provenance})
+            members = from_layers(algorithms.acting_networks(algorithm, spec, learner))
+            facts = {"steps": step, **provenance}
+            return MLPPolicy(spec, algorithm, encoder, members, device, facts, form.output)
 
-        _run(learner, buffer, config, fingerprint(facts), folder, policy, advance, look, start)
+        _run(learner, batches, config, fingerprint(facts), folder, policy, advance, look, start)
         final = policy(config.steps)
     final.save(folder)
     return final
@@ -119,21 +137,28 @@ def _run(
     told = first
     with closing(Metrics(folder, first)) as metrics:
         for step in range(first + 1, config.steps + 1):
-            window.add(step, learner.impl.update(buffer.sample(config.batch), step - 1))
+            batch = buffer.sample(config.batch)
+            window.add(learner.impl.update(batch, step - 1))
             last = step == config.steps
             values: dict[str, float] = {}
             if step % LOG_EVERY == 0 or last:
-                values |= window.close()
-                advance(step - told, loss=values["loss"])
+                values |= window.close(step)
+                advance(step - told, loss=next(iter(values.values())))
+                values |= by_source(learner.impl, buffer, batch)
                 told = step
             if look is not None and _due(step, config.evaluate_every, last):
                 values |= look(policy(step), step)
             if values:
                 metrics.log(step, values)
             if step % config.checkpoint_every == 0 or last:
+                facts = {
+                    "made_from": key,
+                    "step": step,
+                    "buffer": buffer.state(),
+                    "window": window.state(step),
+                }
                 policy(step).save(folder / "steps" / f"{step:08d}")
-                facts = {"made_from": key, "step": step, "buffer": buffer.state(), "window": window.sums}
-                checkpoint.save(path, learner, {**facts, "window_steps": window.steps})
+                checkpoint.save(path, learner, facts)
 
 
 def _due(step: int, every: int, last: bool) -> bool:
@@ -142,7 +167,7 @@ def _due(step: int, every: int, last: bool) -> bool:
 
 def _resume(
     path: Path, learner: Any, buffer: MixedBuffer, key: str, steps: int, start: Path | None
-) -> tuple[int, _Window]:
+) -> tuple[int, Window]:
     """Put everything where the folder's checkpoint left it, else the learner where `start` left it."""
     facts = checkpoint.restore(path, learner, key)
     if facts is not None:
@@ -151,30 +176,10 @@ def _resume(
         path = start / CHECKPOINT
         facts = checkpoint.restore(path, learner, None)
     if facts is None:
-        return 0, _Window()
+        return 0, Window()
     if facts["step"] > steps:
         raise KalmError(f"{path} is at step {facts['step']}, beyond train.steps={steps}. Use another folder.")
-    return facts["step"], _Window(facts["window"], facts["window_steps"])
-
-
-class _Window:
-    """Mean of each loss term since the last row of metrics."""
-
-    def __init__(self, sums: Mapping[str, float] | None = None, steps: int = 0) -> None:
-        self.sums = dict(sums or {})
-        self.steps = steps
-
-    def add(self, step: int, losses: Mapping[str, float]) -> None:
-        if not all(map(math.isfinite, losses.values())):
-            raise KalmError(f"the losses are no longer finite at step {step}: {losses}. Lower train.lr.")
-        self.steps += 1
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def close(self) -> dict[str, float]:
-        means = {name: value / self.steps for name, value in self.sums.items()}
-        self.sums, self.steps = {}, 0
-        return means
+    return facts["step"], Window(facts["window"])
 
 
 @contextmanager
