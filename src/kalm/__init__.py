@@ -12,13 +12,13 @@ from kalm.envs import register_gymnasium
 
 if TYPE_CHECKING:
     from kalm.envs import make
-    from kalm.rl.policy import load_policy
+    from kalm.learners import load_policy
 
 __version__ = "0.1.0"
 __all__ = ["load_policy", "make"]
 
 # Looked up on first use, so that `import kalm` loads neither torch nor mujoco.
-_PLACES = {"load_policy": "kalm.rl.policy", "make": "kalm.envs"}
+_PLACES = {"load_policy": "kalm.learners", "make": "kalm.envs"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,17 +5,40 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from kalm import config as settings
-from kalm import envs, processes, stages
+from kalm import browse, processes, stages
 from kalm.errors import KalmError
+from kalm.options import (
+    Algorithms,
+    Device,
+    Effects,
+    Env,
+    Goals,
+    Imagined,
+    Json,
+    Levels,
+    Model,
+    Out,
+    Overwrite,
+    Preset,
+    Real,
+    Resume,
+    Seed,
+    Set,
+    Spread,
+    Workers,
+    cells,
+    command_line,
+    known_levels,
+    resolve,
+    tell,
+)
 from kalm.runs import EVALUATION, REFINED, ROWS
 from kalm.types import LEVELS
 
@@ -29,30 +52,8 @@ app = typer.Typer(
     `kalm run --env clevr --preset demo --out runs/demo` does everything: collect, ground, imagine, train,
     evaluate, report. Each stage is also a command of its own.""",
 )
-goals_app = typer.Typer(no_args_is_help=True, help="Show the instructions of a level, or check a goal file.")
-data_app = typer.Typer(no_args_is_help=True, help="Look into a dataset of rollouts.")
-app.add_typer(goals_app, name="goals")
-app.add_typer(data_app, name="data")
-
-Env = Annotated[str | None, typer.Option("--env", help="World; `clevr` by default.")]
-Preset = Annotated[
-    str | None, typer.Option(help="Settings to start from: demo, mini, paper, paper-faithful.")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. Repeat for more.")
-]
-Seed = Annotated[int | None, typer.Option(help="Root of all random numbers.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
-Workers = Annotated[int | None, typer.Option(help="Processes or threads for simulation and training.")]
-Out = Annotated[Path, typer.Option(help="Folder for the result.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what --out holds and start anew.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue a folder even if the settings changed.")]
-Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
-Goals = Annotated[Path | None, typer.Option("--goals", help="Goal file (JSON lines) instead of the suites.")]
-Levels = Annotated[list[str] | None, typer.Option("--level", help="Only this level. Repeat for more.")]
-Effects = Annotated[
-    Path | None, typer.Option("--effects", help="Table of effects: CSV of variant,seed,measure,value,count.")
-]
+app.add_typer(browse.goals_app, name="goals")
+app.add_typer(browse.data_app, name="data")
 
 
 @app.command()
@@ -79,10 +80,10 @@ def run(
     from kalm.evaluation.results import read_rows
     from kalm.report import tables
 
-    config = _load(env, preset, set_, seed, device, workers)
-    stages.claim(out, config, _command(), resume, overwrite)
-    summary = pipeline.run(config, out, _command())
-    _print(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS)))
+    config = resolve(env, preset, set_, seed, device, workers)
+    stages.claim(out, config, command_line(), resume, overwrite)
+    summary = pipeline.run(config, out, command_line())
+    tell(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS)))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
 
@@ -104,9 +105,9 @@ def collect(
     """
     from kalm import pipeline
 
-    config = _load(env, preset, set_, seed, None, workers)
-    work = partial(pipeline.collect, config, out, _command())
-    _print(stages.alone(out, "collect", config, {}, overwrite, work), as_json)
+    config = resolve(env, preset, set_, seed, None, workers)
+    work = partial(pipeline.collect, config, out, command_line())
+    tell(stages.alone(out, "collect", config, {}, overwrite, work), as_json)
 
 
 @app.command()
@@ -141,14 +142,14 @@ def ground(
 
     if backbone is not None:
         set_ = [*(set_ or []), f"ground.backbone={json.dumps(backbone)}"]
-    config = _load(env, preset, set_, seed, device, None)
+    config = resolve(env, preset, set_, seed, device, None)
     if dry_run:
-        _print(pipeline.budget(config, data, count), as_json)
+        tell(pipeline.budget(config, data, count), as_json)
         return
     if out is None:
         raise KalmError("ground needs a folder for its result: give --out, or --dry-run to see the cost.")
     work = partial(pipeline.ground, config, data, out)
-    _print(stages.alone(out, "ground", config, {"data": data}, overwrite, work), as_json)
+    tell(stages.alone(out, "ground", config, {"data": data}, overwrite, work), as_json)
 
 
 @app.command()
@@ -185,12 +186,14 @@ def imagine(
     from kalm import pipeline
     from kalm.report.tables import refined_table, show_all
 
-    config = _load(env, preset, set_, seed, device, None)
-    inputs = pipeline.imagine_inputs(config, model, goals, _levels(level), real, actor)
-    work = partial(pipeline.imagine, config, model, out, goals, _levels(level), real, actor, _command())
+    config = resolve(env, preset, set_, seed, device, None)
+    inputs = pipeline.imagine_inputs(config, model, goals, known_levels(level), real, actor)
+    work = partial(
+        pipeline.imagine, config, model, out, goals, known_levels(level), real, actor, command_line()
+    )
     figures = stages.alone(out, "imagine", config, inputs, overwrite, work)
     table = refined_table(figures)
-    _print({name: part for name, part in figures.items() if as_json or name not in REFINED}, as_json)
+    tell({name: part for name, part in figures.items() if as_json or name not in REFINED}, as_json)
     if table is not None and not as_json:
         show_all([table])
 
@@ -236,28 +239,29 @@ def inspect(
     if model is None and effects is None:
         raise KalmError("nothing to inspect. Give a grounded model or a run folder, or --effects FILE.")
     extra = [*(set_ or []), *([f"inspect.rollouts={rollouts}"] if rollouts is not None else [])]
-    config = _load(env, preset, extra, seed, device, workers)
+    config = resolve(env, preset, extra, seed, device, workers)
     figures, tables = {}, []
     if model is not None:
         work = partial(
-            pipeline.inspect, config, model, out, goals, _levels(level) or LEVELS, data, _command()
+            pipeline.inspect, config, model, out, goals, known_levels(level) or LEVELS, data, command_line()
         )
-        inputs = pipeline.inspect_inputs(config, model, goals, _levels(level), data)
+        inputs = pipeline.inspect_inputs(config, model, goals, known_levels(level), data)
         figures = work() if out is None else stages.alone(out, "inspect", config, inputs, overwrite, work)
         tables += inspection_tables(Inspection.from_json(figures))
     if effects is not None:
         lines = read_effects(effects)
         figures["effects"] = to_json(lines)
         tables.append(effects_table(lines))
-    _print(figures, as_json, lambda: show_all(tables))
+    tell(figures, as_json, lambda: show_all(tables))
 
 
-@app.command()
+@app.command(cls=Spread)
 def train(
-    real: Annotated[Path, typer.Option(help="Dataset of real rollouts.")],
+    real: Real,
     out: Out,
-    imagined: Annotated[Path | None, typer.Option(help="Dataset of imagined rollouts; none: plain.")] = None,
-    algo: Annotated[list[str] | None, typer.Option(help="Algorithm: bc, cql. Repeat for more.")] = None,
+    imagined: Imagined = None,
+    algo: Algorithms = None,
+    model: Model = None,
     per_level: Annotated[bool, typer.Option("--per-level", help="One policy per novel level.")] = False,
     env: Env = None,
     preset: Preset = None,
@@ -270,18 +274,64 @@ def train(
 ) -> None:
     """Train policies by offline RL, plain and (given --imagined) with imagined rollouts.
 
-    Example: kalm train --real data/real --imagined imagined --algo cql --out policies
-    """
-    from kalm import pipeline
+    Examples:
+        kalm train --real data/real --imagined imagined --algo cql --out policies
 
-    extra = [*(set_ or [])]
-    if algo:
-        extra.append(f"train.algorithms={json.dumps(algo)}")
+        kalm train --real data/real --model grounded --algo bc dt --out policies
+    """
+    from kalm import policies
+
+    extra = [*(set_ or []), *cells(algo, None)]
     if per_level:
         extra.append("train.per_level=true")
-    config = _load(env, preset, extra, seed, device, workers)
-    work = partial(pipeline.train, config, real, imagined, out)
-    _print(stages.alone(out, "train", config, {"real": real, "imagined": imagined}, overwrite, work), as_json)
+    config = resolve(env, preset, extra, seed, device, workers)
+    inputs = policies.Inputs(real, imagined, model and stages.model_folder(model))
+    policies.require_learners(config, inputs.model)
+    settings = {"settings": policies.made_from(config), **({"model": inputs.model} if model else {})}
+    made_from = {"real": real, "imagined": imagined, **settings}
+    work = partial(policies.train, config, inputs, out)
+    tell(stages.alone(out, "train", config, made_from, overwrite, work), as_json)
+
+
+@app.command(cls=Spread)
+def sweep(
+    real: Real,
+    out: Out,
+    imagined: Imagined = None,
+    algos: Algorithms = None,
+    levels: Annotated[list[str] | None, typer.Option("--levels", help="Levels to play.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seeds", help="Training seeds.")] = None,
+    model: Model = None,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train and play every algorithm, plain and with imagined rollouts, for every seed; make one table.
+
+    It can be stopped and started again, and asked for more algorithms, levels or seeds in the same folder.
+
+    Example:
+        kalm sweep --algos bc cql td3bc --levels seen rephrase --seeds 0 1 2 --real data/real
+        --imagined imagined --out sweep
+    """
+    from kalm.policies import Inputs
+    from kalm.report.grid import grid_table
+    from kalm.report.scores import scores, to_json
+    from kalm.report.tables import show_all
+    from kalm.sweep import sweep as do_sweep
+
+    config = resolve(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
+    inputs = Inputs(real, imagined, model and stages.model_folder(model))
+    chosen = known_levels(levels) or LEVELS
+    found = scores(do_sweep(config, inputs, out, chosen, command_line(), overwrite))
+    tell(to_json(found), as_json, lambda: show_all([grid_table(found)]))
+    if not as_json:
+        typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
 
 
 @app.command()
@@ -306,16 +356,16 @@ def evaluate(
 
         kalm evaluate --policy runs/demo/policies/bc+kalm-seed0 --out mine --goals my_goals.jsonl
     """
-    from kalm import pipeline
+    from kalm import pipeline, policies
     from kalm.evaluation.results import read_rows
     from kalm.report import tables
 
-    config = _load(env, preset, set_, seed, device, workers)
-    inputs = {"policies": policy, "goals": goals, "levels": _levels(level)}
-    work = partial(pipeline.evaluate, config, policy, out, goals, _levels(level) or LEVELS)
+    config = resolve(env, preset, set_, seed, device, workers)
+    inputs = {"policies": policy, "goals": goals, "levels": known_levels(level)}
+    work = partial(policies.evaluate, config, policy, out, goals, known_levels(level) or LEVELS)
     stages.alone(out, "evaluate", config, inputs, overwrite, work)
     summary = pipeline.results(out)
-    _print(summary, as_json, lambda: tables.show(read_rows(out / ROWS)))
+    tell(summary, as_json, lambda: tables.show(read_rows(out / ROWS)))
 
 
 @app.command()
@@ -335,61 +385,9 @@ def report(
 
     place = out or run / "report"
     summary = pipeline.report(run, place, effects)
-    _print(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS)))
+    tell(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS)))
     if not as_json:
         typer.echo(f"\nReport: {place / 'report.html'}")
-
-
-@goals_app.command("show")
-def goals_show(
-    env: Annotated[str, typer.Option("--env", help="World.")] = "clevr",
-    level: Annotated[str, typer.Option(help="seen, rephrase, easy or hard.")] = "rephrase",
-    limit: Annotated[int, typer.Option(help="Show this many; 0: all.")] = 20,
-    out: Annotated[Path | None, typer.Option(help="Write them as a goal file.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show or write the instructions of a level.
-
-    Example: kalm goals show --level hard --limit 0 --out hard.jsonl
-    """
-    from kalm.goals.suites import write_goals
-
-    suite = envs.make(env).suite(level)
-    shown = suite if limit == 0 else suite[:limit]
-    if out is not None:
-        write_goals(out, shown)
-        typer.echo(f"{len(shown)} of {len(suite)} instructions written to {out}")
-        return
-    for instruction in shown:
-        typer.echo(json.dumps(instruction.to_json()) if as_json else instruction.text)
-
-
-@goals_app.command("check")
-def goals_check(
-    file: Annotated[Path, typer.Argument(help="Goal file (JSON lines).")],
-    env: Annotated[str, typer.Option("--env", help="World.")] = "clevr",
-    as_json: Json = False,
-) -> None:
-    """Check a goal file and count its goals.
-
-    Example: kalm goals check my_goals.jsonl
-    """
-    from kalm.goals.suites import read_goals
-
-    instructions = read_goals(file, envs.make(env).parse_goal)
-    counts = {level: sum(i.level == level for i in instructions) for level in LEVELS}
-    _print({"goals": len(instructions), **counts}, as_json)
-
-
-@data_app.command("info")
-def data_info(folder: Annotated[Path, typer.Argument(help="Dataset folder.")], as_json: Json = False) -> None:
-    """Print what a dataset holds and where it comes from; checks every file of it.
-
-    Example: kalm data info runs/demo/real
-    """
-    from kalm.data import store
-
-    _print(store.describe(folder), as_json)
 
 
 def main() -> None:
@@ -410,39 +408,3 @@ def main() -> None:
         sys.exit(130)
     finally:
         processes.leave()
-
-
-def _load(
-    env: str | None,
-    preset: str | None,
-    set_: list[str] | None,
-    seed: int | None,
-    device: str | None,
-    workers: int | None,
-) -> settings.Config:
-    config = settings.load(preset, set_ or [], env=env, seed=seed, device=device, workers=workers)
-    envs.require(config.env)
-    return config
-
-
-def _levels(levels: list[str] | None) -> tuple[str, ...] | None:
-    from kalm.errors import unknown
-
-    for level in levels or []:
-        if level not in LEVELS:
-            raise unknown("level", level, LEVELS)
-    return tuple(levels) if levels else None
-
-
-def _command() -> str:
-    return shlex.join(["kalm", *sys.argv[1:]])
-
-
-def _print(figures: dict[str, Any], as_json: bool, show: Any = None) -> None:
-    if as_json:
-        typer.echo(json.dumps(figures, indent=2))
-    elif show is not None:
-        show()
-    else:
-        for name, value in figures.items():
-            typer.echo(f"{name}: {json.dumps(value, indent=2) if isinstance(value, dict) else value}")

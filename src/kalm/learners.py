@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kalm.config import TrainConfig
+from kalm.config import Config
 from kalm.errors import KalmError, unknown
 from kalm.progress import Advance, silent
 from kalm.runs import Job, file_sha256, read_json, write_json
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kalm.rl.encoder import GoalEncoder
 
 FACTS = "policy.json"
-LM_FORMAT, LM_VERSION = "kalm-lm-policy", 1
+LM_FORMAT, LM_VERSION, DT_FORMAT = "kalm-lm-policy", 1, "kalm-decision"
 MODEL_FILES = ("grounded.json", "modules.safetensors")
 
 
@@ -52,7 +52,7 @@ class Task:
     """
 
     job: Job
-    config: TrainConfig
+    config: Config
     real: RolloutSet
     imagined: RolloutSet | None
     model: Path | None
@@ -72,12 +72,14 @@ class Learner:
         fit: makes the policy and stores it in the task's folder.
         trains: it learns from rollouts; else there is no +KALM variant, and its model is all that it knows.
         needs_model: it needs a grounded language model.
+        sections: settings that its policies depend on besides those of ``train``.
         check: raises KalmError where it does not fit a world's actions.
     """
 
     fit: Callable[[Task], None]
     trains: bool = True
     needs_model: bool = False
+    sections: tuple[str, ...] = ()
     check: Callable[[WorldSpec], object] = lambda spec: None
 
 
@@ -87,14 +89,22 @@ def table() -> Mapping[str, Learner]:
     from kalm.rl import algorithms
 
     offline = {
-        name: Learner(_fit_offline, check=lambda spec, name=name: algorithms.require(name, spec))
-        for name in algorithms.ALGORITHMS
+        name: Learner(
+            _fit_offline,
+            sections=("dynamics",) if algorithm.prepare else (),  # it fits a model of its own
+            check=lambda spec, name=name: algorithms.require(name, spec),
+        )
+        for name, algorithm in algorithms.ALGORITHMS.items()
     }
-    return {**offline, "lm": Learner(_point_at_model, trains=False, needs_model=True)}
+    language = {
+        "lm": Learner(_point_at_model, trains=False, needs_model=True),
+        "dt": Learner(_fit_decision, sections=("decision", "ground")),
+    }
+    return {**offline, **language}
 
 
-def require(name: str, spec: WorldSpec, model: Path | None) -> Learner:
-    """Return a learner that can work with this world and model.
+def require(name: str, spec: WorldSpec, model: Path | None, comes: bool = False) -> Learner:
+    """Return a learner that can work with this world and this grounded model (unless one `comes` later).
 
     Raises:
         KalmError: unknown, not for this world's actions, or it needs a grounded model and there is none.
@@ -103,30 +113,51 @@ def require(name: str, spec: WorldSpec, model: Path | None) -> Learner:
     if learner is None:
         raise unknown("algorithm", name, table())
     learner.check(spec)
-    if learner.needs_model and model is None:
-        raise KalmError(f"algorithm {name!r} needs a grounded language model. Give --model FOLDER.")
+    if learner.needs_model and not comes:
+        if model is None:
+            raise KalmError(f"algorithm {name!r} needs a grounded language model. Give --model FOLDER.")
+        if not all((model / file).exists() for file in MODEL_FILES):
+            raise KalmError(f"{model} holds no grounded language model, which algorithm {name!r} needs.")
     return learner
 
 
-def load(folder: Path | str, device: str = "cpu", encoder: GoalEncoder | None = None) -> Any:
+def load_policy(
+    path: Path | str,
+    device: str = "cpu",
+    encoder: GoalEncoder | None = None,
+    world: str | WorldSpec | None = None,
+) -> Any:
     """Load the policy of a folder, whoever made it: what `kalm.evaluation.episodes` can play.
 
     Args:
-        folder: a policy folder, or one of its checkpoints.
+        path: a policy folder, or one of its checkpoints.
         device: torch device to act on.
         encoder: a sentence encoder to share, where the policy needs one.
+        world: name or spec of the world that it shall act in; None: whatever it was made for.
 
     Raises:
-        KalmError: no policy there, a damaged one, or one that this version does not know.
+        KalmError: no policy there, a damaged one, one of another world or that this version does not know.
     """
-    folder = Path(folder)
+    folder = Path(path)
     facts = read_json(folder / FACTS, "policy")
     kind = facts.get("format") if isinstance(facts, dict) else None
-    if kind == LM_FORMAT:
-        return _load_lm(folder, facts, device)
-    from kalm.rl.policy import load_policy
+    if kind not in (LM_FORMAT, DT_FORMAT):
+        from kalm.rl import policy
 
-    return load_policy(folder, device, encoder)
+        return policy.load_policy(folder, device, encoder, world)
+    if kind == LM_FORMAT:
+        found = _load_lm(folder, facts, device)
+    else:
+        from kalm.lm import decider
+
+        found = decider.load(folder, device)
+    if world not in (None, found.spec, found.spec.name):
+        asked = world if isinstance(world, str) else world.name
+        raise KalmError(
+            f"policy {folder} acts in world {found.spec.name!r} with {found.spec.state_size} state numbers "
+            f"and {found.spec.action_kind} actions, not in the {asked!r} asked for. Give it its own world."
+        )
+    return found
 
 
 def checkpoints(folder: Path, count: int) -> list[tuple[int, Path]]:
@@ -147,8 +178,27 @@ def _fit_offline(task: Task) -> None:
         task.imagined,
         task.job.algorithm,
         task.job.seed,
-        task.config,
+        task.config.train,
         task.encoder,
+        task.folder,
+        task.device,
+        task.advance,
+        look=task.look,
+        start=task.start,
+        dynamics=task.config.dynamics,
+    )
+
+
+def _fit_decision(task: Task) -> None:
+    from kalm.lm import decision
+
+    decision.fit(
+        task.config.ground,
+        task.config.decision,
+        task.real,
+        task.imagined,
+        task.config.train.mix,
+        task.job.seed,
         task.folder,
         task.device,
         task.advance,
@@ -174,6 +224,11 @@ def _load_lm(folder: Path, facts: Mapping[str, Any], device: str) -> LMPolicy:
     from kalm.lm import grounded
     from kalm.lm.acting import LMPolicy
 
+    if facts.get("version") != LM_VERSION:
+        raise KalmError(
+            f"policy {folder} has format version {facts.get('version')}; this kalm reads {LM_VERSION}. "
+            "Update it."
+        )
     model = (folder / facts["model"]).resolve()
     for name, digest in facts["model_sha256"].items():
         if not (model / name).exists() or file_sha256(model / name) != digest:

@@ -22,11 +22,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kalm import envs, processes
+from kalm import envs, processes, stages
 from kalm.config import Config
 from kalm.errors import KalmError
 from kalm.goals.suites import read_goals
-from kalm.policies import Inputs, evaluate, instructions, train
+from kalm.policies import Inputs, evaluate, instructions, made_from, require_learners, train
 from kalm.progress import track
 from kalm.runs import (
     DYNAMICS,
@@ -61,7 +61,9 @@ ENCODINGS = "encodings"
 
 def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     """Do all stages that are not done yet; return the summary of the report."""
-    device(config.device)  # an hour of collecting must not end with a word about the device
+    # An hour of collecting must not end with a word about a name.
+    device(config.device)
+    require_learners(config, None, comes=True)
     collected = stage(folder / REAL, only(config, "collect"), lambda: collect(config, folder / REAL, command))
     grounded = stage(
         folder / GROUNDED,
@@ -85,7 +87,7 @@ def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     inputs = Inputs(folder / REAL, folder / IMAGINED, folder / GROUNDED / "model")
     trained = stage(
         folder / POLICIES,
-        {**only(config, "train"), "real": collected, "imagined": imagined},
+        {**made_from(config), "real": collected, "imagined": imagined},
         lambda: train(config, inputs, folder / POLICIES),
     )
     evaluated = stage(
@@ -282,7 +284,7 @@ def inspect(
     from kalm.evaluation import grounding
     from kalm.lm import grounded
 
-    lm = grounded.load(model_folder(model), device(config.device))
+    lm = grounded.load(stages.model_folder(model), device(config.device))
     world = world_of(lm.spec.name, config)
     chosen = instructions(world, goals, levels)
     if data is not None:
@@ -308,13 +310,7 @@ def inspect_inputs(
 ) -> dict[str, object]:
     """Return what an inspection depends on besides the settings of its own section (for `alone`)."""
     settings = {**only(config, "imagine"), **only(config, "collect")}
-    return {"model": model_folder(model), "goals": goals, "levels": levels, "data": data, **settings}
-
-
-def model_folder(place: Path) -> Path:
-    """Return the folder of the grounded model in a run folder, a folder of `kalm ground`, or itself."""
-    inner = (place / GROUNDED / "model", place / "model")
-    return next((path for path in inner if (path / "grounded.json").exists()), place)
+    return {"model": stages.model_folder(model), "goals": goals, "levels": levels, "data": data, **settings}
 
 
 def report(run: Path, folder: Path, effects: Path | None = None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from kalm.goals.suites import read_goals
 from kalm.processes import workers
 from kalm.progress import track
 from kalm.runs import JOB, LOOKS, ROWS, Job, derive_seed, trained, write_json
-from kalm.stages import device
+from kalm.stages import device, only
 from kalm.types import LEVELS, NOVEL_LEVELS, Instruction
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def train(config: Config, inputs: Inputs, folder: Path) -> dict[str, Any]:
     Raises:
         KalmError: before anything starts, if an algorithm is unknown or does not fit, or the data do not.
     """
-    require_learners(config, inputs)
+    require_learners(config, inputs.model)
     todo = jobs(config, inputs.imagined is not None)
     left = [job for job in todo if not (folder / job.name / JOB).exists()]
     with track("train", len(todo)) as advance:
@@ -89,11 +89,25 @@ def train(config: Config, inputs: Inputs, folder: Path) -> dict[str, Any]:
     return {"policies": [job.name for job in todo]}
 
 
-def require_learners(config: Config, inputs: Inputs) -> None:
-    """Raise KalmError unless every algorithm is known and fits the world and the inputs."""
+def made_from(config: Config) -> dict[str, Any]:
+    """Return all settings that the policies asked for depend on."""
+    known = learners.table()
+    sections = {name for algorithm in config.train.algorithms for name in known[algorithm].sections}
+    settings = config.model_dump(mode="json")
+    return {**only(config, "train"), **{name: settings[name] for name in sorted(sections)}}
+
+
+def require_learners(config: Config, model: Path | None, comes: bool = False) -> None:
+    """Raise KalmError unless every algorithm is known and fits the world.
+
+    Args:
+        config: settings.
+        model: the grounded model at hand.
+        comes: the model is yet to be made.
+    """
     spec = envs.make(config.env).spec
     for algorithm in config.train.algorithms:
-        learners.require(algorithm, spec, inputs.model)
+        learners.require(algorithm, spec, model, comes)
 
 
 def prepare(config: Config, todo: Sequence[Job], inputs: Inputs, folder: Path) -> None:
@@ -110,19 +124,16 @@ def prepare(config: Config, todo: Sequence[Job], inputs: Inputs, folder: Path) -
         require_data(spec, real, imagined if job.kalm else None)
         _chosen(config, job, real, imagined, None)
     sentences = [*real.instructions, *(imagined.instructions if imagined else ())]
-    sentences += [instruction for level in LEVELS for instruction in envs.make(config.env).suite(level)]
     _encoder(config, folder).encode([instruction.text for instruction in sentences])
 
 
 def train_one(config: Config, job: Job, inputs: Inputs, folder: Path) -> None:
     """Train one policy into ``folder/NAME``, or go on where a stopped training ended."""
-    real, imagined = _chosen(
-        config, job, _read(inputs.real), _read(inputs.imagined), _read(inputs.collected)
-    )
+    real, imagined = _chosen(config, job, _read(inputs.real), _read(inputs.imagined), _read(inputs.collected))
     place = folder / job.name
     task = learners.Task(
         job=job,
-        config=config.train,
+        config=config,
         real=real,
         imagined=imagined,
         model=inputs.model,
@@ -163,13 +174,11 @@ def _encoder(config: Config, folder: Path) -> GoalEncoder:
     return GoalEncoder(config.train.encoder, device(config.device), folder / ENCODINGS)
 
 
-def _look(config: Config, job: Job, place: Path) -> Callable[[Any, int], Mapping[str, float]] | None:
+def _look(config: Config, job: Job, place: Path) -> Callable[[Any, int], Mapping[str, float]]:
     """Return what plays a policy while it is trained: rows to ``looks.csv``, success per level as metrics.
 
     Every look plays the same episodes, which are not those of the evaluation.
     """
-    if not config.train.evaluate_every:
-        return None
     from kalm.evaluation.episodes import evaluate as play
     from kalm.evaluation.episodes import sample_episodes
     from kalm.evaluation.results import read_rows, write_rows
@@ -246,7 +255,7 @@ def play_one(
     turns = learners.checkpoints(place, config.evaluate.checkpoints)
     rows = []
     for turn, (step, checkpoint) in enumerate(turns):
-        policy = learners.load(checkpoint, device(config.device), encoder)
+        policy = learners.load_policy(checkpoint, device(config.device), encoder)
         share = range(turn, len(chosen), len(turns))
         rows += play(
             policy,

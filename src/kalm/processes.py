@@ -92,7 +92,7 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
     """
     others = set(active_children())
     # Spawned, not forked: the simulator and the numerical libraries of this process may hold threads.
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin_work, initargs=(count,))
     try:
         yield pool
     except BaseException as error:
@@ -109,8 +109,10 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_parent() -> None:
-    """Workers leave the keyboard to their parent, and do not outlive it when it is killed."""
+def _begin_work(count: int) -> None:
+    """Workers share the cores, leave the keyboard to their parent, and do not outlive it."""
+    # Read when torch is first imported, which a worker has not done yet.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None

@@ -64,7 +64,7 @@ class _Meter:
         """Return e.g. ``52.1/s, 1:40 left, loss 0.31``."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
         rate = (self.done - self.resumed) / elapsed
-        parts = [f"{rate:,.1f}/s"]
+        parts = [f"{rate:,.1f}/s" if rate >= 0.1 or not rate else f"{60 * rate:,.1f}/min"]
         if rate > 0 and self.done < self.total:
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
         elif self.done >= self.total:

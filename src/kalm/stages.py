@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kalm import envs, processes
 from kalm.config import Config
 from kalm.errors import KalmError
-from kalm.runs import JOB, SETTINGS, Stage, file_sha256, read_json, versions, write_json
+from kalm.runs import GROUNDED, JOB, SETTINGS, Stage, file_sha256, read_json, versions, write_json
 
 if TYPE_CHECKING:
     from kalm.envs.base import World
@@ -75,7 +75,7 @@ def alone(
     Raises:
         KalmError: the folder holds something else.
     """
-    made_from = {**only(config, section), **{name: _trace(value) for name, value in inputs.items()}}
+    made_from = {**only(config, section), **{name: trace(value) for name, value in inputs.items()}}
     place = Stage(folder, made_from)
     if processes.main():
         _enter(place, section, overwrite)
@@ -98,7 +98,7 @@ def _enter(stage: Stage, section: str, overwrite: bool) -> None:
             )
 
 
-def _trace(value: object) -> object:
+def trace(value: object) -> object:
     """Return what stands for an input: place and content of files and folders, else the value itself."""
     if not isinstance(value, Path):
         return value
@@ -165,3 +165,9 @@ def only(config: Config, section: str) -> dict[str, Any]:
     """Return what a stage's result depends on besides its inputs."""
     settings = config.model_dump(mode="json")
     return {"env": config.env, "seed": config.seed, section: settings[section]}
+
+
+def model_folder(place: Path) -> Path:
+    """Return the folder of the grounded model in a run folder, a folder of `kalm ground`, or itself."""
+    inner = (place / GROUNDED / "model", place / "model")
+    return next((path for path in inner if (path / "grounded.json").exists()), place)

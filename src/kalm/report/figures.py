@@ -31,6 +31,7 @@ from kalm.report.style import (
 )
 
 INTERNAL = ("_lr", "gradient_norm")  # metrics that say nothing about quality
+PLAYED = "success/"  # metrics with a figure of their own (`kalm.report.curves`)
 LOSSES = ("", "train", "held_out")  # families of the language model's metrics that are losses ...
 SIZES = ("dynamics",)  # ... and those that are sizes, while the others are shares
 
@@ -186,7 +187,8 @@ def _panels(
 
 def policy_curves(curves: Sequence[Curve], theme: Theme = LIGHT, fmt: Format = "png") -> bytes | None:
     """One panel per metric, one line per training; None where there is nothing to draw."""
-    names = list(dict.fromkeys(name for curve in curves for name in _metrics(curve.rows)))
+    every = dict.fromkeys(name for curve in curves for name in _metrics(curve.rows))
+    names = [name for name in every if not name.startswith(PLAYED)]
     if not names:
         return None
     across = min(3, len(names))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kalm import envs
+from kalm import envs, learners
 from kalm.data import store
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
@@ -21,17 +21,17 @@ from kalm.evaluation.effects import read_effects
 from kalm.evaluation.episodes import play
 from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.imagined import quality
-from kalm.evaluation.results import Label, read_rows
+from kalm.evaluation.results import Episode, Label, read_rows
 from kalm.report.figures import Curve
 from kalm.report.films import Filmstrip, film
 from kalm.report.page import ReportData
-from kalm.rl.policy import load_policy
 from kalm.runs import (
     EVALUATION,
     GROUNDED,
     IMAGINED,
     INSPECTED,
     INSPECTION,
+    LOOKS,
     POLICIES,
     REAL,
     ROWS,
@@ -60,7 +60,7 @@ def gather(run: Path, effects: Path | None = None) -> ReportData:
     return ReportData(
         title=f"KALM on {settings['env']}",
         world=settings["env"],
-        rows=read_rows(run / EVALUATION / ROWS) if (run / EVALUATION / ROWS).exists() else (),
+        rows=_rows(run / EVALUATION / ROWS),
         imagined=quality(imagined, world) if imagined else {},
         refined=_result(run / IMAGINED),
         real=quality(real, world) if real else {},
@@ -68,17 +68,24 @@ def gather(run: Path, effects: Path | None = None) -> ReportData:
         inspection=_inspection(run / INSPECTION / INSPECTED),
         effects=read_effects(effects) if effects else (),
         training=[Curve(label(job), read_metrics(place)) for job, place in jobs],
+        looks=[row for _, place in jobs for row in _rows(place / LOOKS)],
+        sweep="sweep" in about,
         filmstrips=_filmstrips(world, imagined, jobs, settings["report"]["filmstrips"]),
         config=settings,
         versions=about["versions"],
         timings=_timings(run),
-        commands=[about["command"]] if about["command"] else [shlex.join(["kalm", "run", "--out", str(run)])],
+        commands=about.get("commands")
+        or [about["command"] or shlex.join(["kalm", "run", "--out", str(run)])],
     )
 
 
 def label(job: Job) -> Label:
     """Return the label under which a policy's episodes are counted."""
     return Label(job.policy, job.algorithm, job.kalm, job.seed)
+
+
+def _rows(file: Path) -> list[Episode]:
+    return read_rows(file) if file.exists() else []
 
 
 def _rollouts(folder: Path) -> RolloutSet | None:
@@ -111,7 +118,7 @@ def _filmstrips(
     mine: list[Any] = [place for job, place in jobs if job.kalm]
     if imagined is None or not mine or count == 0:
         return []
-    policy = load_policy(mine[0])
+    policy = learners.load_policy(mine[0])
     strips = []
     for row in _chosen(imagined, count):
         dream = imagined[int(row)]

@@ -18,6 +18,7 @@ from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Rate
 from kalm.report import published
+from kalm.report.curves import learning_curves
 from kalm.report.document import Block, Code, Document, Picture, Section, html, to_markdown
 from kalm.report.figures import (
     Curve,
@@ -28,6 +29,7 @@ from kalm.report.figures import (
     success_bars,
 )
 from kalm.report.films import Filmstrip, across, filmstrip
+from kalm.report.grid import grid_table
 from kalm.report.grounding import effects_table, inspection_tables
 from kalm.report.scores import NOVEL, Gain, Score, gains, scores
 from kalm.report.style import DARK, LIGHT, PRINT, Format, Theme
@@ -54,6 +56,8 @@ class ReportData:
         inspection: what the grounded model can do.
         effects: measurements of variants of the model.
         training: metrics of each policy's training.
+        looks: episodes that were played while policies were trained.
+        sweep: whether the results are those of a sweep, which has one table of its own.
         filmstrips: imagined rollouts above real ones.
         config: the run's settings, JSON-ready.
         versions: package -> version.
@@ -71,6 +75,8 @@ class ReportData:
     inspection: Inspection | None = None
     effects: Sequence[Effect] = ()
     training: Sequence[Curve] = ()
+    looks: Sequence[Episode] = ()
+    sweep: bool = False
     filmstrips: Sequence[Filmstrip] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -97,7 +103,7 @@ def compose(data: ReportData) -> Document:
         data.title,
         tuple(headline(found, data.world)),
         (
-            Section("Results", _results(found, data.rows)),
+            Section("Results", _results(found, data)),
             Section("Imagined rollouts", _imagined(data)),
             Section("Imagined and real, side by side", _films(data)),
             Section("Grounding", _grounding(data)),
@@ -151,7 +157,7 @@ def _interval(rate: Rate) -> str:
     return f"{100 * rate.mean:.1f} % (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
-def _results(found: Sequence[Score], rows: Sequence[Episode]) -> tuple[Block, ...]:
+def _results(found: Sequence[Score], data: ReportData) -> tuple[Block, ...]:
     if not found:
         return ("No results: no policy has been evaluated.",)
     bars = _plot(
@@ -161,12 +167,11 @@ def _results(found: Sequence[Score], rows: Sequence[Episode]) -> tuple[Block, ..
         "Success per level. Faint: real rollouts only; full: with imagined ones; lines: 95 % intervals.",
     )
     assert bars is not None
-    return (
-        success_table(found),
-        bars,
-        gain_table(found) or "No algorithm was trained both with and without imagined rollouts.",
-        held_back_table(rows) or "No episode used a wording that was held back from imagination.",
-    )
+    held_back = held_back_table(data.rows) or "No episode used a wording that was held back from imagination."
+    if data.sweep:
+        return (grid_table(found), bars, held_back)
+    gains = gain_table(found) or "No algorithm was trained both with and without imagined rollouts."
+    return (success_table(found), bars, gains, held_back)
 
 
 def _imagined(data: ReportData) -> tuple[Block, ...]:
@@ -238,7 +243,15 @@ def _training(data: ReportData) -> tuple[Block, ...]:
         "Lines of losses over gradient steps, one per policy and training seed.",
         "Training the policies, one line per training seed.",
     )
+    success = _plot(
+        "learning",
+        lambda theme, fmt: learning_curves(data.looks, theme, fmt),
+        "Lines of success over gradient steps, one panel per level, one line per policy.",
+        "Success while the policies were trained, with 95 % intervals over training seeds. Every look "
+        "plays the same episodes, others than those of the results.",
+    )
     return (
+        success or "Policies were not played while they were trained (`train.evaluate_every`).",
         losses or "The language model was not grounded in this run, or kept no metrics.",
         training or "No policy was trained in this run, or none kept metrics.",
     )

@@ -1,7 +1,7 @@
 """Colours and axes that all figures share.
 
 An algorithm keeps one colour everywhere: pale without imagined rollouts, full with them. The colours are
-those of Okabe and Ito, which colour-blind readers tell apart too.
+those of Okabe and Ito, and two of Tol's, which colour-blind readers tell apart too.
 
 Unusual: figures are `Figure` objects styled one by one; `pyplot` and matplotlib's global settings are not
 touched, so that a server may draw from several threads.
@@ -29,6 +29,8 @@ COLORS = {
     "awac": "#cc79a7",
     "td3bc": "#e69f00",
     "combo": "#56b4e9",
+    "lm": "#332288",
+    "dt": "#117733",
 }
 OTHER = "#7f7f7f"
 LEVEL_COLORS = {"seen": "#7f7f7f", "rephrase": "#009e73", "easy": "#e69f00", "hard": "#cc79a7"}

@@ -1,0 +1,207 @@
+"""A sweep: every algorithm, plain and with imagined rollouts, with every seed; each trained and played.
+
+One cell is one policy of the grid. A worker takes a cell, trains it and plays it, and its rows stay beside
+it; a cell that is done is never done again. So a sweep can be stopped anywhere and started again, and more
+algorithms, seeds or levels can be asked for in the same folder later: the table always holds all that is
+there. ::
+
+    config.json               settings and inputs: what every cell has in common
+    policies/NAME/rows.csv    episodes of one cell, written when it is done
+    evaluation/rows.csv       all episodes so far
+    sweep.csv, sweep.md       the table
+    report/                   report.html, report.md
+
+Unusual: a cell that fails does not stop the others; what failed is told at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kalm import envs, learners
+from kalm.config import Config
+from kalm.errors import KalmError
+from kalm.evaluation.results import Episode, read_rows, write_rows
+from kalm.policies import (
+    ENCODINGS,
+    Inputs,
+    instructions,
+    jobs,
+    play_one,
+    prepare,
+    require_learners,
+    train_one,
+)
+from kalm.processes import workers
+from kalm.progress import track
+from kalm.runs import (
+    EVALUATION,
+    JOB,
+    POLICIES,
+    REPORT,
+    ROWS,
+    SETTINGS,
+    Job,
+    atomic_write,
+    fingerprint,
+    read_json,
+    trained,
+    versions,
+    write_json,
+)
+from kalm.stages import device, trace
+
+TABLE_CSV, TABLE_MD = "sweep.csv", "sweep.md"
+SECTIONS = ("train", "evaluate", "decision", "dynamics", "ground")  # settings that cells may depend on
+CHOSEN = ("algorithms", "seeds")  # settings of `train` that choose cells, and may grow from call to call
+
+
+def sweep(
+    config: Config,
+    inputs: Inputs,
+    folder: Path,
+    levels: Sequence[str],
+    command: str = "",
+    overwrite: bool = False,
+) -> list[Episode]:
+    """Do the cells that are not done yet, write the table and the report, and return all rows.
+
+    Raises:
+        KalmError: bad input, before anything starts; a folder with other settings or inputs; failed cells.
+    """
+    require_learners(config, inputs.model)
+    device(config.device)
+    _claim(config, inputs, folder, command, overwrite)
+    cells = jobs(config, inputs.imagined is not None)
+    left = [job for job in cells if set(levels) - _played(folder, job)]
+    with track("sweep", len(cells)) as advance:
+        advance(len(cells) - len(left), resumed=True)
+        failures = {}
+        if left:
+            prepare(config, _untrained(left, folder), inputs, folder / POLICIES)
+            with workers(config.workers) as pool:
+                running = {pool.submit(do_cell, config, job, inputs, folder, levels): job for job in left}
+                for future in as_completed(running):
+                    failures |= _failure(future, running[future])
+                    _write_table(folder)
+                    advance(cell=running[future].name)
+    rows = _write_table(folder)
+    _report(folder, rows)
+    if failures:
+        told = " ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise KalmError(f"{len(failures)} of {len(cells)} cells failed, the others are in {folder}. {told}")
+    return rows
+
+
+def do_cell(config: Config, job: Job, inputs: Inputs, folder: Path, levels: Sequence[str]) -> None:
+    """Train one policy unless it is trained, and play the levels that it has not played."""
+    from kalm.rl.encoder import GoalEncoder
+
+    place = folder / POLICIES / job.name
+    if not (place / JOB).exists():
+        train_one(config, job, inputs, folder / POLICIES)
+    there = _played(folder, job)
+    wanted = [level for level in levels if level not in there]
+    suite = instructions(envs.make(config.env), None, wanted)
+    encoder = GoalEncoder(config.train.encoder, device(config.device), folder / POLICIES / ENCODINGS)
+    earlier = read_rows(place / ROWS) if there else []
+    write_rows(place / ROWS, [*earlier, *play_one(config, job, place, suite, encoder)])
+
+
+def _failure(future: Future[None], job: Job) -> dict[str, str]:
+    """Return why a cell failed, by its name; a dead worker ends the sweep."""
+    error = future.exception()
+    if error is None:
+        return {}
+    if isinstance(error, BrokenProcessPool) or not isinstance(error, Exception):
+        raise error
+    return {job.name: f"{error}" if isinstance(error, KalmError) else repr(error)}
+
+
+def _played(folder: Path, job: Job) -> set[str]:
+    """Return the levels that a cell has played."""
+    path = folder / POLICIES / job.name / ROWS
+    return {row.level for row in read_rows(path)} if path.exists() else set()
+
+
+def _untrained(cells: Sequence[Job], folder: Path) -> list[Job]:
+    return [job for job in cells if not (folder / POLICIES / job.name / JOB).exists()]
+
+
+def _claim(config: Config, inputs: Inputs, folder: Path, command: str, overwrite: bool) -> None:
+    """Make the folder, or enter the one of an earlier call that had all in common but the choice of cells."""
+    common = _common(config, inputs)
+    about = folder / SETTINGS
+    if folder.exists() and any(folder.iterdir()):
+        if not about.exists() or "sweep" not in read_json(about, "sweep"):
+            raise KalmError(f"{folder} is not empty and holds no sweep. Give another --out.")
+        if overwrite:
+            shutil.rmtree(folder)
+        else:
+            _require_same(read_json(about, "sweep")["sweep"], common, folder)
+    commands = read_json(about, "sweep")["commands"] if about.exists() else []
+    settings = config.model_dump(mode="json")
+    facts = {"settings": settings, "command": command, "versions": versions(), "sweep": common}
+    write_json(about, {**facts, "commands": list(dict.fromkeys([*commands, command]))})
+
+
+def _common(config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Return what all cells have in common, JSON-ready: a folder holds cells of one such only."""
+    settings = config.model_dump(mode="json", exclude={"train": set(CHOSEN)})
+    kept = {name: settings[name] for name in ("env", "seed", *SECTIONS)}
+    return {**kept, "inputs": {name: fingerprint(trace(path)) for name, path in asdict(inputs).items()}}
+
+
+def _require_same(there: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
+    old, new = _flat(there), _flat(asked)
+    differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if differing:
+        raise KalmError(
+            f"{folder} holds a sweep with other {', '.join(differing)}. Only algorithms, levels and seeds "
+            "may change between calls. Give another --out, or --overwrite to delete it first."
+        )
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _write_table(folder: Path) -> list[Episode]:
+    """Write all rows and the table of the cells that are done, whichever call asked for them."""
+    from kalm.report.grid import grid_table, write_grid
+    from kalm.report.scores import scores
+    from kalm.report.tables import markdown
+
+    done = [place / ROWS for _, place in trained(folder / POLICIES) if (place / ROWS).exists()]
+    order = list(learners.table())
+    rows = sorted(
+        (row for path in done for row in read_rows(path)), key=lambda row: order.index(row.algorithm)
+    )
+    if rows:
+        found = scores(rows)
+        write_rows(folder / EVALUATION / ROWS, rows)
+        write_grid(folder / TABLE_CSV, found)
+        with atomic_write(folder / TABLE_MD) as temporary:
+            temporary.write_text(markdown(grid_table(found)), encoding="utf-8")
+    return rows
+
+
+def _report(folder: Path, rows: Sequence[Episode]) -> None:
+    from kalm.report.gather import gather
+    from kalm.report.page import write_report
+
+    if rows:
+        write_report(folder / REPORT, gather(folder))

@@ -1,0 +1,34 @@
+from dataclasses import replace
+
+from kalm.evaluation.results import Episode
+from kalm.report.curves import learning_curves, round_curves
+from kalm.report.style import DARK
+
+ROW = Episode("BC", "bc", False, 0, "seen", "w", False, "text", 0, True, 3, 1.0, 100)
+
+
+def looks():
+    return [
+        replace(ROW, seed=seed, level=level, step=step, episode_seed=i, success=i * 100 < step)
+        for seed in (0, 1)
+        for level in ("seen", "hard")
+        for step in (100, 200, 300)
+        for i in range(4)
+    ]
+
+
+def test_curves_are_drawn_in_both_formats():
+    assert learning_curves(looks()).startswith(b"\x89PNG")
+    page = learning_curves(looks(), DARK, "svg").decode()
+    assert "<svg" in page and "gradient steps" in page.replace("<!-- ", "")
+    assert learning_curves([]) is None
+
+
+def test_a_step_that_one_seed_has_not_reached_is_left_out():
+    ahead = [*looks(), *(replace(row, step=400) for row in looks() if row.seed == 0 and row.step == 300)]
+    assert learning_curves(ahead) == learning_curves(looks())
+
+
+def test_one_round_is_no_curve():
+    assert round_curves({0: [ROW]}) is None
+    assert round_curves({0: [ROW], 1: [ROW]}).startswith(b"\x89PNG")

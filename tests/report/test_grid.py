@@ -1,0 +1,42 @@
+import csv
+
+from kalm.evaluation.results import Episode
+from kalm.report.grid import grid_table, write_grid
+from kalm.report.scores import scores
+
+
+def episodes(algorithm, kalm, won, seeds=(0, 1)):
+    policy = algorithm.upper() + "+KALM" * kalm
+    return [
+        Episode(policy, algorithm, kalm, seed, level, "w", False, "text", i, i < won, 3, 1.0)
+        for level in ("seen", "rephrase", "easy", "hard")
+        for seed in seeds
+        for i in range(50)
+    ]
+
+
+ROWS = [*episodes("bc", False, 10), *episodes("bc", True, 30), *episodes("lm", False, 20, (0,))]
+
+
+def test_plain_stands_beside_kalm_and_their_difference():
+    table = grid_table(scores(ROWS))
+    assert [row[0] for row in table.rows] == ["BC", "BC+KALM", "BC+KALM − BC", "LM"]
+    plain, kalm, change, lm = table.rows
+    # Wilson for 20 of 100: 13.3 to 28.9.
+    assert plain[1] == "20.0 ± 8.9 (100)" and kalm[1].startswith("60.0 ±") and plain[-1] == "2"
+    assert change[1].startswith("+40.0 [") and change[1].endswith("*") and change[-1] == ""
+    assert lm[-1] == "1" and lm[1].endswith("(50)")
+
+
+def test_the_file_has_one_line_per_algorithm_and_level(tmp_path):
+    write_grid(tmp_path / "sweep.csv", scores(ROWS))
+    with (tmp_path / "sweep.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert [(line["algorithm"], line["level"]) for line in lines[:6]] == [
+        ("bc", level) for level in ("seen", "rephrase", "easy", "hard", "novel", "mix")
+    ]
+    first, lm = lines[0], lines[6]
+    assert (first["plain_success"], first["plain_seeds"], first["plain_episodes"]) == ("0.20000", "2", "100")
+    assert (first["kalm_success"], first["difference"]) == ("0.60000", "0.40000")
+    assert float(first["difference_low"]) > 0
+    assert lm["plain_success"] == "0.40000" and lm["kalm_success"] == lm["difference"] == ""
