@@ -60,7 +60,7 @@ def test_activations_are_what_a_real_pass_keeps(config, world, rollouts, tuning)
         model.body(embedded, batch.visible, batch.position)
     real = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in own)
     planned = budget.backbones.planned(config.backbone, config.attention)
-    plan = sft.assemble(budget.tuning.tuned(planned, config), world, config)
+    plan = sft.assemble(budget.tuning.tuned(planned, config), world.spec, config)
     assert budget.activations(plan, curriculum, config, halved=False, processes=1) == pytest.approx(
         real, rel=0.2
     )

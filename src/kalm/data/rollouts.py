@@ -112,6 +112,13 @@ class RolloutSet:
         """Rollout that each state belongs to: (sum(T) + N,) int64."""
         return np.repeat(np.arange(len(self)), self.lengths + 1)
 
+    @cached_property
+    def returns_to_go(self) -> np.ndarray:
+        """Sum of the rewards from each action to the end of its rollout, undiscounted: (sum(T),) float32."""
+        earned = np.concatenate([[0.0], np.cumsum(self.rewards, dtype=np.float64)])  # before each action
+        ends = earned[self.action_starts + self.lengths]
+        return (ends[self.owner] - earned[:-1]).astype(np.float32)
+
     @property
     def last_action(self) -> np.ndarray:
         """Row of each rollout's last action: (N,) int64."""

@@ -17,7 +17,7 @@ played beside it. Two episodes with the same sentence and first state are theref
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,15 +25,10 @@ import torch
 from torch import Tensor
 
 from kalm.errors import KalmError, unknown
-from kalm.lm.generate import DROP_SHARE
 from kalm.lm.grounded import GroundedLM, autocast
-from kalm.lm.reading import Reading
+from kalm.lm.reading import Reading, worth_leaving
 from kalm.lm.sequence import PROMPTS
 from kalm.types import WorldSpec
-
-# Episodes, as they stand in the reading, and the rewards of their last actions -> tokens (n, k, D) that are
-# read in front of their states.
-Lead = Callable[[np.ndarray, np.ndarray], Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,6 @@ class Episodes:
         precision: see `GroundConfig.precision`.
         temperature: of discrete actions; 0 takes the best.
         seeds: (N,) uint64 of the sampled actions; None where nothing is sampled.
-        lead: gives tokens to be read in front of each state; None: nothing.
 
     Raises:
         KalmError: states of another world, or a goal that is longer than the context.
@@ -111,7 +105,6 @@ class Episodes:
         precision: str,
         temperature: float = 0.0,
         seeds: np.ndarray | None = None,
-        lead: Lead | None = None,
     ) -> None:
         if np.shape(states) != (len(texts), model.spec.state_size):
             raise KalmError(
@@ -119,7 +112,7 @@ class Episodes:
                 f"needs one row of {model.spec.state_size} numbers per sentence."
             )
         self.model, self.precision = model, precision
-        self.temperature, self.seeds, self.lead = temperature, seeds, lead
+        self.temperature, self.seeds = temperature, seeds
         self.rows = np.arange(len(texts))  # (h,) episodes in the reading; some of them may have ended
         self.last: Tensor | None = None  # (h,) or (h, A) their last actions
         self.steps = 0
@@ -155,7 +148,9 @@ class Episodes:
         """Forget episodes that ended, once they are many; return where the others stand: (n,) -> (n,)."""
         place = np.searchsorted(self.rows, rows)
         assert np.array_equal(self.rows[place], rows), "an episode that was left out has returned"
-        if len(rows) > (1 - DROP_SHARE) * len(self.rows):
+        running = np.zeros(len(self.rows), bool)
+        running[place] = True
+        if not worth_leaving(running):
             return place
         self.reading.keep(place)
         if self.last is not None:
@@ -173,15 +168,20 @@ class Episodes:
         """Embed what is new since the last step: (h, S), (h,) -> (h, k, D)."""
         model = self.model
         parts = [] if self.last is None else [model.embed_action(self.last)[:, None]]
-        parts += [] if self.lead is None else [self.lead(self.rows, rewards)]
+        parts += self._ahead(rewards)
         parts += [model.state_tokens(torch.from_numpy(states).to(model.scales.mean))]
         return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1)
+
+    def _ahead(self, rewards: np.ndarray) -> list[Tensor]:
+        """Embed what stands in front of the present states: (h,) -> tokens (h, k, D)."""
+        return []
 
     def _require_room(self, new: int) -> None:
         if (needed := self.reading.longest + new) > self.context:
             raise KalmError(
                 f"after {self.steps} steps an episode and its goal need {needed} positions, the model has "
-                f"{self.context}. Lower the horizon (evaluate.horizon), or use a backbone with a longer context."
+                f"{self.context}. Lower the horizon (evaluate.horizon), or use a backbone with a longer "
+                "context."
             )
 
     def _choose(self, output: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def estimate(
     planned = backbones.planned(config.backbone, config.attention, config.weights)
     # Checkpointing is worked out below; the plan itself does without.
     plain = config.model_copy(update={"gradient_checkpointing": False})
-    model = assemble(tuning.tuned(planned, plain), world, config)
+    model = assemble(tuning.tuned(planned, plain), world.spec, config)
     data, held_out = divide(rollouts, config, seed)
     for part in (data, held_out):
         model.speller().require_room(part)

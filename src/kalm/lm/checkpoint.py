@@ -1,4 +1,4 @@
-"""Checkpoints of a grounding that goes on: all that the next step depends on, as safetensors and JSON."""
+"""Checkpoints of a training that goes on: all that the next step depends on, as safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from kalm import processes
 from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
-from kalm.lm.grounded import GroundedLM
 from kalm.lm.team import gather, scatter, trained
 from kalm.runs import atomic_folder, fingerprint, read_json, recover_folder, write_json
 
@@ -30,7 +29,7 @@ class Checkpoint:
     def __init__(self, folder: Path, identity: str) -> None:
         self.folder, self.identity = folder, identity
 
-    def write(self, model: GroundedLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def write(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Save everything that the next step depends on."""
         tensors = self._tensors(model, optimizer)
         if processes.main():
@@ -39,7 +38,7 @@ class Checkpoint:
                 write_json(place / "checkpoint.json", {"step": step, "identity": self.identity})
         processes.wait()
 
-    def restore(self, model: GroundedLM, optimizer: torch.optim.Optimizer) -> int:
+    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Load the checkpoint if there is one; return the number of steps done."""
         if processes.main():
             recover_folder(self.folder)
@@ -61,7 +60,7 @@ class Checkpoint:
             torch.set_rng_state(tensors.get_tensor("rng"))
         return int(about["step"])
 
-    def _tensors(self, model: GroundedLM, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    def _tensors(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
         """Gather what is saved; other processes than the main one only take part in that."""
         tensors = {"rng": torch.get_rng_state()}
         for name, weight in trained(model):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
-from kalm.lm.sequence import ACTION, ENTITY, STATE, TEXT, Example, Tokens
+from kalm.lm.sequence import ACTION, ENTITY, RETURN, STATE, TEXT, Example, Tokens
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Batch:
     entity_at: Tensor  # (m * K,) flat index of each entity, state by state
     action_at: Tensor  # (k,) flat index of each action
     actions: Tensor  # (k,) int64 or (k, A) float
+    return_at: Tensor  # (g,) flat index of each return
+    returns: Tensor  # (g,) sum of the rewards to come
     ask_text_at: Tensor  # (p,) flat index of each token that asks for a word
     want_text: Tensor  # (p,) token ids
     ask_state_at: Tensor  # (q,) flat index of each token that asks for a state
@@ -157,7 +159,7 @@ def _lay_out(row: Sequence[Group]) -> tuple[Tokens, np.ndarray, np.ndarray, np.n
 
 
 def _columns(tokens: Tokens, offsets: np.ndarray, rollouts: RolloutSet) -> dict[str, Tensor]:
-    at = {kind: np.flatnonzero(tokens.kind == kind) for kind in (TEXT, STATE, ACTION, ENTITY)}
+    at = {kind: np.flatnonzero(tokens.kind == kind) for kind in (TEXT, STATE, ACTION, ENTITY, RETURN)}
     ask = {kind: np.flatnonzero(tokens.asks == kind) for kind in (TEXT, STATE, ACTION)}
     want = tokens.answer[ask[STATE]]
     columns = {
@@ -168,6 +170,8 @@ def _columns(tokens: Tokens, offsets: np.ndarray, rollouts: RolloutSet) -> dict[
         "entity_at": offsets[at[ENTITY]],
         "action_at": offsets[at[ACTION]],
         "actions": rollouts.actions[tokens.value[at[ACTION]]],
+        "return_at": offsets[at[RETURN]],
+        "returns": rollouts.returns_to_go[tokens.value[at[RETURN]]],
         "ask_text_at": offsets[ask[TEXT]],
         "want_text": tokens.answer[ask[TEXT]],
         "ask_state_at": offsets[ask[STATE]],

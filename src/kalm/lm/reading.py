@@ -15,6 +15,14 @@ from torch import Tensor
 from kalm.lm.cache import block_cache
 from kalm.lm.grounded import GroundedLM
 
+# Rows leave the cache in bulk: selecting rows copies it, so it must pay.
+DROP_SHARE = 0.2
+
+
+def worth_leaving(going: np.ndarray) -> bool:
+    """Whether enough of the rows have ended, (N,) bool, to go on without them."""
+    return going.mean() <= 1 - DROP_SHARE
+
 
 class Reading:
     """N rows being read by one model.
@@ -23,6 +31,9 @@ class Reading:
         model: the model that reads.
         prompts: token ids of U distinct prompts.
         owner: (N,) the prompt of each row.
+
+    Attributes:
+        gist: (N, D) mean hidden state of each row's prompt.
     """
 
     def __init__(self, model: GroundedLM, prompts: Sequence[np.ndarray], owner: np.ndarray) -> None:
@@ -38,8 +49,11 @@ class Reading:
         self.cache = block_cache()
         device = model.device
         embedded = model.lm.get_input_embeddings()(ids.to(device))
-        model.body(embedded, seen[:, None].to(device), column.expand(len(prompts), -1).to(device), self.cache)
+        positions = column.expand(len(prompts), -1).to(device)
+        hidden = model.body(embedded, seen[:, None].to(device), positions, self.cache)
         fan = torch.from_numpy(np.asarray(owner, dtype=np.int64))
+        share = real / lengths[:, None]  # (U, P)
+        self.gist = torch.einsum("up,upd->ud", share.to(hidden), hidden)[fan.to(device)]  # (N, D)
         self.cache.batch_select_indices(fan.to(device))
         self.visible = real[fan].to(device)  # (N, C) columns of the cache that each row sees
         self.position = lengths[fan, None].to(device)  # (N, 1) of the next token

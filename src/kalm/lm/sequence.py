@@ -9,10 +9,13 @@ one sequence. A token may *ask* for what has to be produced after it (in capital
                                                                                     W1  W2 W3  END
     dynamics     [You are an expert in identifying ...]      st ", after executing action" at ", we ..." ":"
                                                                                                      St+1
+    decision     [Generate a rollout ... goal ... Rollout:]  R0 s0 a0 R1 s1 a1 ...
+                                                                A0       A1
 
-The last answer is no token: nothing follows it that could look at it. With *entity tokens* every state is
-preceded by one token per named thing of the world (``e1 .. eK s0 a0 e1 .. eK s1 a1``); a state can then be
-looked up by what the words of the goal mean.
+Decisions are those of a decision transformer (`kalm.lm.decision`): R is what is still to be earned. The last
+answer is no token: nothing follows it that could look at it. With *entity tokens* every state is preceded by
+one token per named thing of the world (``e1 .. eK s0 a0 e1 .. eK s1 a1``); a state can then be looked up by
+what the words of the goal mean.
 
 Tokens are columns of integers, `Tokens`; a state is a row number of the rollout set, an action likewise, so
 building a sequence copies no numbers. The prompt never looks at its body, so several bodies can share one
@@ -30,7 +33,7 @@ import numpy as np
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 
-TEXT, STATE, ACTION, ENTITY = 0, 1, 2, 3
+TEXT, STATE, ACTION, ENTITY, RETURN = 0, 1, 2, 3, 4
 NOTHING = -1  # what a token asks for that has no answer
 
 # Paper, appendix on prompts. [X] slots are the places between the strings.
@@ -63,9 +66,10 @@ class Tokens:
     """A stretch of tokens, columnar.
 
     Attributes:
-        kind: (L,) int8, TEXT, STATE, ACTION or ENTITY.
+        kind: (L,) int8, TEXT, STATE, ACTION, ENTITY or RETURN.
         value: (L,) int64, token id, or row of the state or action in the rollout set; of an entity
-            its state's row times the number of entities, plus its own number.
+            its state's row times the number of entities, plus its own number; of a return the row of
+            the action that it stands before.
         asks: (L,) int8, kind of what has to be produced after this token, or NOTHING.
         answer: (L,) int64, its value.
     """
@@ -119,6 +123,21 @@ class Tokens:
             tokens.asks[entities::block], tokens.answer[entities::block] = ACTION, value[:, -1]
             tokens.asks[entities + 1 :: block], tokens.answer[entities + 1 :: block] = STATE, state + 1
         return tokens.first(length * block if learn else (length + 1) * block - 1)
+
+    @classmethod
+    def decisions(cls, first_state: int, first_action: int, length: int, entities: int) -> Tokens:
+        """Interleave R0, s0, a0, R1, s1, ...; every action is asked for, and the last is no token."""
+        block = entities + 3
+        plain = cls.rollout(first_state, first_action, length, entities).first(length * (block - 1))
+        row = first_action + np.arange(length)  # (T,)
+        returns = np.full(length, RETURN, np.int8)
+        tokens = cls.silent(
+            np.column_stack([returns, plain.kind.reshape(length, -1)]).reshape(-1),
+            np.column_stack([row, plain.value.reshape(length, -1)]).reshape(-1),
+        )
+        asking = slice(entities + 1, None, block)  # states
+        tokens.asks[asking], tokens.answer[asking] = ACTION, row
+        return tokens.first(length * block - 1)
 
     @classmethod
     def silent(cls, kind: np.ndarray, value: np.ndarray) -> Tokens:
@@ -232,6 +251,17 @@ class Speller:
         )
         body.asks[-1], body.answer[-1] = STATE, state + 1
         return Example(self.prompt(DYNAMICS[0]), body)
+
+    def decision(self, rollouts: RolloutSet, index: int) -> Example:
+        """Goal and returns to actions, which are learnt."""
+        text = rollouts.instructions[rollouts.which[index]].text
+        body = Tokens.decisions(
+            int(rollouts.state_starts[index]),
+            int(rollouts.action_starts[index]),
+            int(rollouts.lengths[index]),
+            self.entities,
+        )
+        return Example(self.goal_prompt(text, GOAL_ORIENTED), body)
 
     def replay(self, text: str, answer: str) -> Example:
         """Text to text: the words of the answer are learnt."""

@@ -28,6 +28,7 @@ from kalm.lm import collate, language, tuning
 from kalm.lm.backbone import Backbone
 from kalm.lm.checkpoint import Checkpoint, identity_of
 from kalm.lm.collate import Batch
+from kalm.lm.conditioned import ConditionedLM
 from kalm.lm.curriculum import Curriculum
 from kalm.lm.grounded import GroundedLM
 from kalm.lm.modules import Design
@@ -36,6 +37,7 @@ from kalm.lm.team import Team
 from kalm.lm.update import measured, update
 from kalm.progress import Advance, silent
 from kalm.runs import Metrics, atomic_write, derive_rng, derive_seed
+from kalm.types import WorldSpec
 
 LOG_EVERY = 20
 
@@ -164,7 +166,7 @@ def parts(curriculum: Curriculum, step: int, model: GroundedLM, config: GroundCo
 
 
 def optimizer_and_schedule(
-    model: GroundedLM, config: GroundConfig, steps: int
+    model: GroundedLM | ConditionedLM, config: GroundConfig, steps: int
 ) -> tuple[torch.optim.AdamW, Callable[[int], list[float]]]:
     """AdamW over body and new modules at their own rates, and the schedule of those rates."""
     rates = (config.body_lr, config.new_lr)
@@ -189,10 +191,10 @@ def optimizer_and_schedule(
 def fresh(config: GroundConfig, world: World, seed: int, device: str) -> GroundedLM:
     """Return a model about to be grounded: pre-trained backbone, new modules initialised from the seed."""
     torch.manual_seed(derive_seed(seed, "ground", "init"))
-    return assemble(tuning.prepare(config), world, config).to(device)
+    return assemble(tuning.prepare(config), world.spec, config).to(device)
 
 
-def assemble(backbone: Backbone, world: World, config: GroundConfig) -> GroundedLM:
+def assemble(backbone: Backbone, spec: WorldSpec, config: GroundConfig) -> GroundedLM:
     """Return a backbone with the new modules that the settings ask for."""
     design = Design(**{field.name: getattr(config, field.name) for field in fields(Design)})
-    return GroundedLM(backbone, world.spec, design)
+    return GroundedLM(backbone, spec, design)

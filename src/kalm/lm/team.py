@@ -100,7 +100,7 @@ class Team:
         processes.wait()
 
 
-def trained(model: GroundedLM) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Yield names and weights of what is trained."""
     return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
 

@@ -1,0 +1,272 @@
+"""Decision Transformer (Chen et al., 2021) on a language model: goal, returns and states in, actions out.
+
+::
+
+    goal prompt   R0 s0 -> a0   a0 R1 s1 -> a1   a1 R2 ...       R: what is still to be earned, undiscounted
+
+Only actions are learnt. The goal stands in front as text, so what the backbone knows of language decides how
+sentences that the data never had are understood. All of the backbone learns, at the rates of `decision`; what
+else is said of it (`ground.backbone`, `attention`, `tuning`, entity tokens, ...) holds here as in grounding.
+
+Which return to ask for: what successes at goals that read like this one earned *on average*
+(`kalm.lm.conditioned`), unless a number is given. The mean, not a high quantile: what a success earns here
+varies with how far away it began, and a policy that asks for more than the start allows asks for something
+that no rollout with this start had.
+
+::
+
+    folder/  policy.json  decision.safetensors  lm/           the policy, written last
+             checkpoint/  metrics.jsonl  tensorboard/         checkpoint/ is gone when the training is over
+             steps/00000130/policy.json ...                   with `decision.keep_policies`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kalm.config import DecisionConfig, GroundConfig
+from kalm.data.checks import require_valid
+from kalm.data.rollouts import RolloutSet
+from kalm.errors import KalmError
+from kalm.lm import collate, sft, tuning
+from kalm.lm.checkpoint import Checkpoint
+from kalm.lm.conditioned import ConditionedLM
+from kalm.lm.decider import FACTS, DecisionTransformer, load
+from kalm.lm.grounded import autocast
+from kalm.lm.mixture import Mixture
+from kalm.lm.team import trained
+from kalm.progress import Advance, silent
+from kalm.runs import Metrics, derive_seed, file_sha256, fingerprint, read_json, versions
+from kalm.types import WorldSpec
+
+LOG_EVERY = 20
+NOT_IN_KEY = {"target", "checkpoint_every", "keep_policies", "evaluate_every"}  # change no weight
+Look = Callable[[DecisionTransformer, int], Mapping[str, float]]
+
+
+def fit(
+    ground: GroundConfig,
+    config: DecisionConfig,
+    real: RolloutSet,
+    imagined: RolloutSet | None,
+    mix: float,
+    seed: int,
+    folder: Path,
+    device: str = "cpu",
+    advance: Advance = silent,
+    look: Look | None = None,
+    start: Path | None = None,
+) -> DecisionTransformer:
+    """Train a policy, or continue a stopped training of the same one, and store it in the folder.
+
+    Args:
+        ground: the backbone and what of it learns; learning rates and batches are those of `config`.
+        config: settings.
+        real: real rollouts.
+        imagined: imagined rollouts of the same world, or None.
+        mix: share of the actions that are imagined.
+        seed: fixes the first weights and every batch.
+        folder: where everything goes.
+        device: torch device.
+        advance: told of finished steps.
+        look: called with the policy so far and the step every `config.evaluate_every` steps and at the end;
+            returns numbers for the metrics.
+        start: folder of a decision transformer whose weights are trained on; None: from the backbone.
+
+    Raises:
+        KalmError: nothing to learn from, data of another world, numbers that are not finite, rollouts longer
+            than the context, a folder with another training in it, or a loss that is no longer finite.
+    """
+    _require(real, imagined, mix)
+    settings = _settings(ground, config)
+    facts = _made_from(settings, config, real, imagined, mix, seed, start)
+    key = fingerprint(facts)
+    if (folder / FACTS).exists() and _key(folder) == key:
+        advance(config.steps, resumed=True)
+        return _finished(folder, config, device)
+    with _own_stream(device, derive_seed(seed, "decision", "init")):
+        model = _begin(settings, real.spec, start).to(device)
+        mixture = Mixture(real, imagined, mix, model.grounded.speller(), config, seed)
+        if start is None:
+            model.fit_scales(real, mixture.rollouts)
+        policy = DecisionTransformer(
+            model, config.target, settings.precision, provenance={"made_from": facts, "versions": versions()}
+        )
+        _run(policy, mixture, settings, config, key, folder, advance, look)
+    policy.save(folder)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return policy
+
+
+def _run(
+    policy: DecisionTransformer,
+    mixture: Mixture,
+    settings: GroundConfig,
+    config: DecisionConfig,
+    key: str,
+    folder: Path,
+    advance: Advance,
+    look: Look | None,
+) -> None:
+    """Take the steps that are left, with metrics, looks and checkpoints on the way."""
+    model = policy.model
+    optimizer, schedule = sft.optimizer_and_schedule(model, settings, config.steps)
+    checkpoint = Checkpoint(folder / "checkpoint", key)
+    first = checkpoint.restore(model, optimizer)
+    advance(first, resumed=True)
+    with closing(Metrics(folder, first)) as metrics:
+        for number in range(first, config.steps):
+            for group, rate in zip(optimizer.param_groups, schedule(number), strict=True):
+                group["lr"] = rate
+            loss, norm = _update(model, optimizer, mixture, settings, number)
+            step, values = number + 1, {}
+            last = step == config.steps
+            looks = look is not None and config.evaluate_every > 0
+            looks = looks and (last or step % config.evaluate_every == 0)
+            keeps = not last and step % config.checkpoint_every == 0
+            if last or looks or keeps or step % LOG_EVERY == 0:
+                values = _measured(loss, norm, step) | {"body_lr": schedule(number)[0]}
+            stored = last or (keeps and config.keep_policies)
+            if stored or looks:
+                model.eval().fit_aims(mixture.rollouts, settings.precision)
+            if look is not None and looks:
+                values |= look(policy, step)
+            if values:
+                metrics.log(step, values)
+            if stored and config.keep_policies:
+                policy.save(folder / "steps" / f"{step:08d}")
+            if keeps:
+                checkpoint.write(model, optimizer, step)
+            shown: dict[str, Any] = {"loss": values["loss"]} if values else {}
+            advance(1, **shown)
+
+
+def _update(
+    model: ConditionedLM,
+    optimizer: torch.optim.Optimizer,
+    mixture: Mixture,
+    settings: GroundConfig,
+    number: int,
+) -> tuple[Tensor, Tensor]:
+    """Take one step; return the batch's loss and the norm of its gradient."""
+    device = model.grounded.device
+    two_way = model.backbone.two_way_prompt
+    batch = collate.batch(mixture.groups(number), mixture.rollouts, two_way).to(device)
+    optimizer.zero_grad(set_to_none=True)
+    with autocast(device, settings.precision):
+        loss = model.train()(batch)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_([weight for _, weight in trained(model)], settings.clip)
+    optimizer.step()
+    return loss.detach(), norm
+
+
+def _measured(loss: Tensor, norm: Tensor, step: int) -> dict[str, float]:
+    if not math.isfinite(loss):
+        raise KalmError(
+            f"the loss is {float(loss)} at step {step}. Lower decision.body_lr or decision.new_lr, or use "
+            "ground.precision=float32."
+        )
+    return {"loss": float(loss), "gradient_norm": float(norm)}
+
+
+def _begin(settings: GroundConfig, spec: WorldSpec, start: Path | None) -> ConditionedLM:
+    """Return the model before its first step."""
+    model = ConditionedLM(sft.assemble(tuning.prepare(settings), spec, settings))
+    if start is not None:
+        try:
+            model.load_state_dict(load(start, spec=spec).model.state_dict())
+        except RuntimeError as error:
+            raise KalmError(
+                f"policy {start} was trained with another backbone or other settings of it than asked for "
+                f"now ({str(error).splitlines()[-1].strip()}). Use those, or train without a start."
+            ) from None
+    return model
+
+
+def _settings(ground: GroundConfig, config: DecisionConfig) -> GroundConfig:
+    """Return the settings of the backbone with those of this training in their place."""
+    shared = ("row_tokens", "rows", "body_lr", "new_lr", "warmup")
+    return ground.model_copy(
+        update={name: getattr(config, name) for name in shared} | {"state_network": False}
+    )
+
+
+def _require(real: RolloutSet, imagined: RolloutSet | None, mix: float) -> None:
+    """Raise KalmError where these rollouts cannot be learnt from."""
+    if not 0 <= mix <= 1:
+        raise KalmError(f"mix={mix} must be within 0 and 1: it is the share of actions that are imagined.")
+    for name, part in (("real", real), ("imagined", imagined)):
+        if part is None:
+            continue
+        if part.spec != real.spec:
+            raise KalmError(
+                f"the {name} rollouts are of world {part.spec.name!r} with {part.spec.state_size} state "
+                f"numbers and {part.spec.action_kind} actions, the real ones of {real.spec.name!r} with "
+                f"{real.spec.state_size} and {real.spec.action_kind}. They have to come from one world."
+            )
+        if not len(part):
+            raise KalmError(f"there are no {name} rollouts. Give at least one, or None for no imagined ones.")
+        require_valid(part)
+
+
+def _made_from(
+    settings: GroundConfig,
+    config: DecisionConfig,
+    real: RolloutSet,
+    imagined: RolloutSet | None,
+    mix: float,
+    seed: int,
+    start: Path | None,
+) -> dict[str, Any]:
+    """Everything that the weights depend on, JSON-ready."""
+    return {
+        "backbone": settings.model_dump(mode="json"),
+        "settings": config.model_dump(mode="json", exclude=NOT_IN_KEY),
+        "real": _digest(real),
+        "imagined": None if imagined is None else _digest(imagined),
+        "mix": mix,
+        "seed": seed,
+        "start": None if start is None else file_sha256(start / FACTS),
+    }
+
+
+def _digest(part: RolloutSet) -> str:
+    digest = hashlib.sha256("\n".join(instruction.text for instruction in part.instructions).encode())
+    columns = (part.which, part.lengths, part.states, part.actions, part.rewards, part.success, part.weights)
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
+
+
+def _finished(folder: Path, config: DecisionConfig, device: str) -> DecisionTransformer:
+    """Load the policy that is there; what it asks for needs no training to change."""
+    policy = load(folder, device)
+    if policy.target != config.target:
+        policy = replace(policy, target=config.target)
+        policy.save(folder)
+    return policy
+
+
+def _key(folder: Path) -> str:
+    facts = read_json(folder / FACTS, "policy")
+    return fingerprint(facts.get("provenance", {}).get("made_from")) if isinstance(facts, dict) else ""
+
+
+@contextmanager
+def _own_stream(device: str, seed: int) -> Iterator[None]:
+    """Seed torch; its random stream is the caller's again after the block."""
+    with torch.random.fork_rng([device] if "cuda" in device else []):
+        torch.manual_seed(seed)
+        yield
