@@ -13,7 +13,7 @@ ROOT = Path(kalm.__file__).parent
 FLOORS = {
     "types": 0, "errors": 0, "config": 0, "runs": 0, "weights": 0, "progress": 0, "processes": 0,
     "goals": 1, "envs": 2, "data": 3, "dynamics": 4, "lm": 5, "rl": 5, "learners": 6, "evaluation": 7,
-    "report": 8, "stages": 9, "policies": 10, "sweep": 11, "rounds": 11, "pipeline": 12, "options": 13,
+    "report": 8, "stages": 9, "policies": 10, "sweep": 11, "pipeline": 11, "rounds": 12, "options": 13,
     "browse": 14, "cli": 15, "__main__": 16,
 }  # fmt: skip
 HEAVY = ("torch", "mujoco", "d3rlpy", "matplotlib", "transformers", "gradio", "pyarrow")

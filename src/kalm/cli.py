@@ -65,6 +65,9 @@ def run(
     seed: Seed = None,
     device: Device = None,
     workers: Workers = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=0, help="Rounds of the online loop after the first training.")
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -75,14 +78,17 @@ def run(
         kalm run --env clevr --preset demo --out runs/demo
 
         kalm run --preset mini --out runs/mini --set train.steps=50000 --resume
+
+        kalm run --preset demo --out runs/demo --rounds 2 --resume
     """
-    from kalm import pipeline
+    from kalm import rounds as loop
     from kalm.evaluation.results import read_rows
     from kalm.report import tables
 
-    config = resolve(env, preset, set_, seed, device, workers)
+    extra = [*(set_ or []), *([] if rounds is None else [f"rounds.count={rounds}"])]
+    config = resolve(env, preset, extra, seed, device, workers)
     stages.claim(out, config, command_line(), resume, overwrite)
-    summary = pipeline.run(config, out, command_line())
+    summary = loop.run(config, out, command_line())
     tell(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS)))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")

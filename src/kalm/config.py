@@ -12,9 +12,10 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kalm.errors import KalmError, unknown
+from kalm.types import LEVELS
 
 
 class Section(BaseModel):
@@ -339,6 +340,35 @@ class EvaluateConfig(Section):
     horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
 
 
+class RoundsConfig(Section):
+    """The online loop: trained policies collect, and grounding, imagining and training go on from there."""
+
+    count: int = Field(default=0, ge=0, description="rounds after the first training; 0: none")
+    algorithm: str | None = Field(
+        default=None,
+        description="whose +KALM policies collect; None: the first of train.algorithms that learns",
+    )
+    episodes: int = Field(
+        default=500, gt=0, description="episodes played per level in a round; successful ones are kept"
+    )
+    levels: tuple[str, ...] = Field(
+        default=LEVELS, description="levels whose goals are played; held-back wordings never are"
+    )
+    ground_epochs: float = Field(default=0.1, gt=0, description="passes over the examples in a round")
+    ground_lr: float = Field(
+        default=0.5, gt=0, description="learning rates of grounding in a round, as a share of the first"
+    )
+    network_steps: int = Field(default=500, gt=0, description="steps of the transition network in a round")
+    train_steps: int = Field(default=2_000, gt=0, description="gradient steps of every policy in a round")
+
+    @field_validator("levels")
+    @classmethod
+    def _known(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
+        if not levels or set(levels) - set(LEVELS):
+            raise ValueError(f"{', '.join(levels) or 'none'}: give some of {', '.join(LEVELS)}")
+        return levels
+
+
 class InspectConfig(Section):
     """What the grounded model can do, measured in detail (paper sections 5.3 and 5.4)."""
 
@@ -369,6 +399,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     decision: DecisionConfig = DecisionConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    rounds: RoundsConfig = RoundsConfig()
     inspect: InspectConfig = InspectConfig()
     report: ReportConfig = ReportConfig()
 

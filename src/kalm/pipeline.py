@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +40,8 @@ from kalm.runs import (
     RAW,
     REAL,
     REFINED,
-    REPORT,
     ROWS,
     atomic_write,
-    read_json,
     write_json,
 )
 from kalm.stages import device, only, stage, world_of
@@ -59,11 +58,24 @@ if TYPE_CHECKING:
 ENCODINGS = "encodings"
 
 
-def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
-    """Do all stages that are not done yet; return the summary of the report."""
+@dataclass(frozen=True)
+class Keys:
+    """Keys of the stages of a round: what the stages after it are made from."""
+
+    real: str
+    grounded: str
+    imagined: str
+    policies: str
+    evaluation: str
+    inspection: str
+
+
+def run(config: Config, folder: Path, command: str = "") -> Keys:
+    """Do all stages before the report that are not done yet."""
     # An hour of collecting must not end with a word about a name.
     device(config.device)
     require_learners(config, None, comes=True)
+    model = folder / GROUNDED / "model"
     collected = stage(folder / REAL, only(config, "collect"), lambda: collect(config, folder / REAL, command))
     grounded = stage(
         folder / GROUNDED,
@@ -74,17 +86,15 @@ def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     inspected = stage(
         folder / INSPECTION,
         {**only(config, "inspect"), **only(config, "imagine"), "model": grounded},
-        lambda: inspect(config, folder / GROUNDED / "model", folder / INSPECTION, command=command),
+        lambda: inspect(config, model, folder / INSPECTION, command=command),
     )
     imagined = stage(
         folder / IMAGINED,
-        {**only(config, "imagine"), **_dynamics(config), "model": grounded},
-        lambda: imagine(
-            config, folder / GROUNDED / "model", folder / IMAGINED, real=folder / REAL, command=command
-        ),
+        {**only(config, "imagine"), **refining(config), "model": grounded},
+        lambda: imagine(config, model, folder / IMAGINED, real=folder / REAL, command=command),
         together=True,
     )
-    inputs = Inputs(folder / REAL, folder / IMAGINED, folder / GROUNDED / "model")
+    inputs = Inputs(folder / REAL, folder / IMAGINED, model)
     trained = stage(
         folder / POLICIES,
         {**made_from(config), "real": collected, "imagined": imagined},
@@ -95,12 +105,7 @@ def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
         {**only(config, "evaluate"), "policies": trained},
         lambda: evaluate(config, folder / POLICIES, folder / EVALUATION),
     )
-    stage(
-        folder / REPORT,
-        {**only(config, "report"), "evaluation": evaluated, "inspection": inspected},
-        lambda: report(folder, folder / REPORT),
-    )
-    return read_json(folder / REPORT / "done.json", "report")["result"]
+    return Keys(collected, grounded, imagined, trained, evaluated, inspected)
 
 
 def collect(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
@@ -115,14 +120,19 @@ def collect(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     return {"rollouts": len(rollouts), "transitions": rollouts.transitions}
 
 
-def ground(config: Config, data: Path, folder: Path) -> dict[str, Any]:
-    """Ground the language model in a dataset; the model comes to ``folder/model``."""
+def ground(config: Config, data: Path, folder: Path, start: Path | None = None) -> dict[str, Any]:
+    """Ground the language model in a dataset; the model comes to ``folder/model``.
+
+    With `start`, the folder of a grounded model of the same settings, grounding goes on from its weights.
+    """
     from kalm.data import store
-    from kalm.lm import sft
+    from kalm.lm import grounded, sft
 
     rollouts = store.read(data)
     world = world_of(rollouts.spec.name, config)
     model = sft.fresh(config.ground, world, config.seed, device(config.device))
+    if start is not None:
+        model.load_state_dict(grounded.load(start, device(config.device)).state_dict())
     sft.train(model, rollouts, world, config.ground, config.seed, folder, track)
     return {"rollouts": len(rollouts)}
 
@@ -254,7 +264,7 @@ def imagine_inputs(
 ) -> dict[str, object]:
     """Return what imagined rollouts depend on besides the settings of their own section (for `alone`)."""
     inputs = {"model": model, "actor": actor, "goals": goals, "levels": levels, "real": real}
-    return {**inputs, **_dynamics(config)}
+    return {**inputs, **refining(config)}
 
 
 def inspect(
@@ -337,6 +347,6 @@ def summary(rows: Sequence[Episode]) -> dict[str, Any]:
     return scores.to_json(scores.scores(rows))
 
 
-def _dynamics(config: Config) -> dict[str, Any]:
+def refining(config: Config) -> dict[str, Any]:
     """Return the settings of the models of the dynamics, where imagined rollouts depend on them."""
     return {"dynamics": config.dynamics.model_dump(mode="json")} if config.imagine.refined else {}

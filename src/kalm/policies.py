@@ -45,14 +45,14 @@ class Inputs:
         real: real rollouts, of which each policy sees `train.real_rollouts`.
         imagined: imagined rollouts; None: plain policies only.
         model: the grounded language model, for learners that need it.
-        collected: real rollouts that earlier policies collected, which every policy sees all of.
+        collected: real rollouts that earlier policies collected; every policy sees all of them.
         before: the policies that these go on from, under the same names.
     """
 
     real: Path
     imagined: Path | None = None
     model: Path | None = None
-    collected: Path | None = None
+    collected: tuple[Path, ...] = ()
     before: Path | None = None
 
 
@@ -122,14 +122,15 @@ def prepare(config: Config, todo: Sequence[Job], inputs: Inputs, folder: Path) -
     spec = envs.make(config.env).spec
     for job in {(job.kalm, job.level): job for job in todo}.values():
         require_data(spec, real, imagined if job.kalm else None)
-        _chosen(config, job, real, imagined, None)
+        _chosen(config, job, real, imagined, ())
     sentences = [*real.instructions, *(imagined.instructions if imagined else ())]
     _encoder(config, folder).encode([instruction.text for instruction in sentences])
 
 
 def train_one(config: Config, job: Job, inputs: Inputs, folder: Path) -> None:
     """Train one policy into ``folder/NAME``, or go on where a stopped training ended."""
-    real, imagined = _chosen(config, job, _read(inputs.real), _read(inputs.imagined), _read(inputs.collected))
+    collected = [_read(folder) for folder in inputs.collected]
+    real, imagined = _chosen(config, job, _read(inputs.real), _read(inputs.imagined), collected)
     place = folder / job.name
     task = learners.Task(
         job=job,
@@ -158,14 +159,14 @@ def _chosen(
     job: Job,
     real: RolloutSet,
     imagined: RolloutSet | None,
-    collected: RolloutSet | None,
+    collected: Sequence[RolloutSet],
 ) -> tuple[RolloutSet, RolloutSet | None]:
     """Return what this policy learns from."""
     from kalm.data.rollouts import RolloutSet
     from kalm.rl.choice import select
 
     real, imagined = select(real, imagined if job.kalm else None, config.train, job.seed, job.level)
-    return (real if collected is None else RolloutSet.concat([real, collected])), imagined
+    return (RolloutSet.concat([real, *collected]) if collected else real), imagined
 
 
 def _encoder(config: Config, folder: Path) -> GoalEncoder:

@@ -29,6 +29,7 @@ from kalm.errors import KalmError
 SETTINGS = "config.json"
 REAL, GROUNDED, IMAGINED, POLICIES = "real", "grounded", "imagined", "policies"
 INSPECTION, EVALUATION, REPORT = "inspection", "evaluation", "report"
+ROUNDS, COLLECTED = "rounds", "collected"  # rounds/1/collected/, ... of the online loop
 RAW, DYNAMICS = "raw", "dynamics"  # inside IMAGINED, where rollouts are refined
 REFINED = ("raw", "chosen", "kept")  # steps of refining whose quality is told
 ROWS = "rows.csv"

@@ -24,8 +24,10 @@ from kalm.evaluation.imagined import quality
 from kalm.evaluation.results import Episode, Label, read_rows
 from kalm.report.figures import Curve
 from kalm.report.films import Filmstrip, film
+from kalm.report.loop import Round
 from kalm.report.page import ReportData
 from kalm.runs import (
+    COLLECTED,
     EVALUATION,
     GROUNDED,
     IMAGINED,
@@ -34,6 +36,7 @@ from kalm.runs import (
     LOOKS,
     POLICIES,
     REAL,
+    ROUNDS,
     ROWS,
     SETTINGS,
     STAGES,
@@ -69,6 +72,7 @@ def gather(run: Path, effects: Path | None = None) -> ReportData:
         effects=read_effects(effects) if effects else (),
         training=[Curve(label(job), read_metrics(place)) for job, place in jobs],
         looks=[row for _, place in jobs for row in _rows(place / LOOKS)],
+        rounds=_rounds(run),
         sweep="sweep" in about,
         filmstrips=_filmstrips(world, imagined, jobs, settings["report"]["filmstrips"]),
         config=settings,
@@ -96,6 +100,14 @@ def _result(stage: Path) -> dict[str, Any]:
     """Return the figures of a stage that is done."""
     marker = stage / "done.json"
     return read_json(marker, "stage marker")["result"] if marker.exists() else {}
+
+
+def _rounds(run: Path) -> list[Round]:
+    """Return the run itself and the rounds after it that have been played; none without rounds."""
+    later = []
+    while (place := run / ROUNDS / str(len(later) + 1) / EVALUATION / ROWS).exists():
+        later.append(Round(read_rows(place), _result(place.parents[1] / COLLECTED)))
+    return [Round(_rows(run / EVALUATION / ROWS)), *later] if later else []
 
 
 def _inspection(file: Path) -> Inspection | None:

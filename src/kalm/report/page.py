@@ -18,7 +18,7 @@ from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Rate
 from kalm.report import published
-from kalm.report.curves import learning_curves
+from kalm.report.curves import learning_curves, round_curves
 from kalm.report.document import Block, Code, Document, Picture, Section, html, to_markdown
 from kalm.report.figures import (
     Curve,
@@ -31,6 +31,7 @@ from kalm.report.figures import (
 from kalm.report.films import Filmstrip, across, filmstrip
 from kalm.report.grid import grid_table
 from kalm.report.grounding import effects_table, inspection_tables
+from kalm.report.loop import PRACTISED, Round, collected_table, rounds_table
 from kalm.report.scores import NOVEL, Gain, Score, gains, scores
 from kalm.report.style import DARK, LIGHT, PRINT, Format, Theme
 from kalm.report.tables import Table, gain_table, held_back_table, quality_table, refined_table, success_table
@@ -57,6 +58,7 @@ class ReportData:
         effects: measurements of variants of the model.
         training: metrics of each policy's training.
         looks: episodes that were played while policies were trained.
+        rounds: the online loop, round 0 first; empty without one.
         sweep: whether the results are those of a sweep, which has one table of its own.
         filmstrips: imagined rollouts above real ones.
         config: the run's settings, JSON-ready.
@@ -76,6 +78,7 @@ class ReportData:
     effects: Sequence[Effect] = ()
     training: Sequence[Curve] = ()
     looks: Sequence[Episode] = ()
+    rounds: Sequence[Round] = ()
     sweep: bool = False
     filmstrips: Sequence[Filmstrip] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -104,6 +107,7 @@ def compose(data: ReportData) -> Document:
         tuple(headline(found, data.world)),
         (
             Section("Results", _results(found, data)),
+            *([Section("Rounds", _rounds(data))] if len(data.rounds) > 1 else []),
             Section("Imagined rollouts", _imagined(data)),
             Section("Imagined and real, side by side", _films(data)),
             Section("Grounding", _grounding(data)),
@@ -172,6 +176,18 @@ def _results(found: Sequence[Score], data: ReportData) -> tuple[Block, ...]:
         return (grid_table(found), bars, held_back)
     gains = gain_table(found) or "No algorithm was trained both with and without imagined rollouts."
     return (success_table(found), bars, gains, held_back)
+
+
+def _rounds(data: ReportData) -> tuple[Block, ...]:
+    curves = _plot(
+        "rounds",
+        lambda theme, fmt: round_curves({i: one.rows for i, one in enumerate(data.rounds)}, theme, fmt),
+        "Lines of success over rounds, one panel per level, one line per policy.",
+        f"Success after each round of the online loop, with 95 % intervals. {PRACTISED}",
+    )
+    last = data.rounds[-1].rows
+    blocks = (rounds_table(data.rounds), curves, collected_table(data.rounds), held_back_table(last))
+    return tuple(block for block in blocks if block is not None)
 
 
 def _imagined(data: ReportData) -> tuple[Block, ...]:

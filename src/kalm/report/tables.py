@@ -210,7 +210,7 @@ def terminal(table: Table) -> rich.table.Table:
     """Return the table for a rich console."""
     shown = rich.table.Table(title=Text(table.title), caption=Text(table.note), title_justify="left")
     for place, name in enumerate(table.header):
-        shown.add_column(Text(name), justify="right" if place else "left")
+        shown.add_column(Text(name), justify="right" if place else "left", no_wrap=not place)
     for row in table.rows:
         shown.add_row(*(Text(text) for text in row))
     return shown
@@ -233,5 +233,7 @@ def show(rows: Sequence[Episode]) -> None:
 def show_all(tables: Sequence[Table]) -> None:
     """Print tables on standard output."""
     console = Console()
+    if not console.is_terminal:  # a file or a program, which has no width to keep to
+        console = Console(width=160)
     for table in tables:
         console.print(terminal(table))
