@@ -335,7 +335,7 @@ class EvaluateConfig(Section):
     checkpoints: int = Field(
         default=1,
         gt=0,
-        description="last checkpoints of a policy that share its episodes: their mean is its score (paper: 5)",
+        description="last checkpoints that share a policy's episodes: their mean is its score (paper: 5)",
     )
     horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
 

@@ -12,8 +12,9 @@ from kalm.report.scores import NOVEL, TITLES, columns_of, scores
 from kalm.report.tables import EXPLAINED, Table, cell, points
 
 PRACTISED = (
-    "From round 1 on, policies have practised goals of novel levels in the simulator, in the wordings that are "
-    "not held back: their success there is no longer that of unseen goals. Every round plays the same episodes."
+    "From round 1 on, policies have practised goals of novel levels in the simulator, in the wordings that "
+    "are not held back: their success there is no longer that of unseen goals. Every round plays the same "
+    "episodes."
 )
 
 
