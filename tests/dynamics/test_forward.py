@@ -81,3 +81,17 @@ def test_bad_input_is_a_clear_error(tmp_path):
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(KalmError, match="Delete .* to fit it anew"):
         forward.load(tmp_path / "m")
+
+
+def test_a_drawn_state_is_what_one_member_says(fitted):
+    states, actions = drawn(fitted.spec, 7, seed=3)
+    prediction = fitted.predict(states, actions)
+    draws = np.stack([fitted.sample(states, actions, np.random.default_rng(seed)) for seed in range(400)])
+    mean, members = prediction.mean, len(prediction.mean)
+    spread = np.sqrt(np.square(prediction.spread).mean(0) + mean.var(0))  # (N, S) of the mixture
+    assert draws.dtype == np.float32 and draws.shape == (400, *states.shape)
+    assert (np.abs(draws.mean(0) - mean.mean(0)) < 5 * spread / 20).all()
+    np.testing.assert_allclose(draws.std(0), spread, rtol=0.4)
+    assert members == 3 and len(fitted.sample(states[:1], actions[:1], np.random.default_rng(0))) == 1
+    again = fitted.sample(states, actions, np.random.default_rng(399))
+    assert np.array_equal(again, draws[399])

@@ -97,18 +97,37 @@ class ForwardEnsemble(nn.Module):
         return Prediction(mean.numpy(force=True), spread.numpy(force=True))
 
     @torch.no_grad()
+    def sample(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw the state after each action from a member chosen by chance: (N, S), (N,) or (N, A) -> (N, S).
+
+        The members share the rows out among themselves, so a draw costs what one member costs.
+        """
+        count, members = len(states), self.network.count
+        grid = np.resize(rng.permutation(count), (-(-count // members), members)).T  # (M, N / M) rows
+        grid = grid[rng.permutation(members)]
+        noise = rng.standard_normal((*grid.shape, states.shape[1]), dtype=np.float32)
+        before = self._frames.tensor(states).float()
+        columns, inputs = self._inputs(before, self._frames.tensor(actions))
+        rows = self._frames.tensor(grid)
+        change, spread = self._unshown(columns[rows], *self._heads(inputs[rows]))
+        after = np.empty(states.shape, np.float32)
+        after[grid] = (before[rows] + change + spread * self._frames.tensor(noise)).numpy(force=True)
+        return after
+
+    @torch.no_grad()
     def _predict(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         states = states.float()
         columns, inputs = self._inputs(states, actions)
-        change, log_variance = self._heads(inputs)
         columns = columns.expand(self.network.count, -1, -1)
+        change, spread = self._unshown(columns, *self._heads(inputs))
+        return states + change, spread
+
+    def _unshown(self, columns: Tensor, change: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn what the heads say into changes and deviations in the order and units of states."""
         change = change * self.scale + self.shift
         spread = (log_variance / 2).exp() * self.scale
         back = torch.empty_like(change)
-        return (
-            states + back.scatter(2, columns, change),
-            torch.empty_like(spread).scatter(2, columns, spread),
-        )
+        return back.scatter(2, columns, change), back.scatter(2, columns, spread)
 
     def _inputs(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Columns (N, S) in the order in which they are shown, and inputs (N, S + P)."""

@@ -1,0 +1,329 @@
+"""COMBO: losses by hand, model rollouts on a known model, a world where it succeeds and others cannot."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import plane
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from kalm.config import DynamicsConfig, TrainConfig
+from kalm.errors import KalmError
+from kalm.rl import combo
+from kalm.rl.algorithms import acting_networks, create
+from kalm.rl.buffer import MixedBuffer
+from kalm.rl.mlp import linears
+from kalm.rl.model_rollouts import Ring, Transitions, data_rows, roll_out
+from kalm.rl.train import fit
+from kalm.runs import read_metrics
+
+CONFIG = TrainConfig(
+    batch=128, hidden=(64, 64), lr=3e-3, gamma=0.5, reward_scale=1, cql_alpha=0.05, combo_alpha=0.05,
+    combo_rollouts=1000, combo_refresh=100, combo_target=50, combo_explore=0.5,
+)  # fmt: skip
+SMALL = CONFIG.model_copy(
+    update={"batch": 8, "hidden": (16, 16), "combo_rollouts": 20, "combo_refresh": 10, "combo_horizon": 3}
+)
+DYNAMICS = DynamicsConfig(members=3, hidden=(32, 32), forward_steps=400, look_every=100, lr=5e-3)
+QUICK = DYNAMICS.model_copy(update={"forward_steps": 20})
+
+
+class Known:
+    """The model that is right."""
+
+    def sample(self, states, actions, rng):
+        return plane.step(states, actions)
+
+
+@pytest.fixture(scope="module")
+def real():
+    return plane.data(300)
+
+
+def vectors(rollouts, rng):
+    """The same data with a continuous action space; what the vectors are does not matter."""
+    spec = replace(rollouts.spec, action_kind="continuous", action_size=2)
+    actions = rng.uniform(-1, 1, (rollouts.transitions, 2)).astype(np.float32)
+    return replace(rollouts, spec=spec, actions=actions)
+
+
+def made(real, encoder, folder, config=SMALL, imagined=None):
+    """A learner, and its batches."""
+    rng = np.random.default_rng(0)
+    data = MixedBuffer(real, imagined, encoder, config.mix, rng)
+    learner = create("combo", real.spec, data.observation_size, config, "cpu")
+    material = combo.Material(plane.Plane(), real, imagined, encoder, config, QUICK, 0, folder)
+    return SimpleNamespace(learner=learner, mix=combo.prepare(learner, data, material))
+
+
+def constant(layers, biases):
+    """Make a network answer with these numbers for every input."""
+    for layer in layers:
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    layers[-1].bias.data = torch.tensor(biases)
+
+
+def test_loss_by_hand(real, encoder, tmp_path):
+    both = made(real, encoder, tmp_path, SMALL.model_copy(update={"combo_alpha": 3.0}))
+    values = [1.0, 2.0, 3.0, 0.0]
+    (layers,) = acting_networks("combo", real.spec, both.learner)
+    first, last = layers[0], layers[-1]
+    constant(layers, values)
+    constant(linears(both.learner.impl.modules.targ_q_funcs[0]), [5.0, 6.0, 7.0, 8.0])
+    # One hidden number is 1 at the first model row and 0 elsewhere; it adds 1 to Q(s, 1) and 2 to Q(s, 3).
+    marker = first.weight.shape[1] - 1
+    first.weight.data[0, marker] = 1
+    layers[1].weight.data[0, 0] = 1
+    last.weight.data[1, 0], last.weight.data[3, 0] = 1, 2
+    batch = both.mix.sample(4)
+    seen, then = batch.observations.clone(), batch.next_observations.clone()
+    seen[:, marker] = torch.tensor([0.0, 0.0, 1.0, 0.0])
+    then[:, marker] = 0
+    batch = replace(
+        batch,
+        observations=seen,
+        next_observations=then,
+        actions=torch.tensor([[0.0], [2.0], [1.0], [3.0]]),
+        rewards=torch.tensor([[0.5], [5.0], [1.0], [0.0]]),
+        terminals=torch.tensor([[0.0], [1.0], [0.0], [0.0]]),
+    )
+    losses = both.learner.impl.losses(batch)
+    # Double Q: the best action of Q at s' is 2, the target network gives it 7: goals 0.5 + 0.5 * 7 = 4, then
+    # 5 (terminal), 1 + 3.5 = 4.5 and 3.5. Q of the actions: 1, 3, 2 + 1, 0.
+    td = (3**2 + 2**2 + 1.5**2 + 3.5**2) / 2 / 4
+    down = math.log(sum(map(math.exp, [1, 3, 3, 2]))) + math.log(sum(map(math.exp, values)))
+    conservative = down / 2 - (1 + 3) / 2
+    assert losses["td_loss"].item() == pytest.approx(td, rel=1e-5)
+    assert losses["conservative_loss"].item() == pytest.approx(conservative, rel=1e-5)
+    assert losses["loss"].item() == pytest.approx(td + 3 * conservative, rel=1e-5)
+
+
+def test_continuous_loss_by_hand(real, encoder, tmp_path):
+    config = SMALL.model_copy(update={"combo_alpha": 1.5})
+    both = made(vectors(real, np.random.default_rng(0)), encoder, tmp_path, config)
+    modules = both.learner.impl.modules
+    for nets, outputs in ((modules.q_funcs, (1.0, 2.0)), (modules.targ_q_funcs, (5.0, 4.0))):
+        for net, output in zip(nets, outputs, strict=True):
+            constant(linears(net), [output])
+    # The actor is a normal distribution around 0 of deviation 1 before tanh, at every state.
+    constant(linears(modules.policy), [0.0, 0.0])
+    for layer in linears(modules.policy):
+        torch.nn.init.zeros_(layer.bias)
+    batch = both.mix.sample(4)
+    batch = replace(batch, rewards=torch.ones(4, 1), terminals=torch.tensor([[0.0], [0.0], [1.0], [1.0]]))
+    torch.manual_seed(5)
+    losses = both.learner.impl.critic_losses(batch)
+    # Goals: 1 + 0.5 * min(5, 4) = 3 and, at terminals, 1; squared without a half.
+    td = ((3 - 1) ** 2 * 2 + 0) / 4 + ((3 - 2) ** 2 * 2 + (1 - 2) ** 2 * 2) / 4
+    assert losses["td_loss"].item() == pytest.approx(td, rel=1e-5)
+    # With Q the same everywhere the conservative term is the log-sum-exp of -log densities, in both critics.
+    torch.manual_seed(5)
+    zeros = torch.zeros(2, 2)
+    _, densities = both.learner.impl.sampled((zeros, zeros), (zeros, zeros))
+    gap = (-densities).logsumexp(1).mean().item()
+    assert losses["conservative_loss"].item() == pytest.approx(2 * 1.5 * 2 * gap, rel=1e-4)
+    assert losses["critic_loss"].item() == pytest.approx(td + 6 * gap, rel=1e-4)
+
+
+def test_rollouts_in_a_known_model():
+    judge = plane.PlaneJudge([plane.CORNER.goal, plane.CORNER.goal, plane.sides(1).instructions[0].goal])
+    judge.needs[2] = [True, False, False, False]
+    states = np.array([[0.3, 0.6], [-0.6, 0.6], [-0.9, 0.0]], np.float32)
+    told = []
+
+    def act(states, goals):
+        told.append(goals.tolist())
+        return np.zeros(len(states), np.int64)
+
+    found = roll_out(Known(), judge, states, np.array([4, 7, 2]), act, 3, np.random.default_rng(0))
+    assert told == [[4, 7, 2], [7, 2], [7, 2]]  # the first is there after one step, the others are cut
+    np.testing.assert_allclose(found.after[:, 0], [0.6, -0.3, -0.6, 0.0, -0.3, 0.3, 0.0], atol=1e-6)
+    np.testing.assert_allclose(found.before[:3], states)
+    np.testing.assert_allclose(found.before[3:], found.after[[1, 2, 3, 4]])
+    assert found.goals.tolist() == [4, 7, 2, 7, 2, 7, 2]
+    assert found.terminals.tolist() == [True] + 6 * [False]
+    np.testing.assert_allclose(found.rewards, [0.2 + 1] + 6 * [0.3], atol=1e-6)
+
+
+def test_one_step_goals_end_after_a_step():
+    judge = plane.PlaneJudge([plane.CORNER.goal] * 2)
+    judge.one_step[1] = True
+    states = np.zeros((2, 2), np.float32)
+    found = roll_out(
+        Known(), judge, states, np.arange(2), lambda s, g: np.zeros(len(s), int), 3, np.random.default_rng(0)
+    )
+    assert found.goals.tolist() == [0, 1, 0, 0] and not found.terminals.any()
+
+
+def test_a_model_that_runs_away_is_noticed():
+    model = SimpleNamespace(sample=lambda states, actions, rng: states + np.float32(np.inf))
+    with pytest.raises(KalmError, match="not finite. Lower dynamics.lr"):
+        roll_out(
+            model, plane.PlaneJudge([plane.CORNER.goal]), np.zeros((1, 2), np.float32), np.zeros(1, int),
+            lambda s, g: np.zeros(len(s), int), 3, np.random.default_rng(0),
+        )  # fmt: skip
+
+
+def test_the_ring_keeps_the_newest():
+    ring = Ring(5, 1, 1, "cpu")
+
+    def add(*numbers):
+        column = np.array(numbers)
+        state = column[:, None].astype(np.float32)
+        ring.add(Transitions(state, column, state[:, 0], column > 3, state + 1, column))
+
+    add(1, 2, 3)
+    assert len(ring) == 3 and ring.goals.tolist() == [1, 2, 3, 0, 0]
+    add(4, 5, 6, 7)
+    assert len(ring) == 5 and ring.goals.tolist() == [6, 7, 3, 4, 5]
+    assert ring.after[:, 0].tolist() == [7, 8, 4, 5, 6]
+    assert ring.facts.tolist() == [[6, 6, 1], [7, 7, 1], [3, 3, 0], [4, 4, 1], [5, 5, 1]]
+    ring.clear()
+    assert len(ring) == 0
+
+
+def test_shares_of_a_batch():
+    assert [data_rows(8, share) for share in (0.5, 0.8, 0.01, 0.99)] == [4, 6, 1, 7]
+
+
+def test_batches_are_data_then_model(real, encoder, tmp_path):
+    imagined = replace(plane.lost(50, 3), source=np.ones(50, np.int8))
+    config = SMALL.model_copy(update={"reward_scale": 0.5, "combo_real_share": 0.75, "batch": 100})
+    mix = made(real, encoder, tmp_path, config, imagined).mix
+    batch, size = mix.sample(100), real.spec.state_size
+    assert batch.observations.shape == (100, size + encoder.size) and batch.actions.shape == (100, 1)
+    ring = mix.ring
+    rows = np.arange(len(ring))
+    mine = mix.gather(rows)
+    texts = [mix._goals.instructions[goal].text for goal in ring.goals[rows].tolist()]
+    np.testing.assert_array_equal(mine.observations[:, :size], ring.before[rows])
+    np.testing.assert_array_equal(mine.observations[:, size:], encoder.encode(texts))
+    np.testing.assert_array_equal(mine.next_observations[:, size:], encoder.encode(texts))
+    goals = [mix._goals.instructions[goal].goal for goal in ring.goals[rows].tolist()]
+    judge = plane.PlaneJudge(goals)
+    before, after = ring.before[rows].numpy(), ring.after[rows].numpy()
+    np.testing.assert_allclose(mine.rewards[:, 0], 0.5 * judge.reward(before, None, after), atol=1e-6)
+    np.testing.assert_array_equal(mine.terminals[:, 0], judge.success(before, None, after))
+    known = {tuple(row) for row in mine.next_observations.tolist()}
+    assert all(tuple(row) in known for row in batch.next_observations[75:].tolist())
+    assert not any(tuple(row) in known for row in batch.next_observations[:75].tolist())
+
+
+def test_model_rollouts_keep_the_goal_of_their_first_state(real, encoder, tmp_path):
+    mix = made(real, encoder, tmp_path).mix
+    mix.sample(8)
+    first = mix.ring.before[:20].numpy()
+    texts = np.array([item.text for item in real.instructions])
+    for state, goal in zip(first, mix.ring.goals[:20].tolist(), strict=True):
+        rows = np.flatnonzero((real.states[real.before] == state).all(axis=1))
+        assert mix._goals.instructions[goal].text in set(texts[real.which[real.owner[rows]]])
+
+
+def test_the_model_is_rolled_out_on_schedule(real, encoder, tmp_path):
+    both = made(real, encoder, tmp_path)
+    written = []
+    for _ in range(25):
+        both.mix.sample(8)
+        written.append(int(both.mix.ring.written))
+    assert len(set(written)) == 3
+    assert written[:10] == [written[0]] * 10 and written[10:20] == [written[10]] * 10
+    assert 0 < written[0] <= 20 * 3
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_updates_change_the_policy_and_report_every_term(kind, real, encoder, tmp_path):
+    data = real if kind == "discrete" else vectors(real, np.random.default_rng(0))
+    both = made(data, encoder, tmp_path)
+    (layers,) = acting_networks("combo", data.spec, both.learner)[:1]
+    before = layers[0].weight.clone()
+    for step in range(12):
+        losses = both.learner.impl.update(both.mix.sample(8), step)
+    assert all(torch.isfinite(value).all() for value in losses.values())
+    assert {"td_loss", "conservative_loss"} <= losses.keys()
+    assert not torch.equal(before, layers[0].weight)
+
+
+class Stopped(Exception):
+    pass
+
+
+def same(one, two):
+    a, b = load_file(one), load_file(two)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_resumes_exactly(kind, real, encoder, tmp_path):
+    data = real if kind == "discrete" else vectors(real, np.random.default_rng(0))
+    config = SMALL.model_copy(update={"steps": 110, "checkpoint_every": 60, "combo_refresh": 25})
+
+    def train(folder, **options):
+        torch.manual_seed(99)
+        fit(data.spec, data, None, "combo", 0, config, encoder, tmp_path / folder, world=plane.Plane(),
+            dynamics=QUICK, **options)  # fmt: skip
+
+    def stop(n=1, *, resumed=False, **fields):
+        if n >= 100:
+            raise Stopped
+
+    train("whole")
+    with pytest.raises(
+        Stopped
+    ):  # at step 100; the last checkpoint is of 60, and has the model's rollouts of 1, 26 and 51
+        train("cut", advance=stop)
+    train("cut")
+    for file in ("policy.safetensors", "checkpoint.safetensors"):
+        assert same(tmp_path / "whole" / file, tmp_path / "cut" / file)
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
+    stored = load_file(tmp_path / "whole" / "checkpoint.safetensors")
+    assert stored["ring.written"] > 0 and (stored["ring.after"] != 0).any()
+
+
+def test_a_training_that_goes_on_forgets_the_old_model(real, encoder, tmp_path):
+    config = SMALL.model_copy(update={"steps": 20})
+    options = {"world": plane.Plane(), "dynamics": QUICK}
+    fit(plane.SPEC, real, None, "combo", 0, config, encoder, tmp_path / "first", **options)
+    longer, fewer = config.model_copy(update={"steps": 30}), plane.sides(60, 5)
+    start = tmp_path / "first"
+    fit(plane.SPEC, fewer, None, "combo", 0, longer, encoder, tmp_path / "on", start=start, **options)
+    stored = load_file(tmp_path / "on" / "checkpoint.safetensors")
+    assert stored["ring.goals"].max() < len(fewer.instructions)
+    assert stored["ring.written"] <= 20 * 3
+
+
+@pytest.mark.parametrize(
+    ("config", "dynamics", "message"),
+    [
+        (SMALL, QUICK.model_copy(update={"members": 0}), "needs forward models"),
+        (SMALL.model_copy(update={"batch": 1}), QUICK, "train.batch of 2 or more"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(config, dynamics, message, real, encoder, tmp_path):
+    with pytest.raises(KalmError, match=message):
+        fit(
+            plane.SPEC,
+            real,
+            None,
+            "combo",
+            0,
+            config,
+            encoder,
+            tmp_path,
+            world=plane.Plane(),
+            dynamics=dynamics,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_finds_what_the_data_never_show(real, encoder, tmp_path):
+    found = {}
+    for name, steps in (("combo", 1500), ("cql", 600), ("bc", 600)):
+        config = CONFIG.model_copy(update={"steps": steps, "checkpoint_every": steps})
+        options = {"world": plane.Plane(), "dynamics": DYNAMICS}
+        policy = fit(plane.SPEC, real, None, name, 0, config, encoder, tmp_path / name, **options)
+        found[name] = plane.play(policy)
+    assert found["combo"] > 0.7 and max(found["cql"], found["bc"]) < 0.1, found
