@@ -4,7 +4,11 @@ Stock is d3rlpy as its documentation uses it: `MixedReplayBuffer` over two `Repl
 observations carry the goal vector, and `algo.fit` without files or progress bar. Both sides run in turns, and
 the fastest turn of each counts, so that other load on the machine weighs on both alike.
 
-    python benchmarks/bench_rl.py [--steps 200] [--turns 5] [--threads 1] [--clock wall]
+How much faster it could be: an update's multiplications, counted by torch, at the rate of a large matrix
+product measured in the same turns. `of limit` is the share of that rate which whole updates reach; stock's
+own multiplications, more for the same losses, stand beside ours.
+
+    python benchmarks/bench_rl.py [--only bc iql] [--steps 100] [--turns 5] [--threads 1] [--clock wall]
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any
 import numpy as np
 import structlog
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from kalm.config import TrainConfig
 from kalm.data.rollouts import RolloutSet
@@ -26,14 +31,33 @@ from kalm.rl.buffer import MixedBuffer
 from kalm.rl.encoder import GoalEncoder
 from kalm.types import SOURCES, Goal, Instruction, WorldSpec
 
-from d3rlpy.algos import DiscreteBCConfig, DiscreteCQLConfig  # isort: skip (kalm.rl mutes its import)
+from d3rlpy.algos import (  # isort: skip (kalm.rl mutes its import)
+    AWACConfig,
+    CQLConfig,
+    DiscreteBCConfig,
+    DiscreteCQLConfig,
+    IQLConfig,
+    TD3PlusBCConfig,
+)
 from d3rlpy.dataset import Episode, InfiniteBuffer, MixedReplayBuffer, ReplayBuffer
 from d3rlpy.logging import NoopAdapterFactory
 from d3rlpy.models import VectorEncoderFactory
 
 SPEC = WorldSpec("clevr", tuple(f"{ball}.{axis}" for ball in "rbgpc" for axis in "xy"), "discrete", 40, 50)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-STOCK = {"bc": DiscreteBCConfig, "cql": DiscreteCQLConfig}
+SLOW = 5  # updates of continuous CQL cost that many times another learner's
+STOCK = {
+    "bc": (DiscreteBCConfig, {"beta": 0.0}, ("",)),
+    "cql": (DiscreteCQLConfig, {"alpha": 10.0}, ("",)),
+    "td3bc": (TD3PlusBCConfig, {}, ("actor", "critic")),
+    "awac": (AWACConfig, {}, ("actor", "critic")),
+    "iql": (IQLConfig, {}, ("actor", "critic", "value")),
+    "cql-continuous": (
+        CQLConfig,
+        {"alpha_learning_rate": 0.0, "conservative_weight": 10.0, "alpha_threshold": 0.0},
+        ("actor", "critic"),
+    ),
+}
 
 
 def rollouts(count: int, goals: int, source: str, rng: np.random.Generator) -> RolloutSet:
@@ -56,29 +80,25 @@ def rollouts(count: int, goals: int, source: str, rng: np.random.Generator) -> R
     )
 
 
-def stock_buffer(part: RolloutSet, encoder: GoalEncoder) -> ReplayBuffer:
+def stock_buffer(part: RolloutSet, encoder: GoalEncoder, one_hot: bool) -> ReplayBuffer:
     """Return d3rlpy's buffer of the same rollouts; every episode ends in success."""
     vectors = encoder.encode([instruction.text for instruction in part.instructions])
     episodes = []
     for index, rollout in enumerate(part):
         goal = np.broadcast_to(vectors[part.which[index]], (len(rollout.actions), encoder.size))
         observations = np.concatenate([rollout.states[:-1], goal], axis=1)
-        episodes.append(
-            Episode(observations, rollout.actions[:, None], rollout.rewards[:, None], terminated=True)
-        )
+        actions = np.eye(40, dtype=np.float32)[rollout.actions] if one_hot else rollout.actions[:, None]
+        episodes.append(Episode(observations, actions, rollout.rewards[:, None], terminated=True))
     return ReplayBuffer(InfiniteBuffer(), episodes=episodes, action_size=40)
 
 
 def learners(name: str, config: TrainConfig, size: int) -> tuple[Any, Any]:
     """Return stock d3rlpy's learner and ours, untrained."""
-    options = {"bc": {"beta": 0.0}, "cql": {"alpha": config.cql_alpha}}[name]
-    stock = STOCK[name](
-        batch_size=config.batch,
-        learning_rate=config.lr,
-        gamma=config.gamma,
-        encoder_factory=VectorEncoderFactory(list(config.hidden)),
-        **options,
-    ).create(device="cpu")
+    kind, options, roles = STOCK[name]
+    layers = {
+        f"{role}_encoder_factory".strip("_"): VectorEncoderFactory(list(config.hidden)) for role in roles
+    }
+    stock = kind(batch_size=config.batch, **layers, **options).create(device="cpu")
     stock.create_impl((size,), 40)
     return stock, algorithms.create(name, SPEC, size, config, "cpu")
 
@@ -103,10 +123,73 @@ def report(what: str, ours: float, stock: float, unit: str) -> None:
     )
 
 
+def multiplications(update: Callable[[int], object]) -> float:
+    """Return what an update multiplies and adds in matrix products, as torch counts it (mean of two)."""
+    with FlopCounterMode(display=False) as counter:
+        update(0)
+        update(1)
+    return counter.get_total_flops() / 2
+
+
+def measure_updates(name: str, data: tuple[RolloutSet, RolloutSet], mixed: Any, options: Any) -> None:
+    """Print whole updates of one algorithm, ours against stock, and how near ours are to the limit."""
+    config, encoder = TrainConfig(), options.encoder
+    vectors = algorithms.require(name, SPEC).vectors
+    buffer = MixedBuffer(*data, encoder, 0.5, np.random.default_rng(0), vectors=vectors)
+    theirs, ours = learners(name, config, buffer.observation_size)
+    steps = max(options.steps // SLOW, 2) if name == "cql-continuous" else options.steps
+    batch, square = buffer.sample(256), torch.ones(1024, 1024)
+
+    def train() -> None:
+        for step in range(steps):
+            ours.impl.update(buffer.sample(256), step)
+
+    def fit() -> None:
+        quiet = {"show_progress": False, "logger_adapter": NoopAdapterFactory()}
+        theirs.fit(mixed, n_steps=steps, n_steps_per_epoch=steps, **quiet)
+
+    work = multiplications(lambda step: ours.impl.update(batch, step))
+    more = multiplications(lambda step: theirs.impl.update(batch, step)) / work
+    sides = [train, fit, lambda: [square @ square for _ in range(steps)]]
+    own, base, product = fastest(sides, options.turns, steps, CLOCKS[options.clock])
+    report(f"{name}: whole updates", 1 / own, 1 / base, "/s")
+    rate, reached = 2 * 1024**3 / product, work / own
+    print(
+        f"{'':<34} {work / 1e9:.2f} Gflop (stock {more:.2f}x), {reached / 1e9:.0f} of "
+        f"{rate / 1e9:.0f} Gflop/s: {reached / rate:.0%} of limit"
+    )
+
+
+def measure_memory(count: int, length: int, width: int, kind: str) -> None:
+    """Print the memory of a buffer of this many rollouts, the rollouts included."""
+    names, size = tuple(map(str, range(width))), 40 if kind == "discrete" else 4
+    spec = WorldSpec("large", names, kind, size, length)  # type: ignore[arg-type]
+    total = count * length
+    part = RolloutSet(
+        spec=spec,
+        instructions=(Instruction("go", "seen", Goal("move")),),
+        which=np.zeros(count, np.int32),
+        lengths=np.full(count, length, np.int32),
+        states=np.zeros((total + count, width), np.float32),
+        actions=np.zeros(total, np.int64) if kind == "discrete" else np.zeros((total, size), np.float32),
+        rewards=np.zeros(total, np.float32),
+        success=np.ones(count, bool),
+        source=np.zeros(count, np.int8),
+    )
+    buffer = MixedBuffer(part, None, GoalEncoder(), 0.0, np.random.default_rng(0), vectors=True)
+    held = sum(getattr(part, name).nbytes for name in ("states", "actions", "rewards", "which", "lengths"))
+    buffer.sample(256)
+    print(
+        f"{count:,} rollouts of {length} {kind} actions, {width} state numbers: {held / 2**30:.2f} GiB of "
+        f"columns, {buffer.nbytes / 2**20:.1f} MiB of the buffer's own"
+    )
+
+
 def main() -> None:
-    """Measure batch sampling, then whole updates of each algorithm."""
+    """Measure batch sampling, whole updates of each algorithm, and memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200, help="updates per turn")
+    parser.add_argument("--only", nargs="*", choices=STOCK, default=list(STOCK), help="algorithms")
+    parser.add_argument("--steps", type=int, default=100, help="updates per turn")
     parser.add_argument("--turns", type=int, default=5, help="turns per side")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of both sides")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use")
@@ -114,31 +197,26 @@ def main() -> None:
     clock = CLOCKS[options.clock]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     torch.set_num_threads(options.threads)
-    rng, config, encoder = np.random.default_rng(0), TrainConfig(), GoalEncoder()
-    real, imagined = rollouts(6_400, 1_440, "real", rng), rollouts(10_000, 1_400, "imagined", rng)
-    buffer = MixedBuffer(real, imagined, encoder, 0.5, rng)
-    mixed = MixedReplayBuffer(stock_buffer(real, encoder), stock_buffer(imagined, encoder), 0.5)
+    measure_memory(100_000, 50, 10, "discrete")
+    measure_memory(100_000, 100, 39, "continuous")
+    rng, options.encoder = np.random.default_rng(0), GoalEncoder()
+    data = rollouts(6_400, 1_440, "real", rng), rollouts(10_000, 1_400, "imagined", rng)
+    mixed = {
+        vectors: MixedReplayBuffer(*(stock_buffer(part, options.encoder, vectors) for part in data), 0.5)
+        for vectors in {algorithms.require(name, SPEC).vectors for name in options.only}
+    }
+    buffer = MixedBuffer(*data, options.encoder, 0.5, rng)
 
     def sampling(draw: Callable[[int], object]) -> Callable[[], object]:
         return lambda: [draw(256) for _ in range(options.steps)]
 
-    draws = [buffer.sample, buffer.sample_transition_batch, mixed.sample_transition_batch]
+    stocks = next(iter(mixed.values())).sample_transition_batch
+    draws = [buffer.sample, buffer.sample_transition_batch, stocks]
     tensors, arrays, stock = fastest([sampling(draw) for draw in draws], options.turns, options.steps, clock)
     report("batches of 256 as tensors", 1 / tensors, 1 / stock, "/s")
     report("batches of 256 as arrays", 1 / arrays, 1 / stock, "/s")
-    for name in STOCK:
-        theirs, ours = learners(name, config, buffer.observation_size)
-
-        def train(ours: Any = ours) -> None:
-            for step in range(options.steps):
-                ours.impl.update(buffer.sample(256), step)
-
-        def fit(theirs: Any = theirs) -> None:
-            quiet = {"show_progress": False, "logger_adapter": NoopAdapterFactory()}
-            theirs.fit(mixed, n_steps=options.steps, n_steps_per_epoch=options.steps, **quiet)
-
-        own, base = fastest([train, fit], options.turns, options.steps, clock)
-        report(f"{name}: whole updates", 1 / own, 1 / base, "/s")
+    for name in options.only:
+        measure_updates(name, data, mixed[algorithms.require(name, SPEC).vectors], options)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from d3rlpy.algos import DiscreteBCConfig
 from d3rlpy.logging import NoopAdapterFactory
 
 from kalm.data.rollouts import RolloutSet
+from kalm.errors import KalmError
 from kalm.rl.buffer import MixedBuffer
 from kalm.types import Rollout
 
@@ -108,6 +109,72 @@ def test_draws_continue_from_a_saved_state(sets, encoder):
     other = build(sets, encoder, seed=5)
     other.restore(state)
     np.testing.assert_array_equal(other.draw(9), expected)
+
+
+def test_one_hot_actions_and_scaled_rewards(sets, encoder):
+    rng = np.random.default_rng(0)
+    plain = build(sets, encoder)
+    buffer = MixedBuffer(*sets, encoder, 0.5, rng, vectors=True, reward_scale=0.25)
+    rows = np.arange(buffer.transition_count)
+    numbers, vectors = plain.gather_arrays(rows), buffer.gather_arrays(rows)
+    np.testing.assert_array_equal(vectors.actions, np.eye(7)[numbers.actions[:, 0].astype(int)])
+    np.testing.assert_array_equal(vectors.rewards, numbers.rewards / 4)
+    assert vectors.next_actions.shape == (len(rows), 7) and buffer.dataset_info.action_size == 7
+    assert buffer.dataset_info.action_space.name == "CONTINUOUS"
+
+
+def test_continuous_actions_are_the_datas(line, encoder):
+    data = line.steered(9)
+    buffer = MixedBuffer(data, None, encoder, 0.0, np.random.default_rng(0), vectors=True)
+    batch = buffer.gather_arrays(np.arange(data.transitions)[::-1].copy())
+    np.testing.assert_array_equal(batch.actions, data.actions[::-1])
+
+
+def test_parts_of_a_batch_are_views_by_source(sets, encoder):
+    buffer = build(sets, encoder, mix=0.25)
+    batch = buffer.sample(16)
+    parts = buffer.by_source(batch)
+    assert [len(parts[name].rewards) for name in ("real", "imagined")] == [12, 4]
+    assert parts["imagined"].observations.data_ptr() == batch.observations[12:].data_ptr()
+    np.testing.assert_array_equal(parts["real"].actions, batch.actions[:12])
+
+
+def test_columns_of_the_rollouts_are_read_in_place(sets, encoder):
+    """What the buffer needs besides grows with rollouts and instructions, not with transitions."""
+    buffer = build(sets, encoder)
+    for part, rollouts in zip(buffer._parts, sets, strict=True):
+        for tensor, column in (
+            (part._states, rollouts.states),
+            (part._actions, rollouts.actions),
+            (part._rewards, rollouts.rewards),
+        ):
+            assert tensor.data_ptr() == column.__array_interface__["data"][0]
+    goals = sum(len(part.instructions) for part in sets) * buffer.observation_size * 4
+    assert buffer.nbytes == goals + sum(16 * len(part) for part in sets)
+
+
+def test_what_cannot_be_mixed_is_refused(line, sets, encoder):
+    real, imagined = sets
+    wide = replace(line.spec, state_names=("a", "b"))
+    none = real.take(np.zeros(0, dtype=int))
+    for pair, message in (
+        ((real, replace(imagined, spec=wide)), "imagined rollouts have state_size 2, real ones 3"),
+        ((real, line.steered(5)), "imagined rollouts have action_kind continuous, real ones discrete"),
+        ((real, none), "no imagined transitions"),
+        ((weighted(real, [0]), imagined), "not all 0"),
+        ((weighted(real, [1, -1]), imagined), "none below 0"),
+        ((weighted(real, [1, np.nan]), imagined), "finite"),
+    ):
+        with pytest.raises(KalmError, match=message):
+            build(pair, encoder)
+    with pytest.raises(KalmError, match="mix is 1.5"):
+        build(sets, encoder, mix=1.5)
+
+
+def test_rollouts_of_weight_zero_are_never_drawn(sets, encoder):
+    real = weighted(sets[0], [0, 1, 2])
+    rows = build((real, None), encoder).draw(20_000)
+    assert set(real.owner[rows]) == set(np.flatnonzero(real.weights))
 
 
 def test_d3rlpy_fits_on_it(sets, encoder):

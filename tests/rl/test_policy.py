@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,3 +97,56 @@ def test_states_and_sentences_that_do_not_fit_are_refused(policy):
     for states, texts in ((np.zeros((2, 4)), ["a", "b"]), (np.zeros((2, 3)), ["a"]), (np.zeros(3), ["a"])):
         with pytest.raises(KalmError, match="one row of 3 numbers"):
             policy.act(states, texts)
+
+
+def test_policies_of_another_world_are_refused(policy, tmp_path):
+    policy.save(tmp_path)
+    for world in ("line", policy.spec):
+        assert load_policy(tmp_path, encoder=policy.encoder, world=world).spec == policy.spec
+    with pytest.raises(
+        KalmError, match=r"acts in 'line' \(3 state numbers, 7 discrete actions\), not in 'clevr'"
+    ):
+        load_policy(tmp_path, encoder=policy.encoder, world="clevr")
+    with pytest.raises(KalmError, match=r"not in 'line' \(3 state numbers, 9 discrete actions\)"):
+        load_policy(tmp_path, encoder=policy.encoder, world=replace(policy.spec, action_size=9))
+
+
+def test_policies_of_the_first_version_still_load(policy, tmp_path):
+    policy.save(tmp_path)
+    rewrite(tmp_path, version=1, output=None)
+    assert load_policy(tmp_path, encoder=policy.encoder).output == "none"
+    rewrite(tmp_path, version=2, output="sinh")
+    with pytest.raises(KalmError, match="'sinh' is unknown. Known: none, tanh"):
+        load_policy(tmp_path, encoder=policy.encoder)
+
+
+@pytest.mark.parametrize("output", ["none", "tanh"])
+def test_continuous_actions_stay_in_bounds(policy, asked, output, tmp_path):
+    free = replace(policy, spec=replace(policy.spec, action_kind="continuous"), output=output)
+    values = free.values(*asked)
+    expected = np.tanh(values) if output == "tanh" else np.clip(values, -1, 1)
+    assert np.abs(values).max() > 1
+    np.testing.assert_array_equal(free.act(*asked), expected)
+    free.save(tmp_path)
+    np.testing.assert_array_equal(load_policy(tmp_path, encoder=policy.encoder).act(*asked), expected)
+
+
+def test_largest_output_is_found_before_tanh_makes_many_equal(policy, asked):
+    raw = policy.values(*asked)
+    assert (np.tanh(raw) == 1).sum(1).max() > 1
+    np.testing.assert_array_equal(replace(policy, output="tanh").act(*asked), raw.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "output"), [("discrete", "tanh"), ("continuous", "tanh"), ("continuous", "none")]
+)
+def test_torchscript_scores_as_the_policy_does(policy, asked, kind, output, tmp_path):
+    made = replace(policy, spec=replace(policy.spec, action_kind=kind), output=output)
+    made.export_torchscript(tmp_path / "policy.pt")
+    states, texts = asked
+    facts = {"kalm.json": ""}
+    networks = torch.jit.load(tmp_path / "policy.pt", _extra_files=facts)
+    found = networks(torch.from_numpy(states).float(), torch.from_numpy(made.encoder.encode(texts)))
+    assert json.loads(facts["kalm.json"]) == made.spec.to_json()
+    expected = made.values(*asked) if kind == "discrete" else made.act(*asked)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)

@@ -63,9 +63,10 @@ class FusedAdamFactory(AdamFactory):
     """Adam in one kernel per step instead of a dozen per parameter."""
 
     def create_optimizer(self, named_modules: Any, lr: float) -> torch.optim.Adam:
-        """Return d3rlpy's Adam with the fused implementation."""
-        optimizer = super().create_optimizer(named_modules, lr)
-        return torch.optim.Adam(optimizer.param_groups, fused=True)
+        """Return d3rlpy's Adam with the fused implementation, which a group without one would overrule."""
+        (group,) = super().create_optimizer(named_modules, lr).param_groups
+        settings = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay", "amsgrad")}
+        return torch.optim.Adam(group["params"], fused=True, **settings)
 
 
 def encoders(config: TrainConfig, *roles: str) -> dict[str, Any]:
