@@ -62,7 +62,7 @@ def test_the_loss_is_the_cross_entropy_of_the_actions(conditioned, rollouts):
     batch = as_double(collate.batch([[group]], rollouts, conditioned.backbone.two_way_prompt))
     logits = np.linspace(-1, 1, 40)
     wanted = np.log(np.exp(logits).sum()) - logits[rollouts[0].actions].mean()
-    assert conditioned(batch).item() == pytest.approx(wanted, abs=1e-6)
+    assert conditioned(batch).mean().item() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_packed_losses_equal_those_of_every_rollout_alone(conditioned, rollouts):
@@ -74,9 +74,9 @@ def test_packed_losses_equal_those_of_every_rollout_alone(conditioned, rollouts)
         bodies = max(bodies, len(group.bodies))
         for body in group.bodies:
             alone = as_double(collate.batch([[collate.Group(group.prompt, (body,))]], rollouts, two_way))
-            total += float(conditioned(alone)) * alone.answers[2]
+            total += conditioned(alone).sum().item()
     assert bodies > 1, "some rollouts must share a prompt"
-    assert float(conditioned(packed)) == pytest.approx(total / packed.answers[2], abs=1e-9)
+    assert conditioned(packed).mean().item() == pytest.approx(total / packed.answers[2], abs=1e-9)
 
 
 @pytest.mark.parametrize("target", [None, 30.0])
@@ -138,6 +138,24 @@ def test_mixing_is_by_actions_and_weights(conditioned, rollouts):
             times = np.bincount(drawn[drawn >= 100] - 100, minlength=60)
             assert times.sum() * 4 / 120 == pytest.approx(times[:20].mean(), rel=0.02)
             assert times[:20].max() - times[:20].min() <= 1
+
+
+def test_losses_are_told_per_source(single, rollouts, tmp_path):
+    imagined = replace(rollouts, source=np.ones_like(rollouts.source))
+    fit(single, rollouts, tmp_path, imagined=imagined)
+    row = read_metrics(tmp_path)[0]
+    low, high = sorted([row["loss_real"], row["loss_imagined"]])
+    assert low < row["loss"] < high
+
+
+def test_the_source_of_each_action_is_known(conditioned, rollouts):
+    imagined = replace(rollouts, source=np.ones_like(rollouts.source), actions=rollouts.actions * 0 + 39)
+    real = replace(rollouts, actions=rollouts.actions * 0)
+    mixture = Mixture(real, imagined, 0.5, conditioned.grounded.speller(), SMALL, 0)
+    groups = mixture.groups(1)
+    batch = collate.batch(groups, mixture.rollouts, conditioned.backbone.two_way_prompt)
+    assert set(mixture.sources(groups)) == {0, 1}
+    assert np.array_equal(batch.want_actions.numpy() == 39, mixture.sources(groups) == 1)
 
 
 def test_batches_follow_from_seed_and_step(conditioned, rollouts):

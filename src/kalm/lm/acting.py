@@ -40,7 +40,7 @@ class LMPolicy:
         temperature: of discrete actions; 0 takes the best.
         prompt: ``goal-oriented`` or ``generation``.
         precision: see `GroundConfig.precision`.
-        side_by_side: largest number of episodes in memory; MiniLM takes about 2.5 MB for one of 50 steps.
+        side_by_side: largest number of episodes in memory; MiniLM takes about 3 MB for one of 50 steps.
         seed: of the sampled actions.
 
     Raises:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
 from kalm.lm.backbone import Backbone
@@ -69,13 +70,16 @@ class ConditionedLM(nn.Module):
         self.spread.fill_(spread or 1.0)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean loss over the actions of a batch."""
+        """Loss of each action of a batch: (r,); cross-entropy, or squared error per action number."""
         rows, width = batch.position.shape
         tokens = self.grounded.embed(batch).flatten(0, 1)  # (B*L, D)
         returns = self.return_tokens(batch.returns).to(tokens.dtype)
         tokens = tokens.index_copy(0, batch.return_at, returns).reshape(rows, width, -1)
         hidden = self.grounded.body(tokens, batch.visible, batch.position).flatten(0, 1)  # (B*L, D)
-        return self.grounded.action_loss(hidden[batch.ask_action_at], batch)
+        output = self.grounded.action_head(hidden[batch.ask_action_at]).to(self.mean.dtype)  # (r, A)
+        if self.grounded.spec.action_kind == "discrete":
+            return F.cross_entropy(output, batch.want_actions, reduction="none")
+        return ((output - batch.want_actions) ** 2).mean(1)
 
     def return_tokens(self, returns: Tensor) -> Tensor:
         """Embed returns: (g,) -> (g, D)."""

@@ -41,7 +41,7 @@ class DecisionTransformer:
         model: on any device.
         target: return that is asked for; None: read off the goal.
         precision: see `GroundConfig.precision`.
-        side_by_side: largest number of episodes in memory; MiniLM takes about 3.5 MB for one of 50 steps.
+        side_by_side: largest number of episodes in memory; MiniLM takes about 4 MB for one of 50 steps.
         provenance: how it came about, JSON-ready.
     """
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.lm import collate, sft, tuning
 from kalm.lm.checkpoint import Checkpoint
+from kalm.lm.collate import Group
 from kalm.lm.conditioned import ConditionedLM
 from kalm.lm.decider import FACTS, DecisionTransformer, load
 from kalm.lm.grounded import autocast
@@ -48,7 +49,7 @@ from kalm.lm.mixture import Mixture
 from kalm.lm.team import trained
 from kalm.progress import Advance, silent
 from kalm.runs import Metrics, derive_seed, file_sha256, fingerprint, read_json, versions
-from kalm.types import WorldSpec
+from kalm.types import SOURCES, WorldSpec
 
 LOG_EVERY = 20
 NOT_IN_KEY = {"target", "checkpoint_every", "keep_policies", "evaluate_every"}  # change no weight
@@ -129,14 +130,16 @@ def _run(
         for number in range(first, config.steps):
             for group, rate in zip(optimizer.param_groups, schedule(number), strict=True):
                 group["lr"] = rate
-            loss, norm = _update(model, optimizer, mixture, settings, number)
+            groups = mixture.groups(number)
+            losses, norm = _update(model, optimizer, mixture.rollouts, groups, settings)
             step, values = number + 1, {}
             last = step == config.steps
             looks = look is not None and config.evaluate_every > 0
             looks = looks and (last or step % config.evaluate_every == 0)
             keeps = not last and step % config.checkpoint_every == 0
             if last or looks or keeps or step % LOG_EVERY == 0:
-                values = _measured(loss, norm, step) | {"body_lr": schedule(number)[0]}
+                values = _measured(losses, mixture.sources(groups), norm, step)
+                values["body_lr"] = schedule(number)[0]
             stored = last or (keeps and config.keep_policies)
             if stored or looks:
                 model.eval().fit_aims(mixture.rollouts, settings.precision)
@@ -155,30 +158,33 @@ def _run(
 def _update(
     model: ConditionedLM,
     optimizer: torch.optim.Optimizer,
-    mixture: Mixture,
+    rollouts: RolloutSet,
+    groups: Sequence[Sequence[Group]],
     settings: GroundConfig,
-    number: int,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step; return the batch's loss and the norm of its gradient."""
+    """Take one step; return the losses of the batch's actions (r,) and the norm of its gradient."""
     device = model.grounded.device
-    two_way = model.backbone.two_way_prompt
-    batch = collate.batch(mixture.groups(number), mixture.rollouts, two_way).to(device)
+    batch = collate.batch(groups, rollouts, model.backbone.two_way_prompt).to(device)
     optimizer.zero_grad(set_to_none=True)
     with autocast(device, settings.precision):
-        loss = model.train()(batch)
-    loss.backward()
+        losses = model.train()(batch)
+    losses.mean().backward()
     norm = torch.nn.utils.clip_grad_norm_([weight for _, weight in trained(model)], settings.clip)
     optimizer.step()
-    return loss.detach(), norm
+    return losses.detach(), norm
 
 
-def _measured(loss: Tensor, norm: Tensor, step: int) -> dict[str, float]:
+def _measured(losses: Tensor, sources: np.ndarray, norm: Tensor, step: int) -> dict[str, float]:
+    """Return a batch's mean loss, in all and per source, as numbers."""
+    found = losses.double().numpy(force=True)
+    loss = float(found.mean())
     if not math.isfinite(loss):
         raise KalmError(
-            f"the loss is {float(loss)} at step {step}. Lower decision.body_lr or decision.new_lr, or use "
+            f"the loss is {loss} at step {step}. Lower decision.body_lr or decision.new_lr, or use "
             "ground.precision=float32."
         )
-    return {"loss": float(loss), "gradient_norm": float(norm)}
+    parts = {f"loss_{SOURCES[code]}": float(found[sources == code].mean()) for code in np.unique(sources)}
+    return {"loss": loss, **parts, "gradient_norm": float(norm)}
 
 
 def _begin(settings: GroundConfig, spec: WorldSpec, start: Path | None) -> ConditionedLM:

@@ -111,7 +111,7 @@ class GroundedLM(nn.Module):
         return Losses(
             text=self._text_loss(hidden[batch.ask_text_at], batch.want_text),
             state=self._state_loss(hidden[batch.ask_state_at], batch),
-            action=self.action_loss(hidden[batch.ask_action_at], batch),
+            action=self._action_loss(hidden[batch.ask_action_at], batch),
         )
 
     def embed(self, batch: Batch) -> Tensor:
@@ -164,8 +164,7 @@ class GroundedLM(nn.Module):
             return _nothing(self.state_head.layers, hidden)
         return self.state_head.loss(hidden, batch.present_states, batch.want_states, self.scales)
 
-    def action_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """O_A: hidden states of the tokens that ask for actions (r, D) -> mean loss."""
+    def _action_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         if not len(hidden):
             return _nothing(self.action_head, hidden)
         output, target = self.action_head(hidden), batch.want_actions

@@ -12,6 +12,8 @@ next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kalm.config import DecisionConfig
@@ -20,7 +22,7 @@ from kalm.errors import KalmError
 from kalm.lm import collate
 from kalm.lm.collate import Group
 from kalm.lm.curriculum import SHARED_GOAL
-from kalm.lm.sequence import GOAL_ORIENTED, Speller
+from kalm.lm.sequence import ACTION, GOAL_ORIENTED, Speller
 from kalm.runs import derive_rng
 
 BLOCK = 8192  # rollouts drawn together
@@ -71,6 +73,12 @@ class Mixture:
         first = at * self.config.rows
         picked = [rows[row % len(rows)] for row in range(first, first + self.config.rows)]
         return [[self._spell(same) for same in row] for row in picked]
+
+    def sources(self, groups: Sequence[Sequence[Group]]) -> np.ndarray:
+        """Source of each action that a batch asks for: (r,) int8, index into `kalm.types.SOURCES`."""
+        bodies = [body for row in groups for group in row for body in group.bodies]
+        actions = np.concatenate([body.answer[body.asks == ACTION] for body in bodies])
+        return self.rollouts.source[self.rollouts.owner[actions]]
 
     def _rows(self, block: int) -> list[list[np.ndarray]]:
         """Rollouts behind each prompt of each packed row."""
