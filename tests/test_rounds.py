@@ -1,15 +1,13 @@
 """The online loop on a tiny real run: policies collect, everything goes on, any stop is made good."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from kalm.cli import app
 from kalm.config import load
 from kalm.data import store
 from kalm.errors import KalmError
@@ -30,15 +28,16 @@ SMALL = [
 ]  # fmt: skip
 
 
-def command(out, rounds, *more):
-    return [sys.executable, "-m", "kalm", "run", "--out", str(out), "--rounds", str(rounds), *SMALL, *more]
+def do(out, rounds, *more):
+    command = ["run", "--out", str(out), "--rounds", str(rounds), "--workers", "1", *SMALL, *more]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    done = subprocess.run(command(folder, 2), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    do(folder, 2)
     return folder
 
 
@@ -74,22 +73,33 @@ def test_every_round_plays_the_same_episodes_and_is_reported(run):
     assert "BC+KALM, round 2" in text and "practised" in text and "figures/rounds.png" in text
 
 
-def test_killed_and_started_again_it_ends_with_the_same_numbers(run, tmp_path):
-    folder = tmp_path / "killed"
-    for mark, rounds in (("rounds/1/real/dataset.json", 1), ("rounds/1/policies/encodings", 1)):
-        process = subprocess.Popen(
-            command(folder, rounds), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        while process.poll() is None and not (folder / mark).exists():
-            time.sleep(0.02)
-        assert process.poll() is None, f"ended before {mark} appeared"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    done = subprocess.run(command(folder, 2, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("rounds/1/evaluation/rows.csv", "rounds/2/evaluation/rows.csv"):
-        assert (folder / name).read_bytes() == (run / name).read_bytes()
+@pytest.mark.parametrize("cut", ["collected", "real", "grounded", "imagined", "policies", "evaluation"])
+def test_stopped_at_any_stage_it_ends_with_the_same_numbers(run, tmp_path, cut):
+    """Whatever a stop left of a round: the stages before `cut` are kept, it and those behind are done."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    stages = ["collected", "real", "grounded", "imagined", "policies", "evaluation"]
+    shutil.rmtree(folder / "report")
+    for stage in stages[stages.index(cut) :]:
+        (folder / "rounds/2" / stage / "done.json").unlink()
+    for stage in stages[stages.index(cut) + 1 :]:
+        shutil.rmtree(folder / "rounds/2" / stage)
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
+    do(folder, 2)
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    names = ["evaluation/rows.csv", "policies/bc+kalm-seed0/policy.safetensors"]
+    for name in [*names, "grounded/model/modules.safetensors", "collected/shard-00000.parquet"]:
+        assert (folder / "rounds/2" / name).read_bytes() == (run / "rounds/2" / name).read_bytes()
+
+
+def test_rounds_can_be_asked_for_later(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(folder / "rounds/2")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["settings"]["rounds"]["count"] = 1
+    (folder / "config.json").write_text(json.dumps(settings))
+    do(folder, 2, "--resume")
+    name = "rounds/2/evaluation/rows.csv"
+    assert (folder / name).read_bytes() == (run / name).read_bytes()
 
 
 def test_a_round_is_shorter_grounding_and_longer_training():

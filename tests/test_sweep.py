@@ -12,26 +12,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from kalm import envs
+from kalm.cli import app
 from kalm.config import CollectConfig, GroundConfig
 from kalm.data import store
 from kalm.data.collect import collect
+from kalm.errors import KalmError
 from kalm.evaluation.results import read_rows
+from kalm.lm import sft
 
 TINY = [
     "--set", "train.steps=40", "--set", "train.checkpoint_every=10", "--set", "train.hidden=[16]",
     "--set", "train.batch=16", "--set", "train.evaluate_every=20", "--set", "train.evaluate_episodes=2",
-    "--set", "train.imagined=all",
+    "--set", "train.imagined=all", "--set", "report.filmstrips=0",
     "--set", "evaluate.episodes=5", "--set", "evaluate.horizon=3", "--set", "evaluate.checkpoints=2",
 ]  # fmt: skip
 
 
-def kalm(*arguments, check=True):
-    done = subprocess.run(
-        [sys.executable, "-m", "kalm", *map(str, arguments)], capture_output=True, text=True
-    )
-    assert not check or done.returncode == 0, done.stderr[-3000:]
+def arguments(*more):
+    return [*map(str, more), *TINY]
+
+
+def sweep(*more, workers=1):
+    """Run the command in this process, its cells too."""
+    command = ["sweep", *arguments("--workers", workers, *more)]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return done
 
 
@@ -41,12 +49,8 @@ def inputs(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("inputs")
     world = envs.make("clevr")
     real = collect(world, CollectConfig(rollouts=30, shard=30), 0, folder / "real")
-    novel = world.suite("rephrase")
-    dreams = replace(
-        real,
-        instructions=tuple(replace(novel[i], held_back=False) for i in range(len(real.instructions))),
-        source=np.ones_like(real.source),
-    )
+    novel = [replace(one, held_back=False) for one in world.suite("rephrase")[: len(real.instructions)]]
+    dreams = replace(real, instructions=tuple(novel), source=np.ones_like(real.source))
     store.write(dreams, folder / "imagined", {})
     return ["--real", str(folder / "real"), "--imagined", str(folder / "imagined")]
 
@@ -54,9 +58,9 @@ def inputs(tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def done(inputs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("sweeps") / "sweep"
-    printed = kalm("sweep", *inputs, "--out", out, "--algos", "bc", "td3bc", "--seeds", "0", "1", *TINY)
+    printed = sweep(*inputs, "--out", out, "--algos", "bc", "td3bc", "--seeds", 0, 1)
     assert "TD3BC+KALM" in printed.stdout and "Report:" in printed.stdout
-    assert "sweep: 8/8" in printed.stderr and " left, cell " in printed.stderr
+    assert "sweep: 8/8" in printed.stderr
     return out
 
 
@@ -103,79 +107,117 @@ def test_looks_are_rows_metrics_and_a_figure(done):
     assert (done / "report" / "figures" / "learning.png").exists()
 
 
-def test_more_algorithms_join_the_same_table_and_nothing_is_done_twice(done, inputs, tmp_path):
+def test_more_algorithms_levels_and_seeds_join_the_same_table(done, inputs, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in done.glob("policies/*/rows.csv")}
-    first = kalm("sweep", *inputs, "--out", done, "--algos", "iql", "--seeds", "0", "--json", *TINY)
+    first = sweep(*inputs, "--out", done, "--algos", "iql", "--seeds", 0, "--json")
     assert {policy["policy"] for policy in json.loads(first.stdout)["policies"]} == {
         *("BC", "BC+KALM", "TD3BC", "TD3BC+KALM", "IQL", "IQL+KALM"),
     }
-    assert before == {path: path.stat().st_mtime_ns for path in before}
-    kalm("sweep", *inputs, "--out", tmp_path / "at-once", "--algos", "iql", "--seeds", "0",
-         "--levels", "seen", *TINY)  # fmt: skip
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "nothing is done twice"
+    alone = ["--out", tmp_path, "--algos", "iql", "--seeds", 0, "--levels"]
+    sweep(*inputs, *alone, "seen")
     name = "policies/iql+kalm-seed0"
-    assert (done / name / "policy.safetensors").read_bytes() == (
-        tmp_path / "at-once" / name / "policy.safetensors"
-    ).read_bytes()
-    seen = [row for row in read_rows(done / name / "rows.csv") if row.level == "seen"]
-    alone = tmp_path / "at-once" / name / "rows.csv"
-    assert read_rows(alone) == seen
-    kalm("sweep", *inputs, "--out", tmp_path / "at-once", "--algos", "iql", "--seeds", "0",
-         "--levels", "seen", "hard", *TINY)  # fmt: skip
-    assert [row.level for row in read_rows(alone)] == ["seen"] * 5 + ["hard"] * 5
+    weights = f"{name}/policy.safetensors"
+    assert (done / weights).read_bytes() == (tmp_path / weights).read_bytes()
+    rows = read_rows(done / name / "rows.csv")
+    assert read_rows(tmp_path / name / "rows.csv") == [row for row in rows if row.level == "seen"]
+    sweep(*inputs, *alone, "seen", "hard")
+    levels = [row.level for row in read_rows(tmp_path / name / "rows.csv")]
+    assert levels == ["seen"] * 5 + ["hard"] * 5
 
 
-def test_killed_and_started_again_it_ends_with_the_same_rows(done, inputs, tmp_path):
-    out = tmp_path / "killed"
-    arguments = ["sweep", *inputs, "--out", str(out), "--algos", "bc", "td3bc", "--seeds", "0", "1", *TINY]
+def test_killed_and_started_again_with_workers_it_ends_with_the_same_rows(done, inputs, tmp_path):
+    more = [*inputs, "--out", tmp_path / "out", "--algos", "bc", "td3bc", "--seeds", 0]
+    command = [sys.executable, "-m", "kalm", "sweep", *arguments("--workers", 2, *more)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "kalm", *arguments],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    while process.poll() is None and not list(out.glob("policies/*/rows.csv")):
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while process.poll() is None and not list(tmp_path.glob("out/policies/*/rows.csv")):
         time.sleep(0.02)
     assert process.poll() is None, "ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in out.glob("policies/*/rows.csv")}
-    assert 0 < len(finished) < 8
-    kalm(*arguments)
-    assert finished == {path: path.stat().st_mtime_ns for path in finished}
-    for path in done.glob("policies/*/rows.csv"):
-        if "iql" not in path.parent.name:
-            assert (out / path.relative_to(done)).read_bytes() == path.read_bytes()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/policies/*/rows.csv")}
+    assert 0 < len(finished) < 4
+    subprocess.run(command, check=True, capture_output=True)
+    assert finished == {path: path.stat().st_mtime_ns for path in finished}, "finished cells are kept"
+    for path in tmp_path.glob("out/policies/*/rows.csv"):
+        assert path.read_bytes() == (done / path.relative_to(tmp_path / "out")).read_bytes()
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--set", "train.lr=0.1"], "other train.lr"),
+        (["--set", "train.lr=0.1"], "a sweep with other train.lr. Only algorithms, levels and seeds"),
         (["--set", "evaluate.episodes=6"], "other evaluate.episodes"),
         (["--algos", "ppo"], "unknown algorithm 'ppo'. Known: awac, bc"),
         (["--algos", "lm"], "needs a grounded language model. Give --model FOLDER"),
         (["--levels", "hrad"], "unknown level 'hrad'"),
-        (["--seeds", "one"], "not a valid int"),
     ],
 )
-def test_bad_input_is_one_clear_error_before_anything_starts(done, inputs, change, says):
+def test_bad_input_is_refused_before_anything_starts(done, inputs, change, says):
     kept = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
-    answer = kalm("sweep", *inputs, "--out", done, *TINY, *change, check=False)
-    assert answer.returncode == 2 and says in " ".join(answer.stderr.replace("│", " ").split())
+    with pytest.raises(KalmError, match=says):
+        sweep(*inputs, "--out", done, *TINY, *change)
     assert kept == {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
 
 
-def test_the_language_model_and_the_decision_transformer_are_cells(inputs, tmp_path):
-    from kalm.lm import sft
+def altered(inputs, tmp_path, change):
+    """Return the inputs with other imagined rollouts."""
+    dreams = store.read(Path(inputs[3]))
+    store.write(change(dreams), tmp_path / "dreams", {})
+    return [*inputs[:3], str(tmp_path / "dreams")]
 
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda dreams: dreams.take(np.zeros(0, dtype=int)), "there are no imagined rollouts"),
+        (
+            lambda dreams: replace(dreams, weights=0 * dreams.weights),
+            "imagined rollouts: .*'weights'.*above 0",
+        ),
+        (lambda dreams: replace(dreams, rewards=dreams.rewards * np.float32(np.nan)), "'rewards'.*finite"),
+        (
+            lambda dreams: replace(
+                dreams,
+                spec=replace(dreams.spec, state_names=dreams.spec.state_names[1:], entities=()),
+                states=dreams.states[:, 1:],
+            ),
+            "imagined rollouts do not fit.* state width 9 instead of 10",
+        ),
+    ],
+)
+def test_rollouts_that_cannot_be_learnt_from_are_told_before_training(inputs, tmp_path, change, says):
+    bad = altered(inputs, tmp_path, change)
+    with pytest.raises(KalmError, match=says):
+        sweep(*bad, "--out", tmp_path / "out", "--algos", "bc", "--seeds", 0)
+    assert not list(tmp_path.glob("out/policies/*/*"))
+
+
+def test_the_language_model_and_the_decision_transformer_are_cells(inputs, tmp_path):
     model = sft.fresh(GroundConfig(state_network=False), envs.make("clevr"), 0, "cpu")
     model.fit_scales(store.read(Path(inputs[1])))
-    model.save(tmp_path / "grounded" / "model")
-    small = ["--set", "decision.steps=4", "--set", "evaluate.episodes=1", "--set", "ground.held_out=8",
-             "--set", "train.evaluate_every=0", "--levels", "seen"]  # fmt: skip
-    kalm("sweep", *inputs, "--out", tmp_path / "out", "--algos", "lm", "dt", "--seeds", "0",
-         "--model", tmp_path / "grounded", *TINY, *small)  # fmt: skip
+    model.save(tmp_path / "run" / "grounded" / "model")
+    sweep(*inputs, "--out", tmp_path / "out", "--algos", "lm", "dt", "--seeds", 0, "--levels", "seen",
+          "--model", tmp_path / "run", *TINY, "--set", "decision.steps=2", "--set", "evaluate.episodes=1",
+          "--set", "evaluate.checkpoints=1")  # fmt: skip
     rows = read_rows(tmp_path / "out" / "evaluation" / "rows.csv")
     assert policies(rows) == [("DT", 0), ("DT+KALM", 0), ("LM", 0)]
-    (tmp_path / "grounded" / "model" / "modules.safetensors").unlink()
-    answer = kalm("evaluate", "--policy", tmp_path / "out" / "policies" / "lm-seed0",
-                  "--out", tmp_path / "ev", check=False)  # fmt: skip
-    assert answer.returncode == 2 and "modules.safetensors is missing" in " ".join(answer.stderr.split())
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(inputs, tmp_path):
+    where = tmp_path / "policies" / "bc-seed0"
+    where.parent.mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(KalmError, match="holds no sweep"):
+        sweep(*inputs, "--out", tmp_path, "--algos", "bc", "--seeds", 0)
+    (tmp_path / "config.json").unlink()
+    where.parent.rmdir()
+    sweep(*inputs, "--out", tmp_path, "--algos", "bc", "--seeds", 0, "--levels", "seen")
+    for name in ("bc-seed0", "bc+kalm-seed0"):
+        (tmp_path / "policies" / name / "rows.csv").unlink()
+    (where / "steps" / "00000040" / "policy.safetensors").write_bytes(b"")
+    with pytest.raises(KalmError, match=r"1 of 2 cells failed.* bc-seed0: policy .*policy.safetensors"):
+        sweep(*inputs, "--out", tmp_path, "--algos", "bc", "--seeds", 0, "--levels", "seen")
+    assert {row.policy for row in read_rows(tmp_path / "evaluation" / "rows.csv")} == {"BC+KALM"}

@@ -11,18 +11,17 @@ under an interval is an honest one, and more checkpoints cost nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kalm import envs, learners
+from kalm import envs, learners, processes
 from kalm.config import Config
 from kalm.errors import KalmError
 from kalm.goals.suites import read_goals
-from kalm.processes import workers
 from kalm.progress import track
 from kalm.runs import JOB, LOOKS, ROWS, Job, derive_seed, trained, write_json
 from kalm.stages import device, only
@@ -81,11 +80,9 @@ def train(config: Config, inputs: Inputs, folder: Path) -> dict[str, Any]:
         advance(len(todo) - len(left), resumed=True)
         if left:  # else there is nothing to encode for, and no process to start
             prepare(config, left, inputs, folder)
-            with workers(config.workers) as pool:
-                running = {pool.submit(train_one, config, job, inputs, folder): job for job in left}
-                for future in as_completed(running):
-                    future.result()
-                    advance(policy=running[future].name)
+            work = partial(train_one, config, inputs=inputs, folder=folder)
+            for job, _ in processes.each(work, left, config.workers):
+                advance(policy=job.name)
     return {"policies": [job.name for job in todo]}
 
 

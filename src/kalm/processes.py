@@ -7,7 +7,7 @@ everything else, and everything that is written or shown, is done by the main pr
 Unusual: processes wait, count and sum numbers through the CPU (gloo), also where GPUs compute. A sum of three
 counts then never stops a GPU, and a process may wait for hours while the main one collects.
 
-Apart from these, a process may hand work to `workers` of its own, which never outlive it.
+Apart from these, a process may hand work to processes of its own (`each`), which never outlive it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing import active_children, get_context, parent_process
+from typing import TypeVar
 
 from kalm.errors import KalmError
 
 # As long as the longest work that one process does alone; a process that dies is noticed by the launcher.
 PATIENCE = timedelta(days=7)
+
+T, R = TypeVar("T"), TypeVar("R")
 
 
 def count() -> int:
@@ -83,25 +85,31 @@ def leave() -> None:
             torch.distributed.destroy_process_group()
 
 
-@contextmanager
-def workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes that end with the block, at once where it raises.
+def each(work: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[tuple[T, R]]:
+    """Do tasks in `count` processes, in this one if that is 1; yield each with its result once it is done.
+
+    The processes end with the caller's loop, at once where that is left early or a task raises.
 
     Raises:
-        KalmError: a worker died.
+        KalmError: a process died.
     """
+    if count <= 1:
+        yield from ((task, work(task)) for task in tasks)
+        return
     others = set(active_children())
     # Spawned, not forked: the simulator and the numerical libraries of this process may hold threads.
     pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin_work, initargs=(count,))
     try:
-        yield pool
+        running = {pool.submit(work, task): task for task in tasks}
+        for future in as_completed(running):
+            yield running[future], future.result()
     except BaseException as error:
         for child in set(active_children()) - others:
             child.terminate()
         if isinstance(error, BrokenProcessPool):
             raise KalmError(
                 "a worker process died, perhaps for want of memory. The same command goes on where this one "
-                "ended; --workers 1 needs the least memory. A script has to start its work under: "
+                "ended; with --workers 1 no process is started. A script has to start its work under: "
                 "if __name__ == '__main__'."
             ) from None
         raise

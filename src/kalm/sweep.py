@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
-from kalm import envs, learners
+from kalm import envs, learners, processes
 from kalm.config import Config
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, read_rows, write_rows
@@ -38,7 +38,6 @@ from kalm.policies import (
     require_learners,
     train_one,
 )
-from kalm.processes import workers
 from kalm.progress import track
 from kalm.runs import (
     EVALUATION,
@@ -85,18 +84,27 @@ def sweep(
         failures = {}
         if left:
             prepare(config, _untrained(left, folder), inputs, folder / POLICIES)
-            with workers(config.workers) as pool:
-                running = {pool.submit(do_cell, config, job, inputs, folder, levels): job for job in left}
-                for future in as_completed(running):
-                    failures |= _failure(future, running[future])
-                    _write_table(folder)
-                    advance(cell=running[future].name)
+            work = partial(_attempt, config, inputs=inputs, folder=folder, levels=levels)
+            for job, failure in processes.each(work, left, config.workers):
+                if failure is not None:
+                    failures[job.name] = failure
+                _write_table(folder)
+                advance(cell=job.name)
     rows = _write_table(folder)
     _report(folder, rows)
     if failures:
         told = " ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise KalmError(f"{len(failures)} of {len(cells)} cells failed, the others are in {folder}. {told}")
     return rows
+
+
+def _attempt(config: Config, job: Job, inputs: Inputs, folder: Path, levels: Sequence[str]) -> str | None:
+    """Do a cell; return why it failed, or None."""
+    try:
+        do_cell(config, job, inputs, folder, levels)
+    except Exception as error:  # a fault of one learner must not cost the others hours
+        return f"{error}" if isinstance(error, KalmError) else "".join(format_exception(error))
+    return None
 
 
 def do_cell(config: Config, job: Job, inputs: Inputs, folder: Path, levels: Sequence[str]) -> None:
@@ -112,16 +120,6 @@ def do_cell(config: Config, job: Job, inputs: Inputs, folder: Path, levels: Sequ
     encoder = GoalEncoder(config.train.encoder, device(config.device), folder / POLICIES / ENCODINGS)
     earlier = read_rows(place / ROWS) if there else []
     write_rows(place / ROWS, [*earlier, *play_one(config, job, place, suite, encoder)])
-
-
-def _failure(future: Future[None], job: Job) -> dict[str, str]:
-    """Return why a cell failed, by its name; a dead worker ends the sweep."""
-    error = future.exception()
-    if error is None:
-        return {}
-    if isinstance(error, BrokenProcessPool) or not isinstance(error, Exception):
-        raise error
-    return {job.name: f"{error}" if isinstance(error, KalmError) else repr(error)}
 
 
 def _played(folder: Path, job: Job) -> set[str]:

@@ -9,8 +9,8 @@ A shard depends on the seed and its own index alone, not on the number of worker
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def collect(
     done = store.finished_shards(folder)
     advance(sum(len(rows) for index, rows in jobs if index in done), resumed=True)
     left = [job for job in jobs if job[0] not in done]
-    for count in _work(world, config, seed, folder, min(workers, len(left)), left):
+    work = partial(_make_shard, world, config, seed, folder)
+    for _, count in processes.each(work, left, min(workers, len(left))):
         advance(count)
     if not store.sealed(folder):
         store.seal(folder, world.spec, {**made_from, "command": command, **_totals(folder)})
@@ -129,19 +130,6 @@ def _make_shard(world: World, config: CollectConfig, seed: int, folder: Path, jo
     require_valid(rollouts)
     store.write_shard(folder, index, rollouts, counts)
     return len(rollouts)
-
-
-def _work(
-    world: World, config: CollectConfig, seed: int, folder: Path, workers: int, jobs: list[Job]
-) -> Iterator[int]:
-    """Make the shards, in this process if there is one worker; yields the rollouts of each as it is done."""
-    if workers <= 1:
-        yield from (_make_shard(world, config, seed, folder, job) for job in jobs)
-        return
-    with processes.workers(workers) as pool:
-        futures = [pool.submit(_make_shard, world, config, seed, folder, job) for job in jobs]
-        for future in as_completed(futures):
-            yield future.result()
 
 
 def _totals(folder: Path) -> dict[str, Any]:
