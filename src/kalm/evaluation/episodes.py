@@ -72,7 +72,7 @@ class _Forgetful:
     """Episodes of an actor without memory."""
 
     policy: Actor
-    texts: Sequence[str]
+    texts: list[str]
 
     def act(self, rows: np.ndarray, states: np.ndarray, rewards: np.ndarray) -> np.ndarray:
         return self.policy.act(states, [self.texts[row] for row in rows])
