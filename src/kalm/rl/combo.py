@@ -13,8 +13,8 @@ so values are pushed down where the model has been and up on what the data did. 
 optimizers are those of d3rlpy's CQL; only the loss is ours.
 
 Unusual: the error is squared where d3rlpy's discrete learners use Huber's. Model states are not the data's,
-so the conservative term has no lower bound of its own; against an error that grows linearly it would run away
-with any alpha above 1. The weight alpha is fixed, as in the paper.
+so the conservative term has no lower bound of its own; against an error that grows linearly values can run
+away as soon as alpha exceeds the share of data. The weight alpha is fixed, as in the paper.
 """
 
 from __future__ import annotations
@@ -160,7 +160,9 @@ class DiscreteCombo(discrete.CQL):
     def losses(self, batch: TorchMiniBatch) -> Losses:
         """Return every loss term."""
         count = data_rows(len(batch.rewards), self.real_share)
-        values = torch.stack([forward(linears(net), batch.observations) for net in self._modules.q_funcs])
+        seen = batch.observations
+        assert isinstance(seen, torch.Tensor)
+        values = torch.stack([forward(linears(net), seen) for net in self._modules.q_funcs])  # (M, B, A)
         actions = batch.actions.long()  # (B, 1)
         chosen = values.gather(2, actions.expand(len(values), -1, -1))  # (M, B, 1)
         td_loss = 0.5 * (chosen - self.goal(batch)).square().mean(dim=(1, 2)).sum()
@@ -184,14 +186,15 @@ class ContinuousCombo(conservative.CQL):
     def critic_losses(self, batch: TorchMiniBatch) -> Losses:
         """Return the temporal-difference error and the conservative term."""
         count = data_rows(len(batch.rewards), self.real_share)
-        states = batch.observations[count:]
+        seen, then = batch.observations, batch.next_observations
+        assert isinstance(seen, torch.Tensor) and isinstance(then, torch.Tensor)
         with torch.no_grad():
-            here = gaussian(self._modules.policy, states)
-            mean, log_deviation = gaussian(self._modules.policy, batch.next_observations)
+            here = gaussian(self._modules.policy, seen[count:])
+            mean, log_deviation = gaussian(self._modules.policy, then)
             goal = self.goal(batch, (mean, log_deviation))
             actions, densities = self.sampled(here, (mean[count:], log_deviation[count:]))
-        chosen = values(self.critics, batch.observations, batch.actions)  # (M, B, 1)
-        others = torch.stack([value(net, states, actions) for net in self.critics]) - densities
+        chosen = values(self.critics, seen, batch.actions)  # (M, B, 1)
+        others = torch.stack([value(net, seen[count:], actions) for net in self.critics]) - densities
         gap = others.logsumexp(2).mean(1) - chosen[:, :count].mean(dim=(1, 2))  # (M,)
         down = self._conservative_weight * gap.sum()
         td_loss = squared_error(chosen, goal)

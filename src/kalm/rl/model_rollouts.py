@@ -227,7 +227,9 @@ class ModelMix:
 
     def _roll_out(self) -> None:
         rows = self.data.draw(self.rollouts)
-        states = self.data.gather(rows).observations[:, : self._goals.state_size].numpy(force=True)
+        observations = self.data.gather(rows).observations
+        assert isinstance(observations, Tensor)
+        states = observations[:, : self._goals.state_size].numpy(force=True)
         goals = self._goals.of[rows].astype(np.int64)
         judge = self._judge.take(goals)
         self.ring.add(roll_out(self._model, judge, states, goals, self._act, self.horizon, self._rng))
@@ -265,5 +267,7 @@ def _joined(first: TorchMiniBatch, second: TorchMiniBatch) -> TorchMiniBatch:
     columns = [
         column.name for column in fields(TorchMiniBatch) if column.name not in ("device", "numpy_batch")
     ]
-    joined = {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in columns}
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(first, name), getattr(second, name)]) for name in columns
+    }
     return TorchMiniBatch(**joined, device=first.device)
