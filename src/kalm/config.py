@@ -282,7 +282,9 @@ class TrainConfig(Section):
         gt=0,
         description="factor of rewards for td3bc, awac, iql and combo: scale 1",
     )
-    combo_alpha: float = Field(default=1.0, ge=0, description="weight of COMBO's conservative term")
+    combo_alpha: float = Field(
+        default=0.05, ge=0, description="weight of COMBO's conservative term, in units of scaled rewards"
+    )
     combo_real_share: float = Field(
         default=0.5, gt=0, lt=1, description="COMBO: share of a batch that is data; the rest is the model's"
     )
