@@ -17,6 +17,7 @@ from kalm.rl.algorithms import acting_networks, create
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.mlp import linears
 from kalm.rl.model_rollouts import Ring, Transitions, data_rows, roll_out
+from kalm.rl.policy import load_policy
 from kalm.rl.train import fit
 from kalm.runs import read_metrics
 
@@ -279,6 +280,11 @@ def test_resumes_exactly(kind, real, encoder, tmp_path):
     for file in ("policy.safetensors", "checkpoint.safetensors"):
         assert same(tmp_path / "whole" / file, tmp_path / "cut" / file)
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
+    states, texts = data.first_states[:9], ["go to the left"] * 9
+    one, other = (
+        load_policy(tmp_path / name, encoder=encoder).act(states, texts) for name in ("whole", "cut")
+    )
+    assert np.array_equal(one, other) and one.shape == (9, 2)[: data.actions.ndim]
     stored = load_file(tmp_path / "whole" / "checkpoint.safetensors")
     assert stored["ring.written"] > 0 and (stored["ring.after"] != 0).any()
 
