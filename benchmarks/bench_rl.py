@@ -39,6 +39,7 @@ from d3rlpy.algos import (  # isort: skip (kalm.rl mutes its import)
     IQLConfig,
     TD3PlusBCConfig,
 )
+from d3rlpy.constants import ActionSpace
 from d3rlpy.dataset import Episode, InfiniteBuffer, MixedReplayBuffer, ReplayBuffer
 from d3rlpy.logging import NoopAdapterFactory
 from d3rlpy.models import VectorEncoderFactory
@@ -89,7 +90,8 @@ def stock_buffer(part: RolloutSet, encoder: GoalEncoder, one_hot: bool) -> Repla
         observations = np.concatenate([rollout.states[:-1], goal], axis=1)
         actions = np.eye(40, dtype=np.float32)[rollout.actions] if one_hot else rollout.actions[:, None]
         episodes.append(Episode(observations, actions, rollout.rewards[:, None], terminated=True))
-    return ReplayBuffer(InfiniteBuffer(), episodes=episodes, action_size=40)
+    space = ActionSpace.CONTINUOUS if one_hot else ActionSpace.DISCRETE  # d3rlpy takes 0 and 1 for numbers
+    return ReplayBuffer(InfiniteBuffer(), episodes=episodes, action_space=space, action_size=40)
 
 
 def learners(name: str, config: TrainConfig, size: int) -> tuple[Any, Any]:

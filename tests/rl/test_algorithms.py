@@ -109,7 +109,7 @@ def test_updates_agree_with_stock_d3rlpy(name, kind, config, kit, double):
     assert weights[0].keys() == weights[1].keys()
     for part, module in weights[0].items():
         for key, value in module.state_dict().items():
-            torch.testing.assert_close(value, weights[1][part].state_dict()[key], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(value, weights[1][part].state_dict()[key], rtol=1e-4, atol=1e-5)
 
 
 def constant(nets, biases):

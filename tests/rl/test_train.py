@@ -11,7 +11,7 @@ from kalm.rl.policy import load_policy
 from kalm.rl.train import fit
 from kalm.runs import read_metrics
 
-NAMES = sorted(ALGORITHMS)
+NAMES = sorted(set(ALGORITHMS) - {"combo"})  # COMBO needs a world that judges: test_combo.py
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,9 @@ def test_damaged_checkpoint_is_refused(line, sets, config, encoder, tmp_path):
 
 
 def test_diverging_losses_stop_the_training(line, sets, config, encoder, tmp_path):
-    huge = replace(sets[0], states=sets[0].states * np.float32(1e38))
+    wild = config.model_copy(update={"lr": 1e30})
     with pytest.raises(KalmError, match="no longer finite by step 80:"):
-        fit(line.spec, huge, None, "bc", 0, config, encoder, tmp_path)
+        fit(line.spec, sets[0], None, "bc", 0, wild, encoder, tmp_path)
 
 
 def test_torch_is_left_as_it_was(line, sets, config, encoder, tmp_path):

@@ -15,14 +15,13 @@ import torch
 
 from kalm.config import TrainConfig
 from kalm.rl.actor_critic import ActorCritic, gaussian, log_density, log_slope, squared_error
-from kalm.rl.learner import Losses, descend, encoders, follow, optimizers
+from kalm.rl.learner import Batch, Losses, descend, encoders, follow, optimizers
 from kalm.rl.mlp import value, values
 
 with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five lines about its successor
     from d3rlpy.algos import CQLConfig
     from d3rlpy.algos.qlearning.torch.cql_impl import CQLImpl
     from d3rlpy.models.torch import get_parameter
-    from d3rlpy.torch_utility import TorchMiniBatch
 
 Gaussian = tuple[torch.Tensor, torch.Tensor]  # mean before tanh (B, A), log of the deviation (B, A)
 
@@ -46,7 +45,7 @@ def cql(config: TrainConfig) -> CQLConfig:
 class CQL(ActorCritic, CQLImpl):
     """Twin critics pushed down on sampled actions and up on the data's; an actor with temperature."""
 
-    def critic_losses(self, batch: TorchMiniBatch) -> Losses:
+    def critic_losses(self, batch: Batch) -> Losses:
         """Return the temporal-difference error and the conservative term."""
         with torch.no_grad():
             here = gaussian(self._modules.policy, batch.observations)
@@ -61,7 +60,7 @@ class CQL(ActorCritic, CQLImpl):
         td_loss = squared_error(data, goal)
         return {"critic_loss": td_loss + conservative, "td_loss": td_loss, "conservative_loss": conservative}
 
-    def goal(self, batch: TorchMiniBatch, then: Gaussian) -> torch.Tensor:
+    def goal(self, batch: Batch, then: Gaussian) -> torch.Tensor:
         """Return r + gamma * the lesser target critic of the actor's mean action: (B, 1)."""
         following = values(self.targets, batch.next_observations, then[0].tanh()).amin(0)
         return self.discounted(batch, following)
@@ -81,12 +80,12 @@ class CQL(ActorCritic, CQLImpl):
         density = log_density(raw, mean, log_deviation) - log_slope(raw)  # (n, B, 1)
         return raw.tanh().transpose(0, 1), density.squeeze(2).T
 
-    def actor_losses(self, batch: TorchMiniBatch) -> Losses:
+    def actor_losses(self, batch: Batch) -> Losses:
         """Return the lesser critic of a drawn action against its log density; and the temperature's loss."""
         density, least = self._judged(batch)
         return self._actor_terms(density, least) | {"temp_loss": self._temp_loss(density)}
 
-    def _judged(self, batch: TorchMiniBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _judged(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw an action per observation: its log density (B, 1), the lesser critic's value of it (B, 1)."""
         mean, log_deviation = gaussian(self._modules.policy, batch.observations)
         raw = mean + log_deviation.exp() * torch.randn_like(mean)  # (B, A)
@@ -102,7 +101,7 @@ class CQL(ActorCritic, CQLImpl):
         excess = density.detach() - self._action_size  # (B, 1)
         return -(get_parameter(self._modules.log_temp).exp() * excess).mean()
 
-    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> Losses:
+    def inner_update(self, batch: Batch, grad_step: int) -> Losses:  # type: ignore[override]
         """Take the critics' step, the temperature's, then the actor's with the new temperature."""
         critic = self.critic_losses(batch)
         descend(self._modules.critic_optim, critic["critic_loss"])

@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -26,6 +26,17 @@ with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five li
     from d3rlpy.optimizers import AdamFactory, OptimizerWrapper
 
 Losses = dict[str, torch.Tensor]
+
+
+class Batch(Protocol):
+    """What an update reads of d3rlpy's batch, whose own type allows for images beside vectors."""
+
+    observations: torch.Tensor  # (B, S + E)
+    actions: torch.Tensor  # (B, 1) numbers or (B, A) vectors
+    rewards: torch.Tensor  # (B, 1)
+    next_observations: torch.Tensor  # (B, S + E)
+    terminals: torch.Tensor  # (B, 1)
+    intervals: torch.Tensor  # (B, 1)
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,6 @@ def descend(optimizer: OptimizerWrapper, loss: torch.Tensor) -> None:
 @torch.no_grad()
 def follow(targets: Sequence[nn.Module], nets: Sequence[nn.Module], tau: float) -> None:
     """Move target networks this share of the way towards the trained ones."""
-    old = [weight for net in targets for weight in net.parameters()]
-    new = [weight for net in nets for weight in net.parameters()]
-    torch._foreach_lerp_(old, new, tau)
+    old: list[torch.Tensor] = [weight for net in targets for weight in net.parameters()]
+    new: list[torch.Tensor] = [weight for net in nets for weight in net.parameters()]
+    torch._foreach_lerp_(old, new, tau)  # type: ignore[attr-defined]  # torch's own optimizers use it
