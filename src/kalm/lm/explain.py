@@ -24,13 +24,11 @@ from kalm.envs.base import World
 from kalm.errors import KalmError
 from kalm.lm import collate
 from kalm.lm.grounded import GroundedLM, autocast
-from kalm.lm.reading import Reading
+from kalm.lm.reading import Reading, worth_leaving
 from kalm.lm.sequence import EXPLANATION, Example, Speller, Tokens
 
 ALL = "all"  # every slot of the goal is right
 WORDS = 32  # tokens per explanation; the longest sentence of the offline data has fewer
-# Rows leave the cache in bulk: selecting rows copies it, so it must pay.
-DROP_SHARE = 0.2
 
 
 @torch.inference_mode()
@@ -108,7 +106,7 @@ def _write(
         going &= written[rows, step] != speller.end
         if not going.any() or step + 1 == words:
             break
-        if going.mean() <= 1 - DROP_SHARE:
+        if worth_leaving(going):
             reading.keep(np.flatnonzero(going))
             word, rows = word[torch.from_numpy(going).to(word.device)], rows[going]
             going = np.ones(len(rows), bool)

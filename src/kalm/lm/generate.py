@@ -27,12 +27,9 @@ from kalm.envs.base import Judge, World
 from kalm.envs.starts import initial_states
 from kalm.errors import KalmError
 from kalm.lm.grounded import GroundedLM, autocast
-from kalm.lm.reading import Reading
+from kalm.lm.reading import Reading, worth_leaving
 from kalm.lm.sequence import PROMPTS
 from kalm.types import Instruction
-
-# Rows leave the cache in bulk: selecting rows copies it, so it must pay.
-DROP_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ class _Decoding:
             alive &= self._record(rows, step, actions, after, alive)
             if not alive.any():
                 return
-            if alive.mean() <= 1 - DROP_SHARE:
+            if worth_leaving(alive):
                 for reading in readings.values():
                     reading.keep(np.flatnonzero(alive))
                 rows, alive = rows[alive], np.ones(int(alive.sum()), bool)

@@ -15,6 +15,14 @@ from torch import Tensor
 from kalm.lm.cache import block_cache
 from kalm.lm.grounded import GroundedLM
 
+# Rows leave the cache in bulk: selecting rows copies it, so it must pay.
+DROP_SHARE = 0.2
+
+
+def worth_leaving(going: np.ndarray) -> bool:
+    """Whether enough of the rows have ended, (N,) bool, to go on without them."""
+    return going.mean() <= 1 - DROP_SHARE
+
 
 class Reading:
     """N rows being read by one model.
