@@ -46,6 +46,8 @@ VARIANTS = {
     "language warm-up": {"ground.language_steps": 100, "ground.language_lr": 5e-4},
     "no dynamics": {"ground.dynamics": 0},
     "no explanation": {"ground.explanation": 0},
+    "relations": {"ground.relations": True},
+    "entity tokens and relations": {"ground.entity_tokens": True, "ground.relations": True},
     "generation only": {"ground.explanation": 0, "ground.dynamics": 0},
     "causal prompt": {"ground.attention": "causal"},
 }

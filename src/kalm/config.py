@@ -60,6 +60,9 @@ class GroundConfig(Section):
         default=False,
         description="one token per object before each state, from the model's own embedding of its name",
     )
+    relations: bool = Field(
+        default=False, description="states are embedded with headings and distances between objects"
+    )
     generation: float = Field(
         default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
     )
@@ -181,8 +184,11 @@ class ImagineConfig(Section):
     samples: int = Field(
         default=1,
         gt=0,
-        description="rollouts decoded for each one wanted, of which the most plausible is kept; needs "
-        "temperature or state_noise",
+        description="a rollout that misses its goal, or could not have happened, is decoded again until "
+        "there are this many, of which the most plausible is kept; needs temperature or state_noise",
+    )
+    heat: float = Field(
+        default=1.0, ge=1, description="temperature of each such try, times that of the one before"
     )
     relabel: bool = Field(
         default=False, description="actions are read off the imagined states by an inverse model of real data"

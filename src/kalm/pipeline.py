@@ -160,7 +160,7 @@ def imagine(
     """Imagine rollouts for the levels' suites, or for a goal file, into a dataset folder.
 
     Where the settings refine them, the folder gets the refined ones and ``raw/`` all that were decoded. Match
-    rates are measured on those.
+    rates are those of the first sample of each.
 
     Args:
         config: settings.
@@ -194,15 +194,17 @@ def imagine(
         "seed": config.seed,
     }
     place = folder / RAW if config.imagine.refined else folder
-    with track("imagine", len(rows) * config.imagine.samples) as advance:
+    with track("imagine", len(rows)) as advance:
         rollouts = imagine_dataset(
             lm, world, rows, config.imagine, config.seed, place, provenance, doer, advance
         )
     result = {"rollouts": len(rollouts), "match_rate": float(rollouts.success.mean())}
     if not config.imagine.refined or not processes.main():
         return result
-    origin = origins(place, len(rows), config.imagine.samples)
-    return {**result, **_refine(config, rollouts, origin, world, models, folder, provenance)}
+    origin, sample = origins(place)
+    first = rollouts.take(sample == 0)
+    result["match_rate"] = float(first.success.mean())
+    return {**result, **_refine(config, rollouts, first, origin, world, models, folder, provenance)}
 
 
 def _fit_dynamics(config: Config, real: Path | None, folder: Path) -> Models | None:
@@ -229,13 +231,17 @@ def _fit_dynamics(config: Config, real: Path | None, folder: Path) -> Models | N
 def _refine(
     config: Config,
     raw: RolloutSet,
+    first: RolloutSet,
     origin: np.ndarray,
     world: World,
     models: Models | None,
     folder: Path,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the refined rollouts beside the raw ones; return what was done and the quality of both."""
+    """Write the refined rollouts beside the raw ones; return what was done and the quality of both.
+
+    Raw quality is that of the `first` sample of each row: the rows that failed have more samples.
+    """
     from kalm.data import store
     from kalm.data.checks import require_valid
     from kalm.dynamics.refine import refine
@@ -246,7 +252,7 @@ def _refine(
     require_valid(refined.rollouts)
     facts = {**refined.facts, "models": models.to_json()}
     store.write(refined.rollouts, folder, {**provenance, "refined": facts})
-    stages = zip(REFINED, (raw, refined.chosen, refined.rollouts), strict=True)
+    stages = zip(REFINED, (first, refined.chosen, refined.rollouts), strict=True)
     found = {name: quality(rollouts, world) for name, rollouts in stages}
     return {
         "refined": facts,

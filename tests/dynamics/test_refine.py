@@ -123,7 +123,7 @@ def test_the_best_of_several_samples_is_kept(flawed, clevr):
     config = ImagineConfig(samples=3, temperature=1.0)
     done = refine(flawed, np.array([0, 0, 0, 7, 7, 7]), clevr, config, Models())
     assert np.array_equal(done.rollouts.states, flawed.take(np.array([0, 5])).states)
-    assert done.facts == {"raw": 6, "samples": {"per_rollout": 3, "set_aside": 4}, "kept": 2}
+    assert done.facts == {"raw": 6, "samples": {"at_most": 3, "set_aside": 4}, "kept": 2}
 
 
 def test_unlikely_steps_surprise_the_forward_models(known, clevr, real):

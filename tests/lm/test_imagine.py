@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kalm.config import ImagineConfig
-from kalm.data import store
+from kalm.data.score import fulfilled, possible
 from kalm.errors import KalmError
 from kalm.lm.imagine import imagine_dataset, origins, plan
 
@@ -40,38 +40,50 @@ def test_a_stopped_imagination_goes_on_to_the_same_rollouts(model, world, tmp_pa
     assert set(np.unique(whole.source)) == {1}
 
 
-def test_several_samples_start_alike_and_begin_with_the_only_one(model, world, tmp_path):
+def test_what_fails_is_decoded_again_from_the_same_start(model, world, tmp_path):
     model = model.float()
-    rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:6]
-    one = ImagineConfig(horizon=3, shard=4, temperature=5.0)
+    rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:60]
+    one = ImagineConfig(horizon=2, shard=25, temperature=5.0)
     three = one.model_copy(update={"samples": 3})
     alone = imagine_dataset(model, world, rows, one, 0, tmp_path / "one", {})
     told = []
     samples = imagine_dataset(
         model, world, rows, three, 0, tmp_path / "three", {}, advance=lambda n=1, **_: told.append(n)
     )
-    assert len(samples) == 18 == sum(told) and len(alone) == 6
-    assert origins(tmp_path / "three", 6, 3).tolist() == np.repeat(np.arange(6), 3).tolist()
-    starts = samples.first_states.reshape(6, 3, -1)
-    assert (starts == starts[:, :1]).all()
-    first = samples.take(np.arange(0, 18, 3))
+    origin, sample = origins(tmp_path / "three")
+    assert sum(told) == 60 and len(origin) == len(samples)
+    first = samples.take(sample == 0)
     assert np.array_equal(first.actions, alone.actions) and np.array_equal(first.states, alone.states)
-    assert not np.array_equal(samples.take(np.arange(1, 18, 3)).actions, alone.actions)
+    assert (samples.first_states == alone.first_states[origin]).all()
+    right = fulfilled(samples, world) & possible(samples, world)
+    for row in range(60):
+        mine = right[origin == row]
+        assert not mine[:-1].any() and (mine[-1] or len(mine) == 3)
+    assert 0 < right.sum() < 60  # some fail, some do not
 
 
-def test_rollouts_that_were_lost_are_known(model, world, tmp_path):
-    rollouts = imagine_dataset(
-        model.float(),
-        world,
-        plan(world, ImagineConfig())[:4],
-        ImagineConfig(horizon=2),
-        0,
-        tmp_path / "a",
-        {},
+def test_samples_do_not_depend_on_shards(model, world, tmp_path):
+    model = model.float()
+    rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:6]
+    config = ImagineConfig(horizon=2, shard=6, temperature=2.0, samples=2, heat=1.5)
+    whole = imagine_dataset(model, world, rows, config, 0, tmp_path / "whole", {})
+    split = imagine_dataset(
+        model, world, rows, config.model_copy(update={"shard": 2}), 0, tmp_path / "split", {}
     )
-    for index, lost in enumerate(([1, 2], [], [5])):
-        store.write_shard(tmp_path / "b", index, rollouts.take(np.arange(2 - len(lost))), {"lost": lost})
-    assert origins(tmp_path / "b", 3, 2).tolist() == [0, 1, 2]
+    order = [np.lexsort(origins(tmp_path / name)[::-1]) for name in ("whole", "split")]
+    assert np.array_equal(whole.take(order[0]).actions, split.take(order[1]).actions)
+
+
+def test_each_try_is_hotter(model, world, tmp_path):
+    model = model.float()
+    rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:8]
+    config = ImagineConfig(horizon=1, temperature=1e-3, samples=2)
+    cold = imagine_dataset(model, world, rows, config, 0, tmp_path / "cold", {})
+    heated = config.model_copy(update={"heat": 1e4})
+    hot = imagine_dataset(model, world, rows, heated, 0, tmp_path / "hot", {})
+    (_, sample), (_, again) = origins(tmp_path / "cold"), origins(tmp_path / "hot")
+    assert np.array_equal(cold.actions[sample == 1], cold.actions[sample == 0][: (sample == 1).sum()])
+    assert not np.array_equal(hot.actions[again == 1], hot.actions[again == 0][: (again == 1).sum()])
 
 
 def test_nothing_to_imagine_is_an_error(model, world, tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
-from kalm.envs.base import Judge, World
+from kalm.envs.base import TOO_LARGE, Judge, World
 
 
 def score(rollouts: RolloutSet, world: World) -> RolloutSet:
@@ -49,6 +49,31 @@ def one_step(rollouts: RolloutSet, world: World) -> tuple[np.ndarray, np.ndarray
     judge, first = judge.take(rollouts.which[rows]), rollouts.action_starts[rows]
     before, actions, after = (part[first] for part in transitions(rollouts))
     return judge.success(before, actions, after), judge.reached(before, after)
+
+
+def fulfilled(rollouts: RolloutSet, world: World) -> np.ndarray:
+    """Whether each rollout reaches its goal, by its states too where the goal is one step: -> (N,) bool."""
+    judge = world.judge([instruction.goal for instruction in rollouts.instructions])
+    done = rollouts.success.copy()
+    done[judge.one_step[rollouts.which]] &= one_step(rollouts, world)[1]
+    return done
+
+
+def impossible(rollouts: RolloutSet, world: World) -> dict[str, np.ndarray]:
+    """Find steps that the world cannot make: measure -> (sum(T),) bool."""
+    before, actions, after = transitions(rollouts)
+    flags, motion = dict(world.violations(after)), world.motion(before, actions, after)
+    if TOO_LARGE in motion:
+        flags[TOO_LARGE] = motion[TOO_LARGE] > 0
+    return flags
+
+
+def possible(rollouts: RolloutSet, world: World) -> np.ndarray:
+    """Whether each rollout has no such step: -> (N,) bool."""
+    found = np.ones(len(rollouts), dtype=bool)
+    for flag in impossible(rollouts, world).values():
+        found[rollouts.owner[flag]] = False
+    return found
 
 
 def violated(rollouts: RolloutSet, world: World) -> dict[str, tuple[np.ndarray, np.ndarray]]:

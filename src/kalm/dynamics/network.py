@@ -35,6 +35,10 @@ class Change(NamedTuple):
     size: Tensor  # (N, S) in units of the usual change, if the entity moves
     moves: Tensor  # (N, G) logit that each gate's entity moves
 
+    def gated(self, owner: Tensor) -> Tensor:
+        """Return the change of what moves, 0 for what stands still; `owner` (S,) tells gates: -> (N, S)."""
+        return self.size * (self.moves > 0)[:, owner]
+
 
 class TransitionNetwork(nn.Module):
     """(state, action) to the change of the state.
@@ -81,7 +85,7 @@ class TransitionNetwork(nn.Module):
 
     def apply_change(self, states: Tensor, change: Change) -> Tensor:
         """Move what moves: (N, S) -> (N, S)."""
-        return states + change.size * (change.moves > 0)[:, self.owner] * self.usual
+        return states + change.gated(self.owner) * self.usual
 
     def loss(self, states: Tensor, actions: Tensor, wanted: Tensor) -> Tensor:
         """Return the mean loss over N transitions, see `change_loss`."""

@@ -7,11 +7,10 @@ In this order, each a setting of `imagine`:
    impossible steps, then least surprise, then fewest actions;
 3. *plausibility*: rollouts that miss their goal, or have too few plausible steps, are dropped or count less.
 
-A step is plausible if the world finds nothing impossible in it (`World.violations`, `TOO_LARGE` of
-`World.motion`) and it does not surprise the forward models: they agree on what the action does, and the
-imagined next state is near what they say. How near is measured on held-out real steps (`imagine.tolerance`),
-because the models cannot see everything either (velocities in CLEVR-Robot). Nothing is lost silently:
-`Refined.facts` counts.
+A step is plausible if the world finds nothing impossible in it (`kalm.data.score.impossible`) and it does not
+surprise the forward models: they agree on what the action does, and the imagined next state is near what they
+say. How near is measured on held-out real steps (`imagine.tolerance`), because the models cannot see
+everything either (velocities in CLEVR-Robot). Nothing is lost silently: `Refined.facts` counts.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ import numpy as np
 
 from kalm.config import ImagineConfig
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import transitions
+from kalm.data.score import fulfilled, impossible, transitions
 from kalm.dynamics.forward import ForwardEnsemble, surprise
 from kalm.dynamics.inverse import relabel
 from kalm.dynamics.models import Models
-from kalm.envs.base import TOO_LARGE, World
+from kalm.envs.base import World
 from kalm.errors import KalmError
 
 FAILED = "goal_not_reached"
@@ -54,7 +53,7 @@ class Plausibility:
     """What speaks against rollouts.
 
     Attributes:
-        failed: (N,) bool, the goal is not reached.
+        failed: (N,) bool, the goal is not reached; of one-step goals, by action or outcome.
         flaws: measure -> (N,) int64 number of steps with it.
         impossible: (N,) int64 number of steps that the world finds impossible.
         plausible: (N,) share of steps without any flaw.
@@ -104,7 +103,7 @@ def refine(
     judged = judge(rollouts, world, models.forward, config.tolerance)
     if config.samples > 1:
         rows = best(judged, rollouts.lengths, origin)
-        facts["samples"] = {"per_rollout": config.samples, "set_aside": len(raw) - len(rows)}
+        facts["samples"] = {"at_most": config.samples, "set_aside": len(raw) - len(rows)}
         rollouts, judged = rollouts.take(rows), judged.take(rows)
     chosen = rollouts
     if config.plausibility == "drop":
@@ -124,11 +123,8 @@ def judge(
 ) -> Plausibility:
     """Find what speaks against each rollout; without an ensemble only what the world says."""
     before, actions, after = transitions(rollouts)
-    flags = dict(world.violations(after))
-    motion = world.motion(before, actions, after)
-    if TOO_LARGE in motion:
-        flags[TOO_LARGE] = motion[TOO_LARGE] > 0
-    impossible = _any(flags, len(after))
+    flags = impossible(rollouts, world)
+    cannot = _any(flags, len(after))
     size = np.zeros(len(after))
     if ensemble is not None:
         sizes = _surprises(ensemble, before, actions, after)
@@ -137,9 +133,9 @@ def judge(
     largest = np.zeros(len(rollouts))
     np.maximum.at(largest, rollouts.owner, size)
     return Plausibility(
-        failed=~rollouts.success,
+        failed=~fulfilled(rollouts, world),
         flaws={name: _count(rollouts, flag) for name, flag in flags.items()},
-        impossible=_count(rollouts, impossible),
+        impossible=_count(rollouts, cannot),
         plausible=1 - _count(rollouts, _any(flags, len(after))) / rollouts.lengths,
         surprise=largest,
     )

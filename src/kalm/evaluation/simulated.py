@@ -22,7 +22,6 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.score import transitions
 from kalm.envs.base import World
 from kalm.evaluation.statistics import Estimate, root_ratio
-from kalm.types import SOURCES
 
 DRIFT_AFTER = (1, 2, 5, 10, 20)  # actions
 
@@ -123,16 +122,15 @@ def random_transitions(world: World, n: int, rng: np.random.Generator, threads: 
     else:
         actions = rng.uniform(-1, 1, (n, spec.action_size)).astype(np.float32)
     after = _simulate(world, before, actions, threads)
-    return RolloutSet(
-        spec=spec,
-        instructions=(world.suite("seen")[0],),
-        which=np.zeros(n, np.int32),
+    return RolloutSet.from_grid(
+        spec,
+        [world.suite("seen")[0]] * n,
         lengths=np.ones(n, np.int32),
-        states=np.stack([before, after.astype(np.float32)], axis=1).reshape(-1, spec.state_size),
-        actions=actions,
-        rewards=np.zeros(n, np.float32),
+        states=np.stack([before, after], axis=1),
+        actions=actions[:, None],
+        rewards=np.zeros((n, 1)),
         success=np.zeros(n, bool),
-        source=np.full(n, SOURCES.index("real"), np.int8),
+        source="real",
     )
 
 

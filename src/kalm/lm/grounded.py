@@ -25,7 +25,16 @@ from kalm.errors import KalmError
 from kalm.lm import tuning
 from kalm.lm.backbone import Backbone, Origin
 from kalm.lm.collate import Batch
-from kalm.lm.modules import Design, EntityEmbedding, Scales, StateHead, embedding, mlp, name_vectors
+from kalm.lm.modules import (
+    Design,
+    EntityEmbedding,
+    Relations,
+    Scales,
+    StateHead,
+    embedding,
+    mlp,
+    name_vectors,
+)
 from kalm.lm.sequence import Speller
 from kalm.runs import atomic_folder, read_json, write_json
 from kalm.types import WorldSpec
@@ -58,7 +67,7 @@ class GroundedLM(nn.Module):
         design: what the new modules are made of.
 
     Raises:
-        KalmError: the design asks for entity tokens and the world names no entities.
+        KalmError: the design asks for entities that the world does not name.
     """
 
     def __init__(self, backbone: Backbone, spec: WorldSpec, design: Design) -> None:
@@ -67,6 +76,11 @@ class GroundedLM(nn.Module):
             raise KalmError(
                 f"world {spec.name!r} names no entities, so there can be no entity tokens. "
                 "Set ground.entity_tokens=false."
+            )
+        if design.relations and len(spec.entities) < 2:
+            raise KalmError(
+                f"world {spec.name!r} names {len(spec.entities)} entities, so there are no relations between "
+                "them. Set ground.relations=false."
             )
         self.backbone = backbone
         self.lm = backbone.model
@@ -78,7 +92,10 @@ class GroundedLM(nn.Module):
         discrete = spec.action_kind == "discrete"
         first = nn.Embedding(spec.action_size, width) if discrete else nn.Linear(spec.action_size, width)
         self.scales = Scales(spec)
-        self.embed_state = embedding(nn.Linear(spec.state_size, width), width, scale)
+        columns = torch.tensor([entity.columns for entity in spec.entities])  # (K, C)
+        self.relations = Relations(columns) if design.relations else None
+        related = self.relations.size if self.relations else 0  # numbers per entity
+        self.embed_state = embedding(nn.Linear(spec.state_size + len(columns) * related, width), width, scale)
         self.embed_action = embedding(first, width, scale)
         self.state_head = StateHead(width, spec, design)
         self.action_head = mlp(width, width, spec.action_size)
@@ -86,8 +103,7 @@ class GroundedLM(nn.Module):
             self.network = TransitionNetwork(spec)
             self.network.requires_grad_(False)  # fitted by itself, see `kalm.lm.sft`
         if self.entities:
-            columns = torch.tensor([entity.columns for entity in spec.entities])
-            self.embed_entities = EntityEmbedding(name_vectors(backbone, spec), columns, scale)
+            self.embed_entities = EntityEmbedding(name_vectors(backbone, spec), columns, related, scale)
 
     def fit_scales(self, rollouts: RolloutSet) -> None:
         """Take the scales of states and of their changes from real data."""
@@ -130,8 +146,11 @@ class GroundedLM(nn.Module):
     def state_tokens(self, states: Tensor) -> Tensor:
         """Embed states as entity tokens, if there are any, and the state token: (m, S) -> (m, K + 1, D)."""
         numbers = self.scales.normal(states)
-        whole = self.embed_state(numbers)[:, None]  # (m, 1, D)
-        return torch.cat([self.embed_entities(numbers), whole], dim=1) if self.entities else whole
+        related = numbers.new_zeros(len(states), len(self.spec.entities), 0)
+        if self.relations:
+            related = self.relations(states)  # (m, K, R)
+        whole = self.embed_state(torch.cat([numbers, related.flatten(1)], dim=1))[:, None]  # (m, 1, D)
+        return torch.cat([self.embed_entities(numbers, related), whole], dim=1) if self.entities else whole
 
     def body(self, embedded: Tensor, visible: Tensor, position: Tensor, cache: Any = None) -> Tensor:
         """Run the transformer: (B, L, D), (B, 1, L, K) bool, (B, L) -> (B, L, D)."""

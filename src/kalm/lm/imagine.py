@@ -18,6 +18,7 @@ from kalm.config import ImagineConfig
 from kalm.data import store
 from kalm.data.checks import require_valid
 from kalm.data.rollouts import RolloutSet
+from kalm.data.score import fulfilled, possible
 from kalm.envs.base import World
 from kalm.envs.starts import initial_states
 from kalm.errors import KalmError
@@ -59,8 +60,9 @@ def imagine_dataset(
 
     Several processes divide the shards among themselves. Row i depends on (seed, i) and the model alone, not
     on batches, shards, processes, or where a stop fell. Rollouts with a number that is not finite are
-    dropped; the dataset's provenance counts them. With `config.samples` n > 1, n rollouts from the same
-    initial state stand side by side for each row; the first is the one that n = 1 gives.
+    dropped; the dataset's provenance counts them. With `config.samples` above 1, a row whose rollout misses
+    its goal, or could not have happened, is decoded again from the same initial state, each time at a higher
+    temperature (`config.heat`), until one is right or there are that many. `origins` tells them apart.
 
     Raises:
         KalmError: nothing to imagine, or nothing finite came out.
@@ -69,40 +71,22 @@ def imagine_dataset(
         raise KalmError(
             "nothing to imagine: every level has 0 rollouts per instruction (imagine.rephrase, ...)."
         )
-    total = len(rows) * config.samples
-    shards = [range(at, min(at + config.shard, total)) for at in range(0, total, config.shard)]
+    shards = [range(at, min(at + config.shard, len(rows))) for at in range(0, len(rows), config.shard)]
     told = store.finished_shards(folder)
     if told:
         advance(sum(len(shards[index]) for index in told), resumed=True)
     processes.wait()  # until all have seen the same shards
     left = [index for index in range(len(shards)) if index not in told]
     for index in left[processes.index() :: processes.count()]:
-        wanted = [divmod(number, config.samples) for number in shards[index]]
-        instructions = [rows[row] for row, _ in wanted]
-        result = imagine(
-            model,
-            world,
-            instructions,
-            [_seed(seed, row, sample) for row, sample in wanted],
-            starts=initial_states(world, instructions, [_seed(seed, row, 0) for row, _ in wanted]),
-            prompt=config.prompt,
-            horizon=config.horizon,
-            batch=config.batch,
-            sampling=Sampling(config.temperature, config.state_noise),
-            precision=config.precision,
-            actor=actor,
-            advance=advance,
-        )
-        require_valid(result.rollouts)
-        lost = [shards[index][place] for place in np.flatnonzero(~result.finite)]
-        store.write_shard(folder, index, result.rollouts, {"lost": lost})
+        decoded, facts = _decode(model, world, rows, shards[index], config, seed, actor, advance)
+        store.write_shard(folder, index, decoded, facts)
         told.add(index)
         told |= _tell(store.finished_shards(folder) - told, shards, advance)
     processes.wait()
     _tell(set(range(len(shards))) - told, shards, advance)
     if processes.main() and not store.sealed(folder):
-        dropped = len(_lost(folder))
-        store.seal(folder, model.spec, {**provenance, "asked": total, "dropped_not_finite": dropped})
+        dropped = sum(facts["dropped"] for facts in _facts(folder))
+        store.seal(folder, model.spec, {**provenance, "asked": len(rows), "dropped_not_finite": dropped})
     processes.wait()
     rollouts = store.read(folder)
     if not len(rollouts):
@@ -110,18 +94,59 @@ def imagine_dataset(
     return rollouts
 
 
-def origins(folder: Path, rows: int, samples: int) -> np.ndarray:
-    """Return the row that each rollout of an imagined dataset was decoded for: -> (N,) int64."""
-    return np.delete(np.arange(rows * samples), _lost(folder)) // samples
+def _decode(
+    model: GroundedLM,
+    world: World,
+    rows: Sequence[Instruction],
+    shard: range,
+    config: ImagineConfig,
+    seed: int,
+    actor: GroundedLM | None,
+    advance: Advance,
+) -> tuple[RolloutSet, dict[str, Any]]:
+    """Decode the rows of a shard, those that fail again: -> rollouts, and which row and sample each is."""
+    left = np.array(shard)
+    states = initial_states(world, [rows[row] for row in left], [_seed(seed, row, 0) for row in left])
+    parts, row_of, sample_of, dropped = [], [], [], 0
+    for sample in range(config.samples):
+        done = imagine(
+            model,
+            world,
+            [rows[row] for row in left],
+            [_seed(seed, row, sample) for row in left],
+            starts=states,
+            prompt=config.prompt,
+            horizon=config.horizon,
+            batch=config.batch,
+            sampling=Sampling(config.temperature * config.heat**sample, config.state_noise),
+            precision=config.precision,
+            actor=actor,
+        )
+        require_valid(done.rollouts)
+        right = np.zeros(len(left), bool)
+        right[done.finite] = fulfilled(done.rollouts, world) & possible(done.rollouts, world)
+        parts.append(done.rollouts)
+        row_of += left[done.finite].tolist()
+        sample_of += [sample] * len(done.rollouts)
+        dropped += done.dropped
+        advance(len(left) if sample + 1 == config.samples else int(right.sum()))
+        left, states = left[~right], states[~right]
+        if not len(left):
+            break
+    return RolloutSet.concat(parts), {"rows": row_of, "samples": sample_of, "dropped": dropped}
 
 
-def _lost(folder: Path) -> list[int]:
-    """Return the numbers of the rollouts that were not finite, counted over all that were decoded."""
-    return [
-        number
-        for index in sorted(store.finished_shards(folder))
-        for number in store.shard_facts(folder, index)["lost"]
-    ]
+def origins(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and sample that each rollout of an imagined dataset was decoded for: -> (N,), (N,) int64."""
+    facts = _facts(folder)
+    return tuple(
+        np.array([number for part in facts for number in part[name]], dtype=np.int64)
+        for name in ("rows", "samples")
+    )
+
+
+def _facts(folder: Path) -> list[dict[str, Any]]:
+    return [store.shard_facts(folder, index) for index in sorted(store.finished_shards(folder))]
 
 
 def _seed(seed: int, row: int, sample: int) -> int:

@@ -12,7 +12,9 @@ goes beyond them, each a switch:
   since learning what actions do helps to choose them, but a few thousand sequences are too few for it to
   learn what a collision is;
 * *entity tokens*: every state is preceded by one token per named thing, which starts from the language
-  model's own embedding of the name.
+  model's own embedding of the name;
+* *relations*: the embeddings of states and entities are also given heading and distance from each entity to
+  the others, which words such as "left of" speak about and which an MLP over positions is slow to find.
 """
 
 from __future__ import annotations
@@ -39,12 +41,14 @@ class Design:
         still_gate: a gate per entity decides whether it moves (needs `state_target` ``change``).
         state_network: imagined states come from a transition network, not from the state head.
         entity_tokens: one token per entity before each state (needs a world with entities).
+        relations: embeddings are given heading and distance between entities (needs two or more).
     """
 
     state_target: Literal["change", "absolute"] = "change"
     still_gate: bool = True
     state_network: bool = True
     entity_tokens: bool = False
+    relations: bool = False
 
 
 class Scales(nn.Module):
@@ -95,7 +99,7 @@ class StateHead(nn.Module):
         if self.design.state_target == "absolute":
             return size * scales.std + scales.mean
         if self.design.still_gate:
-            size = size * (moves > 0)[:, self.owner]
+            size = Change(size, moves).gated(self.owner)
         return present + size * scales.change
 
     def loss(self, hidden: Tensor, present: Tensor, wanted: Tensor, scales: Scales) -> Tensor:
@@ -117,28 +121,54 @@ class StateHead(nn.Module):
         return out[:, : self.size], out[:, self.size :]
 
 
+class Relations(nn.Module):
+    """Heading and distance from each entity to every one; nothing in them is learnt.
+
+    Args:
+        columns: (K, C) state numbers of each entity.
+
+    Attributes:
+        size: numbers R per entity: for each entity a unit vector (C,) and a length, in units of the state.
+    """
+
+    columns: Tensor
+
+    def __init__(self, columns: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("columns", columns, persistent=False)
+        self.size = len(columns) * (columns.shape[1] + 1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Relate the entities of each state: (m, S) -> (m, K, R); to itself an entity has all zeros."""
+        places = states[:, self.columns]  # (m, K, C)
+        offset = places[:, None] - places[:, :, None]  # (m, K, K, C) from the second axis to the third
+        length = offset.norm(dim=3, keepdim=True)
+        return torch.cat([offset / length.clamp(min=1e-6), length], dim=3).flatten(2)
+
+
 class EntityEmbedding(nn.Module):
     """One vector per entity of a state: what its name means to the language model, and where it is.
 
     Args:
         names: (K, D) the model's own embedding of each name.
         columns: (K, C) state numbers of each entity.
+        more: numbers per entity that are told besides (`Relations`).
         scale: size of token embeddings.
     """
 
     names: Tensor
     columns: Tensor
 
-    def __init__(self, names: Tensor, columns: Tensor, scale: float) -> None:
+    def __init__(self, names: Tensor, columns: Tensor, more: int, scale: float) -> None:
         super().__init__()
         width = names.shape[1]
         self.register_buffer("names", names)
         self.register_buffer("columns", columns, persistent=False)
-        self.place = embedding(nn.Linear(columns.shape[1], width), width, scale)
+        self.place = embedding(nn.Linear(columns.shape[1] + more, width), width, scale)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Embed the entities of each state in units of its spread: (m, S) -> (m, K, D)."""
-        return self.place(states[:, self.columns]) + self.names
+    def forward(self, numbers: Tensor, more: Tensor) -> Tensor:
+        """Embed the entities of each state, its numbers in units of their spread: (m, S) -> (m, K, D)."""
+        return self.place(torch.cat([numbers[:, self.columns], more], dim=2)) + self.names
 
 
 def name_vectors(backbone: Any, spec: WorldSpec) -> Tensor:

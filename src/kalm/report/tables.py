@@ -138,7 +138,7 @@ def quality_table(
 def refined_table(figures: Mapping[str, Any]) -> Table | None:
     """Raw, chosen and kept rollouts side by side, from the figures of `imagine`; None if nothing was refined.
 
-    Raw are all that were decoded, chosen the best of each goal's samples, kept what training sees of those.
+    Raw is the first sample of each wanted rollout, chosen the best of its samples, kept what training sees.
     """
     columns = {
         f"{name}, {level}": Quality.from_json(found)
