@@ -36,7 +36,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Episode:
-    """One row of the results file; `Label` explains the first four fields and the last, `Instruction` four."""
+    """One row of the results; `Label` explains the first four fields and the last, `Instruction` four."""
 
     policy: str
     algorithm: str
