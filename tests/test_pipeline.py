@@ -168,7 +168,7 @@ def goal_file(folder: Path) -> Path:
         (["run", "--set", "train.stepz=1", "--out", "x"], "Known: train.algorithms"),
         (
             ["train", "--real", "nowhere", "--algo", "ppo", "--out", "x"],
-            "unknown algorithm 'ppo'. Known: bc, cql",
+            "unknown algorithm 'ppo'. Known: awac, bc, bc-continuous, combo, cql",
         ),
         (["imagine", "--model", "nowhere", "--level", "hrad", "--out", "x"], "unknown level 'hrad'"),
         (["ground", "--data", "nowhere", "--out", "x"], "does not exist"),
@@ -203,12 +203,13 @@ def test_goals_can_be_shown_written_and_checked(tmp_path):
 
 
 def test_when_all_policies_are_finished_no_data_are_read(tmp_path):
-    from kalm import pipeline
+    from kalm import policies
     from kalm.config import Config
     from kalm.runs import JOB, write_json
 
     config = Config()
-    for job in pipeline.jobs(config):
+    for job in policies.jobs(config):
         write_json(tmp_path / job.name / JOB, {})
-    done = pipeline.train(config, tmp_path / "no real data", tmp_path / "no imagined data", tmp_path)
-    assert done["policies"] == [job.name for job in pipeline.jobs(config)]
+    inputs = policies.Inputs(tmp_path / "no real data", tmp_path / "no imagined data")
+    done = policies.train(config, inputs, tmp_path)
+    assert done["policies"] == [job.name for job in policies.jobs(config)]

@@ -27,7 +27,8 @@ from kalm.errors import KalmError
 # As long as the longest work that one process does alone; a process that dies is noticed by the launcher.
 PATIENCE = timedelta(days=7)
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def count() -> int:

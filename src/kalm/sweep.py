@@ -78,7 +78,7 @@ def sweep(
     device(config.device)
     _claim(config, inputs, folder, command, overwrite)
     cells = jobs(config, inputs.imagined is not None)
-    left = [job for job in cells if set(levels) - _played(folder, job)]
+    left = [job for job in cells if _missing(folder, job, levels)]
     with track("sweep", len(cells)) as advance:
         advance(len(cells) - len(left), resumed=True)
         failures = {}
@@ -114,18 +114,17 @@ def do_cell(config: Config, job: Job, inputs: Inputs, folder: Path, levels: Sequ
     place = folder / POLICIES / job.name
     if not (place / JOB).exists():
         train_one(config, job, inputs, folder / POLICIES)
-    there = _played(folder, job)
-    wanted = [level for level in levels if level not in there]
-    suite = instructions(envs.make(config.env), None, wanted)
+    suite = instructions(envs.make(config.env), None, _missing(folder, job, levels))
     encoder = GoalEncoder(config.train.encoder, device(config.device), folder / POLICIES / ENCODINGS)
-    earlier = read_rows(place / ROWS) if there else []
+    earlier = read_rows(place / ROWS) if (place / ROWS).exists() else []
     write_rows(place / ROWS, [*earlier, *play_one(config, job, place, suite, encoder)])
 
 
-def _played(folder: Path, job: Job) -> set[str]:
-    """Return the levels that a cell has played."""
+def _missing(folder: Path, job: Job, levels: Sequence[str]) -> list[str]:
+    """Return the levels that a cell has still to play; a policy of one level plays only that."""
     path = folder / POLICIES / job.name / ROWS
-    return {row.level for row in read_rows(path)} if path.exists() else set()
+    there = {row.level for row in read_rows(path)} if path.exists() else set()
+    return [level for level in levels if level not in there and job.level in (None, level)]
 
 
 def _untrained(cells: Sequence[Job], folder: Path) -> list[Job]:

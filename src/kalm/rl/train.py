@@ -34,7 +34,7 @@ from kalm.rl.choice import digest, require_data
 from kalm.rl.combo import Material
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.losses import Window, by_source
-from kalm.rl.policy import MLPPolicy, Policy, from_layers
+from kalm.rl.policy import MLPPolicy, from_layers
 from kalm.runs import Metrics, derive_rng, derive_seed, file_sha256, fingerprint, versions
 from kalm.types import WorldSpec
 
@@ -44,7 +44,7 @@ NOT_IN_KEY = {  # what chooses policies and data, or only how far and how often;
     *("algorithms", "seeds", "steps", "real_rollouts", "imagined", "per_level", "encoder"),
     *("checkpoint_every", "evaluate_every", "evaluate_episodes"),
 }
-Look = Callable[[Policy, int], Mapping[str, float]]
+Look = Callable[[MLPPolicy, int], Mapping[str, float]]
 
 
 def fit(
