@@ -19,9 +19,9 @@ from pathlib import Path
 
 ALGORITHMS = ("bc", "cql", "td3bc", "awac", "iql", "combo", "lm", "dt")
 SETTINGS = {
-    "train.steps": 10_000,
-    "train.checkpoint_every": 500,
-    "train.evaluate_every": 2_500,
+    "train.steps": 8_000,
+    "train.checkpoint_every": 400,
+    "train.evaluate_every": 4_000,
     "train.evaluate_episodes": 30,
     "evaluate.episodes": 220,
     "evaluate.checkpoints": 5,
