@@ -32,7 +32,7 @@ TINY = [
 
 
 def arguments(*more):
-    return [*map(str, more), *TINY]
+    return [*TINY, *map(str, more)]
 
 
 def sweep(*more, workers=1):
@@ -158,7 +158,7 @@ def test_killed_and_started_again_with_workers_it_ends_with_the_same_rows(done, 
 def test_bad_input_is_refused_before_anything_starts(done, inputs, change, says):
     kept = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
     with pytest.raises(KalmError, match=says):
-        sweep(*inputs, "--out", done, *TINY, *change)
+        sweep(*inputs, "--out", done, *change)
     assert kept == {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
 
 
@@ -200,7 +200,7 @@ def test_the_language_model_and_the_decision_transformer_are_cells(inputs, tmp_p
     model.fit_scales(store.read(Path(inputs[1])))
     model.save(tmp_path / "run" / "grounded" / "model")
     sweep(*inputs, "--out", tmp_path / "out", "--algos", "lm", "dt", "--seeds", 0, "--levels", "seen",
-          "--model", tmp_path / "run", *TINY, "--set", "decision.steps=2", "--set", "evaluate.episodes=1",
+          "--model", tmp_path / "run", "--set", "decision.steps=2", "--set", "evaluate.episodes=1",
           "--set", "evaluate.checkpoints=1")  # fmt: skip
     rows = read_rows(tmp_path / "out" / "evaluation" / "rows.csv")
     assert policies(rows) == [("DT", 0), ("DT+KALM", 0), ("LM", 0)]
