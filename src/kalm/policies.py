@@ -113,7 +113,7 @@ def prepare(config: Config, todo: Sequence[Job], inputs: Inputs, folder: Path) -
     Raises:
         KalmError: the data cannot be learnt from.
     """
-    from kalm.rl.choice import require_data
+    from kalm.data.checks import require_data
 
     real, imagined = _read(inputs.real), _read(inputs.imagined)
     spec = envs.make(config.env).spec

@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kalm.data.checks import require_data
 from kalm.errors import KalmError
-from kalm.rl.choice import require_data, select
+from kalm.rl.choice import select
 
 
 @pytest.fixture(scope="module")

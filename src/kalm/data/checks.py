@@ -26,6 +26,40 @@ def require_valid(rollouts: RolloutSet) -> None:
     _numbers(rollouts)
 
 
+def require_data(spec: WorldSpec, real: RolloutSet, imagined: RolloutSet | None) -> None:
+    """Raise KalmError where rollouts cannot be learnt from; says which part, what is wrong, and where."""
+    for name, part in (("real", real), ("imagined", imagined)):
+        if part is None:
+            continue
+        _require_world(name, part.spec, spec)
+        if not len(part):
+            raise KalmError(f"there are no {name} rollouts. Give at least one, or None for no imagined ones.")
+        try:
+            require_valid(part)
+        except KalmError as error:
+            raise KalmError(f"{name} rollouts: {error}") from None
+
+
+def _require_world(name: str, found: WorldSpec, spec: WorldSpec) -> None:
+    """Raise KalmError where rollouts are of another world; says what differs."""
+    differing = [
+        f"{what} {mine!r} instead of {wanted!r}"
+        for what, mine, wanted in (
+            ("world", found.name, spec.name),
+            ("state width", found.state_size, spec.state_size),
+            ("action kind", found.action_kind, spec.action_kind),
+            ("action size", found.action_size, spec.action_size),
+        )
+        if mine != wanted
+    ]
+    if found != spec:
+        reason = ", ".join(differing) or "other names of state numbers, entities or horizon"
+        raise KalmError(
+            f"the {name} rollouts do not fit the policy's world {spec.name!r}: {reason}. Real and imagined "
+            "rollouts have to come from one world; collect or imagine them anew with the same --env."
+        )
+
+
 def layout(spec: WorldSpec, rollouts: int, transitions: int) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shape and dtype of every column of a set of this many rollouts and transitions."""
     discrete = spec.action_kind == "discrete"

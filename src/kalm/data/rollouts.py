@@ -15,6 +15,7 @@ Each rollout has a weight, 1 unless it was given another: training draws its tra
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -191,6 +192,14 @@ class RolloutSet:
             "success": float(self.success[mask].mean()) if count else None,
             "actions": float(self.lengths[mask].mean()) if count else None,
         }
+
+    def digest(self) -> str:
+        """Return a hash of all that a training can see: sentences and every column but the source."""
+        found = hashlib.sha256("\n".join(instruction.text for instruction in self.instructions).encode())
+        names = ("which", "lengths", "states", "actions", "rewards", "success", "weights")
+        for name in names:
+            found.update(np.ascontiguousarray(getattr(self, name)).data)
+        return found.hexdigest()
 
     def with_scores(self, rewards: np.ndarray, success: np.ndarray) -> RolloutSet:
         """Return the same rollouts with these rewards (sum(T),) and successes (N,)."""

@@ -8,15 +8,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from kalm.config import DynamicsConfig, ImagineConfig
 from kalm.data.rollouts import RolloutSet
@@ -77,7 +74,7 @@ def fitted(
     Raises:
         KalmError: too few rollouts, a fitting that diverged, or a damaged file.
     """
-    _claim(folder, fingerprint([_digest(real), config.model_dump(mode="json"), seed]))
+    _claim(folder, fingerprint([real.digest(), config.model_dump(mode="json"), seed]))
     steps = {forward.KIND: config.forward_steps, inverse.KIND: config.inverse_steps}
     fits = {forward.KIND: forward.fit_forward, inverse.KIND: inverse.fit_inverse}
     loads = {forward.KIND: forward.load, inverse.KIND: inverse.load}
@@ -100,10 +97,3 @@ def _claim(folder: Path, identity: str) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     write_json(path, {"identity": identity})
-
-
-def _digest(real: RolloutSet) -> str:
-    digest = hashlib.sha256()
-    for column in (real.lengths, real.states, real.actions):
-        digest.update(np.ascontiguousarray(column).data)
-    return digest.hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -79,5 +78,4 @@ def _moment(saved: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def identity_of(rollouts: RolloutSet, config: GroundConfig, seed: int) -> str:
     """Name what a training is made of, so that a checkpoint is never continued with something else."""
-    data = [len(rollouts), rollouts.transitions, float(rollouts.states.sum(dtype=np.float64))]
-    return fingerprint([data, config.model_dump(), seed])
+    return fingerprint([rollouts.digest(), config.model_dump(), seed])

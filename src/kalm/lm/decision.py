@@ -22,7 +22,6 @@ that no rollout with this start had.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ import torch
 from torch import Tensor
 
 from kalm.config import DecisionConfig, GroundConfig
-from kalm.data.checks import require_valid
+from kalm.data.checks import require_data
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.lm import collate, sft, tuning
@@ -89,7 +88,9 @@ def fit(
         KalmError: nothing to learn from, data of another world, numbers that are not finite, rollouts longer
             than the context, a folder with another training in it, or a loss that is no longer finite.
     """
-    _require(real, imagined, mix)
+    if not 0 <= mix <= 1:
+        raise KalmError(f"mix={mix} must be within 0 and 1: it is the share of actions that are imagined.")
+    require_data(real.spec, real, imagined)
     settings = _settings(ground, config)
     facts = _made_from(settings, config, real, imagined, mix, seed, start)
     key = fingerprint(facts)
@@ -209,24 +210,6 @@ def _settings(ground: GroundConfig, config: DecisionConfig) -> GroundConfig:
     )
 
 
-def _require(real: RolloutSet, imagined: RolloutSet | None, mix: float) -> None:
-    """Raise KalmError where these rollouts cannot be learnt from."""
-    if not 0 <= mix <= 1:
-        raise KalmError(f"mix={mix} must be within 0 and 1: it is the share of actions that are imagined.")
-    for name, part in (("real", real), ("imagined", imagined)):
-        if part is None:
-            continue
-        if part.spec != real.spec:
-            raise KalmError(
-                f"the {name} rollouts are of world {part.spec.name!r} with {part.spec.state_size} state "
-                f"numbers and {part.spec.action_kind} actions, the real ones of {real.spec.name!r} with "
-                f"{real.spec.state_size} and {real.spec.action_kind}. They have to come from one world."
-            )
-        if not len(part):
-            raise KalmError(f"there are no {name} rollouts. Give at least one, or None for no imagined ones.")
-        require_valid(part)
-
-
 def _made_from(
     settings: GroundConfig,
     config: DecisionConfig,
@@ -240,20 +223,12 @@ def _made_from(
     return {
         "backbone": settings.model_dump(mode="json"),
         "settings": config.model_dump(mode="json", exclude=NOT_IN_KEY),
-        "real": _digest(real),
-        "imagined": None if imagined is None else _digest(imagined),
+        "real": real.digest(),
+        "imagined": None if imagined is None else imagined.digest(),
         "mix": mix,
         "seed": seed,
         "start": None if start is None else file_sha256(start / FACTS),
     }
-
-
-def _digest(part: RolloutSet) -> str:
-    digest = hashlib.sha256("\n".join(instruction.text for instruction in part.instructions).encode())
-    columns = (part.which, part.lengths, part.states, part.actions, part.rewards, part.success, part.weights)
-    for column in columns:
-        digest.update(np.ascontiguousarray(column).data)
-    return digest.hexdigest()
 
 
 def _finished(folder: Path, config: DecisionConfig, device: str) -> DecisionTransformer:

@@ -23,6 +23,7 @@ import torch
 from torch.distributions import Distribution
 
 from kalm.config import DynamicsConfig, TrainConfig
+from kalm.data.checks import require_data
 from kalm.data.rollouts import RolloutSet
 from kalm.envs import make
 from kalm.envs.base import World
@@ -30,7 +31,6 @@ from kalm.errors import KalmError
 from kalm.progress import Advance, silent
 from kalm.rl import algorithms, checkpoint
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.choice import digest, require_data
 from kalm.rl.combo import Material
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.losses import Window, by_source
@@ -217,8 +217,8 @@ def _made_from(
         "seed": seed,
         "settings": config.model_dump(mode="json", exclude=NOT_IN_KEY),
         "encoder": encoder.identity,
-        "real": digest(real),
-        "imagined": None if imagined is None else digest(imagined),
+        "real": _facts(real),
+        "imagined": None if imagined is None else _facts(imagined),
         **({} if start is None else {"start": _beginning(start)}),
     }
 
@@ -228,3 +228,7 @@ def _beginning(folder: Path) -> str:
     if not path.exists():
         raise KalmError(f"{path} does not exist, so there is no training to go on with.")
     return file_sha256(path)
+
+
+def _facts(part: RolloutSet) -> dict[str, Any]:
+    return {"rollouts": len(part), "transitions": part.transitions, "sha256": part.digest()}
