@@ -122,11 +122,12 @@ def test_imagined_rollouts_are_refined_beside_the_raw_ones(run, tmp_path):
     printed = kalm("imagine", "--model", model, "--out", out, *settings, *real, "--overwrite").stdout
     assert "raw, rephrase" in printed and "kept, rephrase" in printed
     result = json.loads((out / "done.json").read_text())["result"]
-    assert result["raw"]["rephrase"]["rollouts"] == 8 and result["kept"]["rephrase"]["rollouts"] == 4
+    assert result["raw"]["rephrase"]["rollouts"] == 4 == result["kept"]["rephrase"]["rollouts"]
     assert set(result["refined"]["models"]) == {"forward", "inverse"}
     info = json.loads(kalm("data", "info", out, "--json").stdout)
-    assert info["rollouts"] == 4 and info["provenance"]["refined"]["samples"]["set_aside"] == 4
-    assert json.loads(kalm("data", "info", out / "raw", "--json").stdout)["rollouts"] == 8
+    again = info["provenance"]["refined"]["samples"]["set_aside"]  # tries of what missed its goal
+    assert info["rollouts"] == 4 and 0 <= again <= 4
+    assert json.loads(kalm("data", "info", out / "raw", "--json").stdout)["rollouts"] == 4 + again
 
 
 def test_a_model_is_inspected_with_and_without_a_folder(run, tmp_path):

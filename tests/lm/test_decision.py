@@ -295,7 +295,7 @@ def test_what_cannot_be_learnt_from_is_told_before(single, rollouts, tmp_path):
     none = rollouts.take(np.zeros(0, np.int64))
     with pytest.raises(KalmError, match="no imagined rollouts"):
         fit(single, rollouts, tmp_path, imagined=none)
-    with pytest.raises(KalmError, match="of world 'other'"):
+    with pytest.raises(KalmError, match="world 'other' instead of"):
         other = replace(rollouts, spec=replace(rollouts.spec, name="other"))
         fit(single, rollouts, tmp_path, imagined=other)
     broken = replace(rollouts, rewards=rollouts.rewards * np.float32("nan"))

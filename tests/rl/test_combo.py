@@ -327,8 +327,8 @@ def test_settings_that_cannot_work_are_refused(config, dynamics, message, real, 
 
 def test_it_finds_what_the_data_never_show(real, encoder, tmp_path):
     success = {}
-    for name, steps in (("combo", 1500), ("cql", 250), ("bc", 250)):
-        config = CONFIG.model_copy(update={"steps": steps, "checkpoint_every": steps, "evaluate_every": 250})
+    for name in ("combo", "cql", "bc"):
+        config = CONFIG.model_copy(update={"steps": 1500, "checkpoint_every": 1500, "evaluate_every": 250})
         seen = success[name] = []
 
         def look(policy, step, seen=seen):
