@@ -139,10 +139,9 @@ def _decode(
 def origins(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return row and sample that each rollout of an imagined dataset was decoded for: -> (N,), (N,) int64."""
     facts = _facts(folder)
-    return tuple(
-        np.array([number for part in facts for number in part[name]], dtype=np.int64)
-        for name in ("rows", "samples")
-    )
+    rows = [number for part in facts for number in part["rows"]]
+    samples = [number for part in facts for number in part["samples"]]
+    return np.array(rows, dtype=np.int64), np.array(samples, dtype=np.int64)
 
 
 def _facts(folder: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,6 @@ import torch
 from d3rlpy.algos import CQLConfig, DiscreteCQLConfig
 from d3rlpy.algos.qlearning.torch.cql_impl import CQLModules
 from d3rlpy.algos.qlearning.torch.dqn_impl import DQNModules
-from d3rlpy.torch_utility import TorchMiniBatch
 
 from kalm.config import DynamicsConfig, TrainConfig
 from kalm.data.rollouts import RolloutSet
@@ -41,7 +40,7 @@ from kalm.rl import conservative, discrete
 from kalm.rl.actor_critic import gaussian, squared_error
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.encoder import GoalEncoder
-from kalm.rl.learner import Losses
+from kalm.rl.learner import Batch, Losses
 from kalm.rl.mlp import forward, linears, value, values
 from kalm.rl.model_rollouts import KEPT, Goals, ModelMix, Ring, data_rows
 from kalm.runs import derive_rng
@@ -157,7 +156,7 @@ class DiscreteCombo(discrete.CQL):
         """Keep the model's transitions with the networks; say how much of a batch is data."""
         self._modules, self.real_share = DiscreteModules(**_parts(self._modules), ring=ring), real_share
 
-    def losses(self, batch: TorchMiniBatch) -> Losses:
+    def losses(self, batch: Batch) -> Losses:
         """Return every loss term."""
         count = data_rows(len(batch.rewards), self.real_share)
         seen = batch.observations
@@ -183,7 +182,7 @@ class ContinuousCombo(conservative.CQL):
         """Keep the model's transitions with the networks; say how much of a batch is data."""
         self._modules, self.real_share = ContinuousModules(**_parts(self._modules), ring=ring), real_share
 
-    def critic_losses(self, batch: TorchMiniBatch) -> Losses:
+    def critic_losses(self, batch: Batch) -> Losses:
         """Return the temporal-difference error and the conservative term."""
         count = data_rows(len(batch.rewards), self.real_share)
         seen, then = batch.observations, batch.next_observations
