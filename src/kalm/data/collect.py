@@ -99,7 +99,7 @@ def _first_steps(world: World) -> list[float]:
     """Return the mean first step of some episodes: worlds and experts of one name may differ in options."""
     goals = [instruction.goal for instruction in world.suite("seen")[:PROBES]]
     judge, simulator = world.judge(goals), world.simulator(len(goals))
-    before = simulator.reset(range(len(goals)))
+    before = simulator.reset(goals, range(len(goals)))
     actions = world.expert(0.0).act(before, judge, np.random.default_rng(0))
     after = simulator.step(actions)
     simulator.close()

@@ -18,7 +18,7 @@ from kalm.data.checks import layout
 from kalm.data.rollouts import RolloutSet
 from kalm.data.score import score
 from kalm.envs.base import World
-from kalm.envs.starts import initial_states
+from kalm.envs.starts import begin
 from kalm.errors import KalmError
 from kalm.types import Instruction
 
@@ -73,9 +73,8 @@ class _Lanes:
     def begin(self, rows: np.ndarray) -> None:
         """Start an episode in these rows, at the instruction's own initial state where it has one."""
         seeds = self.rng.integers(2**63, size=len(rows))
-        states = initial_states(self.world, [self.instructions[row] for row in rows], seeds)
-        self.simulator.set_states(states, rows)
-        self.states[rows, 0] = states
+        instructions = [self.instructions[row] for row in rows]
+        self.states[rows, 0] = begin(self.simulator, self.world, instructions, seeds, rows)
         self.lengths[rows] = 0
         self.episodes[rows] += 1
 

@@ -42,12 +42,18 @@ class Judge(Protocol):
 class Simulator(Protocol):
     """N environments that step together. Rows are independent of each other and of N."""
 
-    def reset(self, seeds: Sequence[int] | np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Draw initial states for these rows (all by default), one seed each: -> (len(rows), S) float64."""
+    def reset(
+        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Begin episodes in these rows (all by default), a goal and a seed each: -> (len(rows), S) float64."""
         ...
 
     def set_states(self, states: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """Put these rows at rest in the given states (len(rows), S); nothing of what was before remains."""
+        """Put these rows at rest in the given states (len(rows), S); nothing of what was before remains.
+
+        Raises:
+            KalmError: a state does not say all that the physics needs (`World.restorable` is false).
+        """
         ...
 
     def step(self, actions: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
@@ -72,6 +78,7 @@ class World(Protocol):
 
     spec: WorldSpec
     scene: str  # what it is about, in words: completes "you are playing a game of ..."
+    restorable: bool  # a state says all that the physics needs: a simulator can be put into any
 
     def suite(self, level: str) -> tuple[Instruction, ...]:
         """All instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
@@ -89,16 +96,16 @@ class World(Protocol):
         """Whether a sentence says what a goal asks, by keywords: slot -> verdict; empty: not to be judged."""
         ...
 
-    def simulator(self, n: int, threads: int = 1) -> Simulator:
-        """Return n environments stepping over this many threads."""
+    def simulator(self, n: int, threads: int = 1, test: bool = False) -> Simulator:
+        """Return n environments stepping over this many threads; `test`: as policies are measured in."""
         ...
 
     def expert(self, noise: float) -> Expert:
         """Return the behaviour policy; `noise` is the probability of a uniformly random action."""
         ...
 
-    def initial_states(self, seeds: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Draw initial states, one per seed, the same as `Simulator.reset`: -> (len(seeds), S) float64."""
+    def initial_states(self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Draw initial states, one per goal and seed, the same as `Simulator.reset`: -> (N, S) float64."""
         ...
 
     def violations(self, states: np.ndarray) -> dict[str, np.ndarray]:

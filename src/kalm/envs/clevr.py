@@ -55,6 +55,7 @@ class ClevrWorld:
     """
 
     scene = "five balls with different colours"
+    restorable = True
 
     def __init__(self, physics: Physics = "paper", reward: RewardForm = "point") -> None:
         if physics not in PHYSICS:
@@ -81,16 +82,16 @@ class ClevrWorld:
         """Whether a sentence says what a goal asks: verdicts on object, direction and reference object."""
         return keywords.explains(text, goal)
 
-    def simulator(self, n: int, threads: int = 1) -> ClevrSimulator:
-        """Return n tables stepping over this many threads."""
+    def simulator(self, n: int, threads: int = 1, test: bool = False) -> ClevrSimulator:
+        """Return n tables stepping over this many threads; tests are like everything else."""
         return ClevrSimulator(n, self.physics, threads)
 
     def expert(self, noise: float = 0.0) -> ClevrExpert:
         """Return the behaviour policy; `noise` is the probability of a uniformly random action."""
         return ClevrExpert(noise)
 
-    def initial_states(self, seeds: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Draw initial states, one per seed: -> (len(seeds), 10) float64, metres."""
+    def initial_states(self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Draw initial states, one per seed, whatever the goal: -> (len(seeds), 10) float64, metres."""
         return physics_of.initial_states(seeds)
 
     def violations(self, states: np.ndarray) -> dict[str, np.ndarray]:

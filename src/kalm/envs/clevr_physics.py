@@ -193,7 +193,9 @@ class ClevrSimulator:
         self._ready = np.zeros(n, dtype=bool)  # (n,) has been reset or set
         self._buffer = np.empty((min(n, _CHUNK * threads), SUBSTEPS, len(rest)))
 
-    def reset(self, seeds: Sequence[int] | np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    def reset(
+        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, rows: np.ndarray | None = None
+    ) -> np.ndarray:
         """Draw initial states for these rows (all by default), one seed each: -> (len(rows), 10)."""
         states = initial_states(seeds)
         self.set_states(states, rows)

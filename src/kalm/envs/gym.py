@@ -38,6 +38,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
         level: where instructions are drawn from.
         render_mode: ``"rgb_array"`` or None.
         render_size: side of a picture, pixels.
+        test: episodes as policies are measured in.
         options: of the world, where it is given by name, e.g. ``physics="mujoco3"``.
     """
 
@@ -49,6 +50,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
         level: str = "seen",
         render_mode: str | None = None,
         render_size: int = 256,
+        test: bool = False,
         **options: object,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -65,7 +67,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
             if spec.action_kind == "discrete"
             else spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
         )
-        self._simulator = self.world.simulator(1)
+        self._simulator = self.world.simulator(1, test=test)
         self._dtype = np.int64 if spec.action_kind == "discrete" else np.float32
 
     def reset(
@@ -85,7 +87,8 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
         self._judge = self.world.judge([self.instruction.goal])
         state = options.get("state", self.instruction.state)
         if state is None:
-            self._state = self._simulator.reset([int(self.np_random.integers(2**62))])[0]
+            seed = int(self.np_random.integers(2**62))
+            self._state = self._simulator.reset([self.instruction.goal], [seed])[0]
         else:
             self._state = np.asarray(state, dtype=np.float64)
             self._simulator.set_states(self._state[None])

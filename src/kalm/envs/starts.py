@@ -6,36 +6,67 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kalm.envs.base import World
+from kalm.envs.base import Simulator, World
 from kalm.errors import KalmError
 from kalm.types import Instruction
+
+
+def begin(
+    simulator: Simulator,
+    world: World,
+    instructions: Sequence[Instruction],
+    seeds: Sequence[int] | np.ndarray,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """Begin N episodes of a simulator, by default one in each of its rows: -> (N, S) float64.
+
+    Args:
+        simulator: of this world.
+        world: where.
+        instructions: N instructions; one that carries a state begins there.
+        seeds: (N,) seeds, one per instruction.
+        rows: (N,) where.
+
+    Raises:
+        KalmError: an instruction's own state does not fit, or the world cannot be put into states.
+    """
+    rows = np.arange(len(instructions)) if rows is None else np.asarray(rows)
+    own, drawn, states = _own_states(world, instructions)
+    if len(drawn):
+        goals = [instructions[i].goal for i in drawn]
+        states[drawn] = simulator.reset(goals, np.asarray(seeds)[drawn], rows[drawn])
+    if len(own):
+        simulator.set_states(states[own], rows[own])
+    return states
 
 
 def initial_states(
     world: World, instructions: Sequence[Instruction], seeds: Sequence[int] | np.ndarray
 ) -> np.ndarray:
-    """Return the state in which each of N episodes begins: -> (N, S) float64.
-
-    Args:
-        world: draws states.
-        instructions: N instructions; one that carries a state begins there.
-        seeds: (N,) seeds, one per instruction.
+    """Return the states in which such episodes begin, outside tests: -> (N, S) float64.
 
     Raises:
-        KalmError: an instruction's own state has the wrong number of numbers.
+        KalmError: an instruction's own state does not fit.
     """
+    _, drawn, states = _own_states(world, instructions)
+    if len(drawn):
+        states[drawn] = world.initial_states([instructions[i].goal for i in drawn], np.asarray(seeds)[drawn])
+    return states
+
+
+def _own_states(
+    world: World, instructions: Sequence[Instruction]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which instructions carry a state, which do not, and the states of the former: (N, S)."""
     size = world.spec.state_size
     states = np.zeros((len(instructions), size))
-    drawn = np.array([instruction.state is None for instruction in instructions], dtype=bool)
-    if drawn.any():
-        states[drawn] = world.initial_states(np.asarray(seeds)[drawn])
-    for row, instruction in enumerate(instructions):
-        if instruction.state is None:
-            continue
-        if len(instruction.state) != size:
+    carries = np.array([instruction.state is not None for instruction in instructions], dtype=bool)
+    for row in np.flatnonzero(carries):
+        own = instructions[row].state
+        if len(own) != size:
             raise KalmError(
-                f"instruction {instruction.text!r}: its state has {len(instruction.state)} numbers, "
+                f"instruction {instructions[row].text!r}: its state has {len(own)} numbers, "
                 f"the world {world.spec.name!r} has {size}."
             )
-        states[row] = instruction.state
-    return states
+        states[row] = own
+    return np.flatnonzero(carries), np.flatnonzero(~carries), states

@@ -21,7 +21,7 @@ import numpy as np
 
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import Simulator, World
-from kalm.envs.starts import initial_states
+from kalm.envs.starts import begin
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, Label
 from kalm.runs import derive_rng, derive_seed
@@ -179,10 +179,9 @@ def play(
     record = _Record(world, instructions, horizon)
     if not instructions:
         return record.rollouts()
-    simulator = world.simulator(len(instructions), threads)
+    simulator = world.simulator(len(instructions), threads, test=True)
     try:
-        states = initial_states(world, instructions, seeds)
-        simulator.set_states(states)
+        states = begin(simulator, world, instructions, seeds)
         _run(policy, world, simulator, states, record)
     finally:
         simulator.close()

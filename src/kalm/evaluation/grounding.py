@@ -138,12 +138,10 @@ def inspect(
     }
     explained = real.take(np.arange(min(config.explanations, len(real))))
     rates, texts = _explanations(model, world, explained, sampling.precision)
+    compared = {**levels, REAL: explained} if world.restorable else {}
     inspection = Inspection(
         levels=quality(imagined, world),
-        agreement={
-            **{level: agreement(imagined.take(imagined.levels == level), world, threads) for level in levels},
-            REAL: agreement(explained, world, threads),
-        },
+        agreement={name: agreement(part, world, threads) for name, part in compared.items()},
         explanation=rates,
         dynamics=_dynamics(model, world, real, config, sampling.precision, seed, threads),
         dropped=needed(goals, config) - len(imagined),

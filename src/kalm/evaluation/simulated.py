@@ -21,6 +21,7 @@ import numpy as np
 from kalm.data.rollouts import RolloutSet
 from kalm.data.score import transitions
 from kalm.envs.base import World
+from kalm.envs.starts import begin
 from kalm.evaluation.statistics import Estimate, root_ratio
 
 DRIFT_AFTER = (1, 2, 5, 10, 20)  # actions
@@ -93,7 +94,7 @@ class Agreement:
 
 
 def agreement(rollouts: RolloutSet, world: World, threads: int = 1) -> Agreement:
-    """Hold rollouts against the simulator, step by step and open loop."""
+    """Hold rollouts against the simulator, step by step and open loop; the world must be restorable."""
     return Agreement(_step_error(rollouts, world, threads), _drift(rollouts, world, threads))
 
 
@@ -114,17 +115,23 @@ def error_of(model: np.ndarray, nothing_moves: np.ndarray, owner: np.ndarray) ->
 
 
 def random_transitions(world: World, n: int, rng: np.random.Generator, threads: int = 1) -> RolloutSet:
-    """Return n real rollouts of one random action from a random initial state; their goals mean nothing."""
+    """Return n real rollouts of one random action from where episodes of seen goals begin."""
     spec = world.spec
-    before = world.initial_states(rng.integers(2**62, size=n)).astype(np.float32)
+    suite = world.suite("seen")
+    instructions = [suite[i] for i in rng.integers(len(suite), size=n)]
     if spec.action_kind == "discrete":
         actions = rng.integers(spec.action_size, size=n)
     else:
         actions = rng.uniform(-1, 1, (n, spec.action_size)).astype(np.float32)
-    after = _simulate(world, before, actions, threads)
+    simulator = world.simulator(n, threads)
+    try:
+        before = begin(simulator, world, instructions, rng.integers(2**62, size=n))
+        after = simulator.step(actions)
+    finally:
+        simulator.close()
     return RolloutSet.from_grid(
         spec,
-        [world.suite("seen")[0]] * n,
+        instructions,
         lengths=np.ones(n, np.int32),
         states=np.stack([before, after], axis=1),
         actions=actions[:, None],
