@@ -1,7 +1,7 @@
 """All settings, one model per stage, each field written once with its meaning and default.
 
-A run's settings are: the defaults here, then a preset (``presets/*.yaml``), then
-``--set section.field=value``. The resolved result is stored in the run folder, and a stage is repeated only
+A run's settings are: the defaults here, then a preset (``presets/*.yaml``, or a world's own form of it in
+``presets/WORLD/*.yaml``, or any file of the user's), then ``--set section.field=value``. The resolved result is stored in the run folder, and a stage is repeated only
 when its own section changed.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -170,7 +171,10 @@ class ImagineConfig(Section):
     horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
     batch: int = Field(default=512, gt=0, description="rollouts decoded together")
     temperature: float = Field(
-        default=0.0, ge=0, description="sampling temperature of discrete actions; 0: argmax"
+        default=0.0,
+        ge=0,
+        description="sampling temperature of discrete actions, standard deviation of noise on continuous "
+        "ones; 0: the likeliest",
     )
     state_noise: float = Field(
         default=0.0, ge=0, description="normal noise on what changes in a state, in units of its usual change"
@@ -421,18 +425,41 @@ def presets() -> list[str]:
 def load(preset: str | None = None, overrides: Iterable[str] = (), **top: Any) -> Config:
     """Resolve settings: defaults, then the preset, then ``top`` fields, then ``section.field=value`` strings.
 
+    Args:
+        preset: name of one that ships with the library, or a YAML file of settings.
+        overrides: what to change.
+        top: fields of no section; ``env`` chooses between a preset's forms, see ``presets/``.
+
     Raises:
         KalmError: unknown preset, section or field (lists those that exist), or a value out of range.
     """
-    data: dict[str, Any] = {}
-    if preset is not None:
-        if preset not in presets():
-            raise unknown("preset", preset, presets())
-        data = yaml.safe_load((files("kalm") / "presets" / f"{preset}.yaml").read_text("utf-8")) or {}
+    data = {} if preset is None else _preset(preset, top.get("env") or Config().env)
     data.update({name: value for name, value in top.items() if value is not None})
     for override in overrides:
         _apply(data, override)
     return parse(data)
+
+
+def _preset(name: str, env: str) -> dict[str, Any]:
+    """Read a preset: of this world if it has one of its own by that name (``presets/WORLD/NAME.yaml``)."""
+    if name.endswith((".yaml", ".yml")):
+        return _read_settings(Path(name))
+    if name not in presets():
+        raise unknown("preset", name, [*presets(), "FILE.yaml"])
+    folder = files("kalm") / "presets"
+    own = folder / env / f"{name}.yaml"
+    text = (own if own.is_file() else folder / f"{name}.yaml").read_text("utf-8")
+    return yaml.safe_load(text) or {}
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text("utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise KalmError(f"settings {path} cannot be read: {error}.") from None
+    if not isinstance(data, dict):
+        raise KalmError(f"settings {path} hold {type(data).__name__}; write sections such as `train: ...`.")
+    return data
 
 
 def parse(data: dict[str, Any]) -> Config:

@@ -55,7 +55,7 @@ class Sampling:
     """How a rollout is drawn; without temperature and noise every choice is the likeliest.
 
     Attributes:
-        temperature: of discrete actions; 0 takes the best.
+        temperature: of discrete actions, deviation of continuous ones; 0 takes the best.
         state_noise: normal noise on what changes in a state, in units of its usual change.
     """
 
@@ -153,7 +153,9 @@ class _Decoding:
         self.lengths = np.zeros(n, np.int32)  # (N,)
         self.success = np.zeros(n, bool)  # (N,)
         self.broken = np.zeros(n, bool)  # (N,)
-        self.gumbel = _noise(seeds, 0, (horizon, spec.action_size)) if sampling.temperature else None
+        of_actions = 0 if spec.action_kind == "discrete" else 2
+        size = (horizon, spec.action_size)
+        self.jitter = _noise(seeds, of_actions, size) if sampling.temperature else None
         self.normal = _noise(seeds, 1, (horizon, spec.state_size)) if sampling.state_noise else None
 
     def run(self, template: str) -> None:
@@ -193,11 +195,11 @@ class _Decoding:
         )
 
     def _actions(self, output: Tensor, rows: np.ndarray, step: int) -> Tensor:
-        if self.model.spec.action_kind == "continuous":
-            return output.clamp(-1, 1)
-        if self.gumbel is not None:
-            output = output / self.sampling.temperature + torch.from_numpy(self.gumbel[rows, step]).to(output)
-        return output.argmax(dim=-1)
+        discrete, heat = self.model.spec.action_kind == "discrete", self.sampling.temperature
+        if self.jitter is not None:
+            jitter = torch.from_numpy(self.jitter[rows, step]).to(output)
+            output = output / heat + jitter if discrete else output + heat * jitter
+        return output.argmax(dim=-1) if discrete else output.clamp(-1, 1)
 
     def _record(
         self, rows: np.ndarray, step: int, actions: Tensor, after: Tensor, alive: np.ndarray
@@ -237,7 +239,7 @@ class _Decoding:
 
 
 def _noise(seeds: np.ndarray, kind: int, shape: tuple[int, int]) -> np.ndarray:
-    """Noise from each row's own seed: (N, *shape) float32; kind 0 turns argmax into sampling, 1 is normal."""
+    """Noise from each row's own seed: (N, *shape) float32; kind 0 turns argmax into sampling, others are normal."""
     draws = [np.random.default_rng([kind, seed]) for seed in seeds.tolist()]
     return np.stack([rng.normal(size=shape) if kind else rng.gumbel(size=shape) for rng in draws]).astype(
         np.float32
