@@ -1,8 +1,8 @@
 """All settings, one model per stage, each field written once with its meaning and default.
 
 A run's settings are: the defaults here, then a preset (``presets/*.yaml``, or a world's own form of it in
-``presets/WORLD/*.yaml``, or any file of the user's), then ``--set section.field=value``. The resolved result is stored in the run folder, and a stage is repeated only
-when its own section changed.
+``presets/WORLD/*.yaml``, or any file of the user's), then ``--set section.field=value``. The resolved result
+is stored in the run folder, and a stage is repeated only when its own section changed.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from kalm.types import LEVELS
 
 Env = Annotated[str | None, typer.Option("--env", help="World; `clevr` by default.")]
 Preset = Annotated[
-    str | None, typer.Option(help="Settings to start from: demo, mini, paper, paper-faithful.")
+    str | None, typer.Option(help="Settings to start from: demo, mini, paper, paper-faithful, or FILE.yaml.")
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. Repeat for more.")

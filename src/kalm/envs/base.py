@@ -45,7 +45,7 @@ class Simulator(Protocol):
     def reset(
         self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, rows: np.ndarray | None = None
     ) -> np.ndarray:
-        """Begin episodes in these rows (all by default), a goal and a seed each: -> (len(rows), S) float64."""
+        """Begin episodes in these rows (all by default), a goal and a seed each: -> (len(rows), S)."""
         ...
 
     def set_states(self, states: np.ndarray, rows: np.ndarray | None = None) -> None:

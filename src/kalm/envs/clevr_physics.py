@@ -31,6 +31,7 @@ from mujoco import rollout
 
 from kalm.errors import KalmError, unknown
 from kalm.goals.clevr import ACTIONS, BALLS, PUSHES
+from kalm.types import Goal
 
 Physics = Literal["paper", "mujoco3"]
 PHYSICS: tuple[Physics, ...] = get_args(Physics)

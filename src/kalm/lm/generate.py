@@ -239,7 +239,7 @@ class _Decoding:
 
 
 def _noise(seeds: np.ndarray, kind: int, shape: tuple[int, int]) -> np.ndarray:
-    """Noise from each row's own seed: (N, *shape) float32; kind 0 turns argmax into sampling, others are normal."""
+    """Noise from each row's own seed: (N, *shape) float32; kind 0 turns argmax into sampling."""
     draws = [np.random.default_rng([kind, seed]) for seed in seeds.tolist()]
     return np.stack([rng.normal(size=shape) if kind else rng.gumbel(size=shape) for rng in draws]).astype(
         np.float32
