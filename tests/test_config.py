@@ -34,5 +34,15 @@ def test_bad_overrides_say_what_is_allowed(override, says):
 
 
 def test_an_unknown_preset_lists_those_that_exist():
-    with pytest.raises(KalmError, match="Known: demo, mini, paper"):
+    with pytest.raises(KalmError, match="Known: .*demo, mini, paper"):
         config.load("dmeo")
+
+
+def test_a_preset_may_be_a_file(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("train:\n  steps: 7\n")
+    assert config.load(str(mine), ["train.batch=8"]).train.steps == 7
+    mine.write_text("just words")
+    for path in (mine, tmp_path / "none.yaml"):
+        with pytest.raises(KalmError, match=path.name):
+            config.load(str(path))
