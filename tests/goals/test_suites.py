@@ -25,7 +25,7 @@ def test_suite_is_computed_once():
 
 
 def test_unknown_names():
-    with pytest.raises(KalmError, match="unknown world 'mars'. Known: clevr"):
+    with pytest.raises(KalmError, match="unknown world 'mars'. Known: clevr, metaworld"):
         suite("mars", "seen")
     with pytest.raises(KalmError, match="unknown level 'medium'. Known: easy, hard, rephrase, seen"):
         suite("clevr", "medium")

@@ -4,6 +4,8 @@ A slot such as ``{ball}`` takes the goal's own value; any other slot names a tab
 words for the goal's direction, so that one pattern serves all four. Every fifth pattern of a novel level is
 held back from imagination: policies are measured on sentences that no rollout was imagined for.
 
+Meta-World's banks are plainer: a list of sentences per task, without slots.
+
 Unusual: the compositions of level `hard` are read off balls on a small grid, so that they can always hold
 together. Their seed is fixed: a suite is a constant.
 """
@@ -20,7 +22,8 @@ import yaml
 
 from kalm.errors import unknown
 from kalm.goals.clevr import BALLS, DIRECTIONS
-from kalm.types import NOVEL_LEVELS, Goal, Instruction
+from kalm.goals.metaworld_tasks import TASKS
+from kalm.types import LEVELS, NOVEL_LEVELS, Goal, Instruction
 
 PAIRS = tuple(permutations(BALLS, 2))  # 20 ordered pairs (ball, reference)
 PLACES = ("first", "second", "third", "fourth", "fifth")
@@ -47,14 +50,41 @@ def clevr(level: str) -> tuple[Instruction, ...]:
             level=level,
             goal=goal,
             wording=f"{level}/{index:02d}",
-            held_back=level in NOVEL_LEVELS and index % HELD_BACK_EVERY == HELD_BACK_EVERY - 1,
+            held_back=_held_back(level, index),
         )
         for index, pattern, goal in _FILLINGS[level](bank)
     )
 
 
+def metaworld(level: str) -> tuple[Instruction, ...]:
+    """Return all Meta-World instructions of a level, task by task, in a fixed order.
+
+    Raises:
+        KalmError: unknown level.
+    """
+    if level not in LEVELS:
+        raise unknown("level", level, LEVELS)
+    sentences = read_bank(f"metaworld_{level}")["wordings"]
+    return tuple(
+        Instruction(
+            text=text,
+            level=level,
+            goal=Goal.of(task.name),
+            wording=f"{level}/{task.name}/{index:02d}",
+            held_back=_held_back(level, index),
+        )
+        for task in TASKS.values()
+        if level in task.levels
+        for index, text in enumerate(sentences[task.name])
+    )
+
+
+def _held_back(level: str, index: int) -> bool:
+    return level in NOVEL_LEVELS and index % HELD_BACK_EVERY == HELD_BACK_EVERY - 1
+
+
 def read_bank(name: str) -> dict[str, Any]:
-    """Read a bank of patterns: ``tables`` (name -> direction -> words) and lists of patterns."""
+    """Read a bank: CLEVR's ``tables`` (name -> direction -> words) and patterns, or ``wordings`` of tasks."""
     return yaml.safe_load(
         resources.files("kalm.goals").joinpath("wordings", f"{name}.yaml").read_text("utf-8")
     )

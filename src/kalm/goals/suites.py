@@ -21,7 +21,10 @@ from kalm.types import LEVELS, Goal, Instruction
 
 ParseGoal = Callable[[Mapping[str, Any]], Goal]
 
-_WORLDS: dict[str, Callable[[str], tuple[Instruction, ...]]] = {"clevr": language.clevr}
+_WORLDS: dict[str, Callable[[str], tuple[Instruction, ...]]] = {
+    "clevr": language.clevr,
+    "metaworld": language.metaworld,
+}
 _NEEDED = ("text", "level", "goal")
 _OPTIONAL = ("wording", "held_back", "state")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell them, no file can hold them
