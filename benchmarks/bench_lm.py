@@ -180,7 +180,8 @@ def plainly_decoded(bench: Bench, rows: Sequence[Instruction], steps: int) -> np
     longest = max(map(len, prompts))
     ids = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in prompts])  # (N, P)
     padding = longest - torch.tensor([len(prompt) for prompt in prompts])  # (N,)
-    now = torch.from_numpy(bench.world.initial_states(range(len(rows))).astype(np.float32))
+    starts = bench.world.initial_states([row.goal for row in rows], range(len(rows)))
+    now = torch.from_numpy(starts.astype(np.float32))
     states = [now]
     with bench.computing():
         sequence = model.lm.get_input_embeddings()(ids)  # (N, L, D)

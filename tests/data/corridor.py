@@ -49,7 +49,7 @@ class CorridorSimulator:
     def _rows(self, rows):
         return np.arange(len(self.states)) if rows is None else rows
 
-    def reset(self, seeds, rows=None):
+    def reset(self, goals, seeds, rows=None):
         self.set_states(starts(seeds), rows)
         return starts(seeds)
 
@@ -76,6 +76,8 @@ class CorridorExpert:
 
 
 class Corridor:
+    restorable = True
+
     def __init__(self, ends=("left", "right"), start=None):
         self.spec = WorldSpec("corridor", ("x", "y"), "continuous", 2, 6)
         self.ends, self.start = ends, start
@@ -90,11 +92,11 @@ class Corridor:
     def judge(self, goals):
         return CorridorJudge(goals)
 
-    def simulator(self, n, threads=1):
+    def simulator(self, n, threads=1, test=False):
         return CorridorSimulator(n)
 
     def expert(self, noise):
         return CorridorExpert(noise)
 
-    def initial_states(self, seeds):
+    def initial_states(self, goals, seeds):
         return starts(seeds)

@@ -47,14 +47,14 @@ def wander(world, lengths, seed):
     instructions = [i for level in ("seen", "easy", "hard") for i in world.suite(level)]
     rollouts = []
     for length in lengths:
+        instruction = instructions[rng.integers(len(instructions))]
         simulator = world.simulator(1)
-        states = [simulator.reset([int(rng.integers(2**40))])[0]]
+        states = [simulator.reset([instruction.goal], [int(rng.integers(2**40))])[0]]
         discrete = spec.action_kind == "discrete"
         shape = (length,) if discrete else (length, spec.action_size)
         actions = rng.integers(0, spec.action_size, shape) if discrete else rng.uniform(-1, 1, shape)
         states += [simulator.step(actions[t : t + 1])[0] for t in range(length)]
         simulator.close()
-        instruction = instructions[rng.integers(len(instructions))]
         rollouts.append(
             Rollout(instruction, np.array(states), actions, np.full(length, 7.0), True, "imagined")
         )

@@ -44,7 +44,7 @@ class Always:
 def slowly(policy, world, instruction, seed):
     """One episode at a time, one transition at a time."""
     simulator = world.simulator(1)
-    state = simulator.reset([seed])
+    state = simulator.reset([instruction.goal], [seed])
     judge = world.judge([instruction.goal])
     states, earned = [state[0]], 0.0
     for _ in range(world.spec.horizon):

@@ -55,7 +55,7 @@ def test_neighbours_and_their_number_change_nothing(model, world, rows, temperat
 def test_episodes_that_end_leave_the_others_alone(model, world, rows):
     """Ended episodes stay in the cache until they are many; neither staying nor leaving may be felt."""
     texts = [row.text for row in rows]
-    states = world.initial_states(range(len(rows)))
+    states = world.initial_states([row.goal for row in rows], range(len(rows)))
     together = LMPolicy(model).begin(texts, states)
     running = np.arange(len(rows))
     alone = [LMPolicy(model).begin([text], state[None]) for text, state in zip(texts, states, strict=True)]
@@ -72,7 +72,7 @@ def test_episodes_that_end_leave_the_others_alone(model, world, rows):
 
 
 def test_sampling_follows_the_models_probabilities(model, world, rows):
-    states = world.initial_states([0])
+    states = world.initial_states([rows[0].goal], [0])
     policy = LMPolicy(model, temperature=1.0)
     n = 4_000
     seeds = np.random.default_rng(0).integers(2**63, size=n).astype(np.uint64)

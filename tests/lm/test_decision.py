@@ -115,8 +115,9 @@ def test_what_is_asked_for_is_what_goals_that_read_alike_earned(conditioned, rol
     both = type(rollouts).concat([rollouts, easy])
     conditioned.fit_aims(both, "float32")
     policy = DecisionTransformer(conditioned, precision="float32")
-    texts = [rollouts.instructions[0].text, moves[0].text]
-    far, near = policy.begin(texts, world.initial_states([0, 1])).wanted
+    asked = [rollouts.instructions[0], moves[0]]
+    starts = world.initial_states([item.goal for item in asked], [0, 1])
+    far, near = policy.begin([item.text for item in asked], starts).wanted
     assert far > 95 and near < 20
     lost = replace(rollouts, success=rollouts.success & False)
     conditioned.fit_aims(lost, "float32")
@@ -187,7 +188,8 @@ def test_it_does_what_the_wanted_return_asks_for(single, rollouts, world, tmp_pa
     told = told.with_scores(rewards, rollouts.success)
     config = SMALL.model_copy(update={"steps": 60})
     policy = decision.fit(single, config, told, told, 0.5, 0, tmp_path)
-    texts, states = [i.text for i in told.instructions[:8]], world.initial_states(range(8))
+    texts = [item.text for item in told.instructions[:8]]
+    states = world.initial_states([item.goal for item in told.instructions[:8]], range(8))
     for target, action in ((10.0, 3), (0.0, 7)):
         playing = replace(policy, target=target).begin(texts, states)
         first = playing.act(np.arange(8), states, np.zeros(8))
@@ -277,7 +279,8 @@ def test_a_saved_policy_acts_the_same_and_is_of_one_world(conditioned, world, ro
     policy.save(tmp_path)
     assert not list(tmp_path.rglob("*.pkl")) and not list(tmp_path.rglob("*.bin"))
     loaded = load(tmp_path, spec=world.spec)
-    texts, states = [row.text for row in rows], world.initial_states(range(len(rows)))
+    texts, goals = [row.text for row in rows], [row.goal for row in rows]
+    states = world.initial_states(goals, range(len(rows)))
     one, two = (
         each.begin(texts, states).act(np.arange(len(rows)), states, np.zeros(len(rows)))
         for each in (policy, loaded)

@@ -96,9 +96,9 @@ def test_abilities_have_a_panel_per_family_and_leave_losses_out():
 
 def test_film_shows_first_and_last_state():
     world = envs.make("clevr")
-    states = np.tile(world.initial_states([0]), (21, 1))
-    states[:, 0] = np.linspace(-0.4, 0.4, 21)
     instruction = Instruction("x", "hard", Goal.of("gather", center="green"))
+    states = np.tile(world.initial_states([instruction.goal], [0]), (21, 1))
+    states[:, 0] = np.linspace(-0.4, 0.4, 21)
     rollout = Rollout(instruction, states, np.zeros(20, dtype=int), np.zeros(20), True, "imagined")
     made = film(world, rollout, "imagined", frames=6, size=48)
     assert made.steps == (0, 4, 8, 12, 16, 20) and made.success
