@@ -1,0 +1,101 @@
+"""Meta-World: a Sawyer arm and 22 tasks on one table, one state vector for all of them.
+
+Unusual: a state does not say all that the physics needs, so episodes begin at a goal and a seed and nowhere
+else. The package metaworld is loaded by the first simulator or expert; verdicts and rewards never need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kalm.envs.metaworld_distractors import Distractors, When
+from kalm.errors import KalmError
+from kalm.goals import keywords, suites
+from kalm.goals import metaworld as goals_of
+from kalm.goals.metaworld_tasks import ENTITIES, SPEC
+from kalm.types import Goal, Instruction
+
+if TYPE_CHECKING:
+    from kalm.envs.metaworld_experts import MetaWorldExpert
+    from kalm.envs.metaworld_physics import MetaWorldSimulator
+
+INSTALL = "pip install 'kalm[metaworld]'"
+
+
+class MetaWorld:
+    """The Meta-World world (`kalm.envs.base.World`).
+
+    Args:
+        distractor: in tests an entity that is not part of the task shows up, drawn once per ``"episode"``, or
+            anew at every ``"step"``, or ``"none"``.
+        distractors: which entities may.
+
+    Raises:
+        KalmError: an option has an unknown value, or the package metaworld is not installed.
+    """
+
+    scene = "a robot arm and the things on its table"
+    restorable = False
+
+    def __init__(self, distractor: When = "episode", distractors: Sequence[str] = ENTITIES) -> None:
+        if find_spec("metaworld") is None:
+            raise KalmError(f"the world 'metaworld' needs the package of that name. Install it: {INSTALL}.")
+        self.spec = SPEC
+        drawn = Distractors(distractor, distractors)
+        self._distractors = None if distractor == "none" else drawn
+
+    def suite(self, level: str) -> tuple[Instruction, ...]:
+        """Return all instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
+        return suites.suite(SPEC.name, level)
+
+    def parse_goal(self, data: Mapping[str, Any]) -> Goal:
+        """Return the checked goal of a JSON object. Raises KalmError that names the wrong slot."""
+        return goals_of.parse_goal(data)
+
+    def judge(self, goals: Sequence[Goal]) -> goals_of.Judge:
+        """Compile goals into arrays for verdicts and rewards."""
+        return goals_of.Judge(goals)
+
+    def explains(self, text: str, goal: Goal) -> dict[str, bool]:
+        """Whether a sentence says what a goal asks, by keywords."""
+        return keywords.explains(text, goal)
+
+    def simulator(self, n: int, threads: int = 1, test: bool = False) -> MetaWorldSimulator:
+        """Return n rows stepping over this many threads; tests add a distractor to each."""
+        from kalm.envs.metaworld_physics import MetaWorldSimulator
+
+        return MetaWorldSimulator(n, threads, self._distractors if test else None)
+
+    def expert(self, noise: float = 0.0) -> MetaWorldExpert:
+        """Return the behaviour policy; `noise` is the probability of a uniformly random action."""
+        from kalm.envs.metaworld_experts import MetaWorldExpert
+
+        return MetaWorldExpert(noise)
+
+    def initial_states(self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Draw initial states, one per goal and seed: -> (len(seeds), 91) float64."""
+        return self.simulator(max(len(goals), 1)).reset(goals, seeds, np.arange(len(goals)))
+
+    def violations(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        """Name what is impossible in (N, 91) states: measure name -> (N,) bool."""
+        from kalm.envs import metaworld_checks as checks
+
+        return checks.violations(states)
+
+    def motion(
+        self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Plausibility of N transitions: measure name -> (N,) float32."""
+        from kalm.envs import metaworld_checks as checks
+
+        return checks.motion(states, actions, next_states)
+
+    def render(self, state: np.ndarray, size: int = 256) -> np.ndarray:
+        """Draw one state, seen from the front and above: (91,) -> (size, size, 3) uint8, top row first."""
+        from kalm.envs.metaworld_render import render
+
+        return render(state, size)
