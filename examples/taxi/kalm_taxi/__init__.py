@@ -1,0 +1,1 @@
+"""Gymnasium's Taxi as a world of kalm: a plug-in, walked through in ``docs/worlds.md``."""
