@@ -39,7 +39,7 @@ from kalm.options import (
     resolve,
     tell,
 )
-from kalm.runs import EVALUATION, REFINED, ROWS
+from kalm.runs import EVALUATION, REFINED, ROWS, SETTINGS, read_json
 from kalm.types import LEVELS
 
 app = typer.Typer(
@@ -89,7 +89,7 @@ def run(
     config = resolve(env, preset, extra, seed, device, workers)
     stages.claim(out, config, command_line(), resume, overwrite)
     summary = loop.run(config, out, command_line())
-    tell(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS)))
+    tell(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS), config.env))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
 
@@ -334,7 +334,7 @@ def sweep(
     config = resolve(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
     inputs = Inputs(real, imagined, model and stages.model_folder(model))
     chosen = known_levels(levels) or LEVELS
-    found = scores(do_sweep(config, inputs, out, chosen, command_line(), overwrite))
+    found = scores(do_sweep(config, inputs, out, chosen, command_line(), overwrite), config.env)
     tell(to_json(found), as_json, lambda: show_all([grid_table(found)]))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
@@ -370,8 +370,8 @@ def evaluate(
     inputs = {"policies": policy, "goals": goals, "levels": known_levels(level)}
     work = partial(policies.evaluate, config, policy, out, goals, known_levels(level) or LEVELS)
     stages.alone(out, "evaluate", config, inputs, overwrite, work)
-    summary = pipeline.results(out)
-    tell(summary, as_json, lambda: tables.show(read_rows(out / ROWS)))
+    summary = pipeline.results(out, config.env)
+    tell(summary, as_json, lambda: tables.show(read_rows(out / ROWS), config.env))
 
 
 @app.command()
@@ -391,7 +391,8 @@ def report(
 
     place = out or run / "report"
     summary = pipeline.report(run, place, effects)
-    tell(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS)))
+    world = read_json(run / SETTINGS, "run")["settings"]["env"]
+    tell(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS), world))
     if not as_json:
         typer.echo(f"\nReport: {place / 'report.html'}")
 

@@ -336,21 +336,21 @@ def report(run: Path, folder: Path, effects: Path | None = None) -> dict[str, An
 
     data = gather(run, effects)
     write_report(folder, data)
-    return summary(data.rows)
+    return summary(data.rows, data.world)
 
 
-def results(folder: Path) -> dict[str, Any]:
+def results(folder: Path, world: str) -> dict[str, Any]:
     """Return the figures of an evaluation folder."""
     from kalm.evaluation.results import read_rows
 
-    return summary(read_rows(folder / ROWS))
+    return summary(read_rows(folder / ROWS), world)
 
 
-def summary(rows: Sequence[Episode]) -> dict[str, Any]:
+def summary(rows: Sequence[Episode], world: str) -> dict[str, Any]:
     """Return success with intervals, per policy and level, JSON-ready."""
     from kalm.report import scores
 
-    return scores.to_json(scores.scores(rows))
+    return scores.to_json(scores.scores(rows, world))
 
 
 def refining(config: Config) -> dict[str, Any]:

@@ -88,9 +88,9 @@ def sweep(
             for job, failure in processes.each(work, left, config.workers):
                 if failure is not None:
                     failures[job.name] = failure
-                _write_table(folder)
+                _write_table(folder, config.env)
                 advance(cell=job.name)
-    rows = _write_table(folder)
+    rows = _write_table(folder, config.env)
     _report(folder, rows)
     if failures:
         told = " ".join(f"{name}: {reason}" for name, reason in failures.items())
@@ -176,7 +176,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _write_table(folder: Path) -> list[Episode]:
+def _write_table(folder: Path, world: str) -> list[Episode]:
     """Write all rows and the table of the cells that are done, whichever call asked for them."""
     from kalm.report.grid import grid_table, write_grid
     from kalm.report.scores import scores
@@ -188,7 +188,7 @@ def _write_table(folder: Path) -> list[Episode]:
         (row for path in done for row in read_rows(path)), key=lambda row: order.index(row.algorithm)
     )
     if rows:
-        found = scores(rows)
+        found = scores(rows, world)
         write_rows(folder / EVALUATION / ROWS, rows)
         write_grid(folder / TABLE_CSV, found)
         with atomic_write(folder / TABLE_MD) as temporary:

@@ -7,7 +7,7 @@ from kalm.evaluation.results import Episode, read_rows, write_rows
 
 ROWS = [
     Episode("BC", "bc", False, 0, "seen", "seen/3", False, 'say "left",\nplease – ü', 2**62, True, 7, 101.25),
-    Episode("CQL+KALM", "cql", True, 1, "hard", "", True, "gather", 0, False, 50, -0.1, 7000),
+    Episode("CQL+KALM", "cql", True, 1, "hard", "", True, "gather", 0, False, 50, -0.1, 7000, "gather"),
 ]
 
 
@@ -17,12 +17,14 @@ def test_round_trip(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
-def test_files_without_steps_are_read(tmp_path):
+def test_earlier_files_are_read(tmp_path):
     path = tmp_path / "rows.csv"
     write_rows(path, ROWS[1:])
     header, row = path.read_text("utf-8").splitlines()
-    path.write_text(f"{header.removesuffix(',step')}\n{row.removesuffix(',7000')}\n", "utf-8")
-    assert read_rows(path) == [replace(ROWS[1], step=0)]
+    path.write_text(f"{header.removesuffix(',kind')}\n{row.removesuffix(',gather')}\n", "utf-8")
+    assert read_rows(path) == [replace(ROWS[1], kind="")]
+    path.write_text(f"{header.removesuffix(',step,kind')}\n{row.removesuffix(',7000,gather')}\n", "utf-8")
+    assert read_rows(path) == [replace(ROWS[1], step=0, kind="")]
 
 
 def edited(tmp_path, old, new):
@@ -40,7 +42,7 @@ def edited(tmp_path, old, new):
         ("policy,", "name,", "rows.csv line 1: the columns are"),
         ("gather,0,0,50", "gather,0,no,50", "rows.csv line 4: column 'success' holds 'no', not a bool"),
         (",50,", ",fifty,", "rows.csv line 4: column 'steps' holds 'fifty', not a int"),
-        (",-0.1,", ",", "rows.csv line 4: 12 values, expected 13"),
+        (",-0.1,", ",", "rows.csv line 4: 13 values, expected 14"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path, old, new, message):

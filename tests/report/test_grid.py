@@ -19,7 +19,7 @@ ROWS = [*episodes("bc", False, 10), *episodes("bc", True, 30), *episodes("lm", F
 
 
 def test_plain_stands_beside_kalm_and_their_difference():
-    table = grid_table(scores(ROWS))
+    table = grid_table(scores(ROWS, "clevr"))
     assert [row[0] for row in table.rows] == ["BC", "BC+KALM", "BC+KALM − BC", "LM"]
     plain, kalm, change, lm = table.rows
     # Wilson for 20 of 100: 13.3 to 28.9.
@@ -29,7 +29,7 @@ def test_plain_stands_beside_kalm_and_their_difference():
 
 
 def test_the_file_has_one_line_per_algorithm_and_level(tmp_path):
-    write_grid(tmp_path / "sweep.csv", scores(ROWS))
+    write_grid(tmp_path / "sweep.csv", scores(ROWS, "clevr"))
     with (tmp_path / "sweep.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert [(line["algorithm"], line["level"]) for line in lines[:6]] == [

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate, rate
@@ -7,6 +9,7 @@ from kalm.report.tables import (
     cell,
     gain_table,
     held_back_table,
+    kind_table,
     markdown,
     plain,
     points,
@@ -45,6 +48,23 @@ def test_gain_table_needs_both_variants():
     table = gain_table(scores(episodes("BC", "seen", 1, 20) + episodes("BC+KALM", "seen", 19, 20)))
     assert table is not None and table.rows[0][0] == "BC+KALM − BC"
     assert table.rows[0][1].startswith("+90.0 [") and table.rows[0][1].endswith("*")
+
+
+def test_kind_table_tells_kinds_apart_where_there_are_several():
+    kinds = {"line": 4, "gather": 10}
+    rows = [
+        replace(row, kind=kind)
+        for policy in ("BC", "BC+KALM")
+        for kind, won in kinds.items()
+        for row in episodes(policy, "hard", won, 20)
+    ]
+    table = kind_table([*rows, *(replace(row, kind="move") for row in episodes("BC", "easy", 1, 2))])
+    assert table is not None and table.header == ("level", "kind", "BC", "BC+KALM")
+    assert [line[:3] for line in table.rows] == [
+        ("hard", "line", cell(rate(4, 20))),
+        ("hard", "gather", cell(rate(10, 20))),
+    ]
+    assert kind_table(episodes("BC", "hard", 1, 2)) is None
 
 
 def test_held_back_table_splits_novel_levels():

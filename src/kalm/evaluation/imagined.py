@@ -18,8 +18,9 @@ import numpy as np
 from kalm.data.rollouts import RolloutSet
 from kalm.data.score import one_step, transitions, violated
 from kalm.envs.base import World
+from kalm.evaluation.results import kind_of
 from kalm.evaluation.statistics import Rate, rate
-from kalm.types import LEVELS, Goal
+from kalm.types import LEVELS
 
 
 @dataclass(frozen=True)
@@ -111,18 +112,9 @@ def measure(rollouts: RolloutSet, world: World) -> Quality:
 
 
 def _kinds(rollouts: RolloutSet) -> dict[str, Rate]:
-    names = np.array([_kind(instruction.goal) for instruction in rollouts.instructions])[rollouts.which]
+    names = np.array([kind_of(instruction.goal) for instruction in rollouts.instructions])[rollouts.which]
     found = {str(name): _share(rollouts.success[names == name]) for name in np.unique(names)}
     return found if len(found) > 1 else {}
-
-
-def _kind(goal: Goal) -> str:
-    parts = [
-        value
-        for _, value in goal.slots
-        if isinstance(value, tuple) and any(isinstance(g, Goal) for g in value)
-    ]
-    return f"{goal.kind} of {len(parts[0])}" if parts else goal.kind
 
 
 def _share(flags: np.ndarray) -> Rate:

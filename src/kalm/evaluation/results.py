@@ -1,6 +1,7 @@
 """The results file: CSV, one row per episode, so that every number of a report can be counted again.
 
-Files of earlier versions lack the last column, the checkpoint's step; it is read as 0.
+Files of earlier versions lack the last columns, the checkpoint's step (read as 0) and the kind of goal (read
+as nothing).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from kalm.errors import KalmError
 from kalm.runs import atomic_write
+from kalm.types import Goal
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Episode:
-    """One row of the results; `Label` explains the first four fields and the last, `Instruction` four."""
+    """One row of the results; `Label` explains the first four fields and `step`, `Instruction` four."""
 
     policy: str
     algorithm: str
@@ -51,6 +53,17 @@ class Episode:
     steps: int  # actions taken
     reward: float  # sum over the episode
     step: int = 0
+    kind: str = ""  # of the goal, see `kind_of`
+
+
+def kind_of(goal: Goal) -> str:
+    """Return the kind of a goal; goals made of goals are told apart by how many."""
+    parts = [
+        value
+        for _, value in goal.slots
+        if isinstance(value, tuple) and any(isinstance(part, Goal) for part in value)
+    ]
+    return f"{goal.kind} of {len(parts[0])}" if parts else goal.kind
 
 
 def _flag(text: str) -> bool:
@@ -80,7 +93,7 @@ def read_rows(path: Path) -> list[Episode]:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.reader(stream, strict=True)
             header = next(reader, [])
-            if header not in (names, names[:-1]):
+            if header not in (names, names[:-1], names[:-2]):
                 raise KalmError(f"{path} line 1: the columns are {header}, expected {names}.")
             columns = fields(Episode)[: len(header)]
             return [_parse(line, columns, f"{path} line {reader.line_num}") for line in reader]

@@ -126,7 +126,10 @@ def _timings(run: Path) -> dict[str, float]:
 def _filmstrips(
     world: World, imagined: RolloutSet | None, jobs: Sequence[tuple[Job, Path]], count: int
 ) -> list[Filmstrip]:
-    """Draw imagined rollouts, level by level, each above what a +KALM policy does from the same state."""
+    """Draw imagined rollouts, level by level, each above what a +KALM policy does.
+
+    Both begin in the same state where the world can be put into one.
+    """
     mine: list[Any] = [place for job, place in jobs if job.kalm]
     if imagined is None or not mine or count == 0:
         return []
@@ -134,7 +137,8 @@ def _filmstrips(
     strips = []
     for row in _chosen(imagined, count):
         dream = imagined[int(row)]
-        start = replace(dream.instruction, state=tuple(dream.states[0].tolist()))
+        same = tuple(dream.states[0].tolist()) if world.restorable else None
+        start = replace(dream.instruction, state=same)
         # At most as many frames as fit beside each other; the policy may take its time.
         played = play(policy, world, [start], [0])[0]
         films = (film(world, dream, "imagined"), film(world, played, "policy in the simulator"))

@@ -34,7 +34,15 @@ from kalm.report.grounding import effects_table, inspection_tables
 from kalm.report.loop import PRACTISED, Round, collected_table, rounds_table
 from kalm.report.scores import NOVEL, Gain, Score, gains, scores
 from kalm.report.style import DARK, LIGHT, PRINT, Format, Theme
-from kalm.report.tables import Table, gain_table, held_back_table, quality_table, refined_table, success_table
+from kalm.report.tables import (
+    Table,
+    gain_table,
+    held_back_table,
+    kind_table,
+    quality_table,
+    refined_table,
+    success_table,
+)
 from kalm.runs import atomic_write
 
 PICTURES = "figures"
@@ -101,7 +109,7 @@ def write_report(folder: Path, data: ReportData) -> Path:
 
 def compose(data: ReportData) -> Document:
     """Put the report together."""
-    found = scores(data.rows)
+    found = scores(data.rows, data.world)
     return Document(
         data.title,
         tuple(headline(found, data.world)),
@@ -172,10 +180,11 @@ def _results(found: Sequence[Score], data: ReportData) -> tuple[Block, ...]:
     )
     assert bars is not None
     held_back = held_back_table(data.rows) or "No episode used a wording that was held back from imagination."
+    kinds = kind_table(data.rows) or "Every level has goals of one kind."
     if data.sweep:
-        return (grid_table(found), bars, held_back)
+        return (grid_table(found), bars, kinds, held_back)
     gains = gain_table(found) or "No algorithm was trained both with and without imagined rollouts."
-    return (success_table(found), bars, gains, held_back)
+    return (success_table(found), bars, gains, kinds, held_back)
 
 
 def _rounds(data: ReportData) -> tuple[Block, ...]:

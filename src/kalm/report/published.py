@@ -8,6 +8,9 @@ from __future__ import annotations
 
 SETTING = "Llama-2-7B, 500,000 gradient steps, 3 seeds"
 
+# World -> level -> number of the paper's novel goals.
+MIX = {"clevr": {"rephrase": 800, "easy": 400, "hard": 200}}
+
 # World -> policy -> mean success over the novel levels.
 NOVEL_SUCCESS = {"clevr": {"CQL": 0.155, "CQL+KALM": 0.271}}
 

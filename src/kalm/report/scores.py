@@ -10,10 +10,10 @@ import numpy as np
 
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate, difference, pooled, stratified
+from kalm.report import published
 from kalm.types import LEVELS, NOVEL_LEVELS
 
 NOVEL, MIX = "novel", "mix"
-MIX_WEIGHTS = {"rephrase": 800, "easy": 400, "hard": 200}  # the paper's 1,400 novel goals
 TITLES = {NOVEL: "novel mean", MIX: "paper's mix"}
 
 
@@ -26,7 +26,8 @@ class Score:
         algorithm: name of the learner.
         kalm: it learned from imagined rollouts too.
         seeds: training seeds.
-        rates: level (and `NOVEL`, `MIX` where all novel levels were played) -> success.
+        rates: level (and `NOVEL`, `MIX` where all novel levels were played, `MIX` where the paper has one for
+            this world) -> success.
     """
 
     policy: str
@@ -46,17 +47,22 @@ class Gain:
     differences: dict[str, Difference]
 
 
-def scores(rows: Iterable[Episode]) -> list[Score]:
-    """Sum up episodes per policy: plain before +KALM, algorithms in order of appearance."""
+def scores(rows: Iterable[Episode], world: str = "") -> list[Score]:
+    """Sum up episodes per policy: plain before +KALM, algorithms in order of appearance.
+
+    Args:
+        rows: episodes.
+        world: which the rows are of; its name says whether the paper mixes the novel levels.
+    """
     by_policy: dict[str, list[Episode]] = {}
     for row in rows:
         by_policy.setdefault(row.policy, []).append(row)
-    found = [_score(episodes) for episodes in by_policy.values()]
+    found = [_score(episodes, published.MIX.get(world)) for episodes in by_policy.values()]
     algorithms = list(dict.fromkeys(score.algorithm for score in found))
     return sorted(found, key=lambda score: (algorithms.index(score.algorithm), score.kalm))
 
 
-def _score(episodes: Sequence[Episode]) -> Score:
+def _score(episodes: Sequence[Episode], mix: Mapping[str, int] | None) -> Score:
     first = episodes[0]
     seeds = tuple(sorted({row.seed for row in episodes}))
     levels = ordered({row.level for row in episodes})
@@ -71,7 +77,8 @@ def _score(episodes: Sequence[Episode]) -> Score:
         if complete.any():
             parts = won[complete][:, columns], played[complete][:, columns]
             rates[NOVEL] = stratified(*parts, [1.0] * len(columns))
-            rates[MIX] = stratified(*parts, [MIX_WEIGHTS[level] for level in NOVEL_LEVELS])
+            if mix:
+                rates[MIX] = stratified(*parts, [mix[level] for level in NOVEL_LEVELS])
     return Score(first.policy, first.algorithm, first.kalm, seeds, rates)
 
 

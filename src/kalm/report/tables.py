@@ -50,8 +50,8 @@ def success_table(found: Sequence[Score]) -> Table:
         "Success (%)",
         ("policy", *(TITLES.get(column, column) for column in columns), "novel mean by seed"),
         rows,
-        f"{EXPLAINED} {_seeds(found)} The novel mean weighs the three novel "
-        "levels equally, the paper's mix 800 rephrase : 400 easy : 200 hard.",
+        f"{EXPLAINED} {_seeds(found)} The novel mean weighs the three novel levels equally"
+        + (", the paper's mix 800 rephrase : 400 easy : 200 hard." if MIX in columns else "."),
     )
 
 
@@ -114,6 +114,24 @@ def held_back_table(rows: Sequence[Episode]) -> Table | None:
         ),
         f"No rollout was imagined for the held-back wordings. {EXPLAINED}",
     )
+
+
+def kind_table(rows: Sequence[Episode]) -> Table | None:
+    """Success per kind of goal and policy, in levels of several kinds; None where no level has."""
+    by_place: dict[tuple[str, str], list[Episode]] = {}
+    for row in rows:
+        if row.kind:
+            by_place.setdefault((row.level, row.kind), []).append(row)
+    kinds = {level: [kind for other, kind in by_place if other == level] for level, _ in by_place}
+    places = [(level, kind) for level in ordered(kinds) if len(kinds[level]) > 1 for kind in kinds[level]]
+    if not places:
+        return None
+    policies = [score.policy for score in scores(rows)]
+    lines = []
+    for level, kind in places:
+        rates = {score.policy: score.rates[level] for score in scores(by_place[level, kind])}
+        lines.append((level, kind, *(cell(rates.get(policy)) for policy in policies)))
+    return Table("Success per kind of goal (%)", ("level", "kind", *policies), tuple(lines), EXPLAINED)
 
 
 def quality_table(
@@ -223,10 +241,10 @@ def plain(table: Table, width: int = 160) -> str:
     return stream.getvalue()
 
 
-def show(rows: Sequence[Episode]) -> None:
+def show(rows: Sequence[Episode], world: str) -> None:
     """Print the result tables of these episodes on standard output."""
-    found = scores(rows)
-    tables = (success_table(found), gain_table(found), held_back_table(rows))
+    found = scores(rows, world)
+    tables = (success_table(found), gain_table(found), kind_table(rows), held_back_table(rows))
     show_all([table for table in tables if table is not None])
 
 
