@@ -116,6 +116,27 @@ def test_its_measures_find_what_is_impossible(taxi):
     np.testing.assert_array_equal(measures["step_too_large"], [0, 1])
 
 
+def test_a_world_may_have_no_measures_at_all(taxi):
+    _, world = taxi
+    from kalm.config import CollectConfig
+    from kalm.data.lockstep import run_expert
+    from kalm.evaluation.imagined import quality
+    from kalm.evaluation.simulated import agreement
+
+    class Bare(type(world)):
+        def violations(self, states):
+            return {}
+
+        def motion(self, states, actions, next_states):
+            return {}
+
+    config = CollectConfig(rollouts=8, noise=0.2)
+    rollouts, _ = run_expert(Bare(), world.suite("seen")[:8], config, np.random.default_rng(0))
+    found = quality(rollouts, Bare())["seen"]
+    assert (found.rollouts, found.violations, found.motion) == (8, {}, {})
+    assert agreement(rollouts, Bare()).step.model.value == 0  # it is real
+
+
 def test_every_seen_sentence_tells_its_own_goal_and_no_other(taxi):
     _, world = taxi
     goals = {instruction.goal for instruction in world.suite("seen")}

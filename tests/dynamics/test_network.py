@@ -10,8 +10,8 @@ import torch
 from kalm import envs
 from kalm.config import CollectConfig
 from kalm.data.collect import collect
-from kalm.dynamics.network import Change, TransitionNetwork, change_loss, fit, owners, share
-from kalm.types import Entity
+from kalm.dynamics.network import Change, TransitionNetwork, change_loss, fit, owners, share, spreads
+from kalm.types import Entity, WorldSpec
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,12 @@ def test_loss_by_hand():
     loss = change_loss(change, target, torch.tensor([0, 0, 1]))
     gates = (math.log(1 + math.exp(-3)) + math.log(2)) / 2
     assert float(loss) == pytest.approx(1 / 3 + gates, abs=1e-6)
+
+
+def test_a_number_that_never_varies_is_left_in_its_own_units():
+    spec = WorldSpec("plain", ("a", "b"), "discrete", 2, 5)
+    found = spreads(spec, np.array([[1, 0.1], [3, 0.1], [1, 0.1], [3, 0.1]], np.float32))
+    assert found.tolist() == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_what_the_gate_stops_stays_exactly(world):

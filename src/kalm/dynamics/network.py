@@ -72,7 +72,7 @@ class TransitionNetwork(nn.Module):
         """Take the scales of states and of their changes from real data; entities of one kind share them."""
         changes = rollouts.states[rollouts.before + 1] - rollouts.states[rollouts.before]
         self.center.copy_(share(self.spec, rollouts.states.mean(0)))
-        self.spread.copy_(share(self.spec, rollouts.states.std(0)) + 1e-6)
+        self.spread.copy_(spreads(self.spec, rollouts.states))
         self.usual.copy_(share(self.spec, np.sqrt((changes**2).mean(0))) + 1e-6)
 
     def forward(self, states: Tensor, actions: Tensor) -> Change:
@@ -113,6 +113,16 @@ def share(spec: WorldSpec, values: np.ndarray) -> Tensor:
         columns = np.array([entity.columns for entity in spec.entities if entity.kind == kind])
         shared[columns] = shared[columns].mean(0)
     return torch.from_numpy(shared)
+
+
+def spreads(spec: WorldSpec, states: np.ndarray) -> Tensor:
+    """Return what to divide state numbers by: (M, S) -> (S,) deviations, 1 where the data never vary.
+
+    A number that is constant in real data may be another constant elsewhere: divided by a deviation of
+    nothing, it would drown all others.
+    """
+    deviations = share(spec, states.std(0)) + 1e-6
+    return torch.where(deviations > 1e-5, deviations, torch.ones_like(deviations))
 
 
 def fit(

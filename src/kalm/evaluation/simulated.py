@@ -153,7 +153,8 @@ def _simulate(world: World, states: np.ndarray, actions: np.ndarray, threads: in
 
 def _step_error(rollouts: RolloutSet, world: World, threads: int) -> Error | None:
     before, actions, after = transitions(rollouts)
-    possible = ~np.any(list(world.violations(before).values()), axis=0)
+    flags = np.array([*world.violations(before).values()], dtype=bool).reshape(-1, len(before))
+    possible = ~flags.any(axis=0)
     if not possible.any():
         return None
     before, actions, after = before[possible], actions[possible], after[possible]

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
-from kalm.dynamics.network import Change, change_loss, owners, share
+from kalm.dynamics.network import Change, change_loss, owners, share, spreads
 from kalm.types import WorldSpec
 
 
@@ -73,7 +73,7 @@ class Scales(nn.Module):
         """Take the scales from real rollouts."""
         changes = rollouts.states[rollouts.before + 1] - rollouts.states[rollouts.before]
         self.mean.copy_(share(self.spec, rollouts.states.mean(0)))
-        self.std.copy_(share(self.spec, rollouts.states.std(0)) + 1e-6)
+        self.std.copy_(spreads(self.spec, rollouts.states))
         self.change.copy_(share(self.spec, np.sqrt((changes**2).mean(0))) + 1e-6)
 
     def normal(self, states: Tensor) -> Tensor:
