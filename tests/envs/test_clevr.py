@@ -7,6 +7,7 @@ from kalm.errors import KalmError
 from kalm.types import Goal
 
 APART = [-0.4, 0.0, 0.0, 0.0, 0.4, 0.0, -0.4, 0.4, 0.4, 0.4]  # red, blue, green, purple, cyan
+RED_LEFT = Goal.of("move", ball="red", direction="left")
 
 
 def state(**balls):
@@ -54,7 +55,7 @@ def test_motion():
 
 def test_real_steps_are_plausible():
     world, simulator = ClevrWorld(), ClevrWorld().simulator(40)
-    before = simulator.reset(np.arange(40))
+    before = simulator.reset([RED_LEFT] * 40, np.arange(40))
     for _ in range(3):
         actions = np.arange(40)
         after = simulator.step(actions)

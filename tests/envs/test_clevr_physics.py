@@ -9,8 +9,10 @@ from kalm.envs import clevr_physics as physics
 from kalm.envs.clevr_physics import ClevrSimulator, initial_states
 from kalm.errors import KalmError
 from kalm.goals.clevr import PUSHES
+from kalm.types import Goal
 
 HERE = Path(__file__).parent
+GOAL = Goal.of("gather", center="red")  # initial states do not depend on it
 ORIGINAL = HERE.parents[2] / "shared" / "samples" / "clevr_physics.npz"  # outside the project
 
 
@@ -140,8 +142,8 @@ def test_reset_follows_the_originals_distribution():
         (lambda s: s.set_states(np.full((1, 10), np.nan)), "finite"),
         (lambda s: s.set_states(np.full((1, 10), 11.0)), "10"),
         (lambda s: s.set_states(np.zeros((1, 15))), r"\(1, 10\)"),
-        (lambda s: s.reset([-1]), "seeds"),
-        (lambda s: s.reset([0.5]), "seeds"),
+        (lambda s: s.reset([GOAL], [-1]), "seeds"),
+        (lambda s: s.reset([GOAL], [0.5]), "seeds"),
         (lambda s: ClevrSimulator(1).step(np.array([0])), "reset"),
         (lambda s: ClevrSimulator(0), "at least 1"),
         (lambda s: ClevrSimulator(1, threads=0), "at least 1"),
@@ -150,6 +152,6 @@ def test_reset_follows_the_originals_distribution():
 )
 def test_bad_input_is_named(call, says):
     simulator = ClevrSimulator(1)
-    simulator.reset([0])
+    simulator.reset([GOAL], [0])
     with pytest.raises(KalmError, match=says):
         call(simulator)

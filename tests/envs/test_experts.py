@@ -23,7 +23,7 @@ def play(goals, noise=0.0, horizon=50):
     world = ClevrWorld()
     judge, expert, rng = world.judge(goals), world.expert(noise), np.random.default_rng(0)
     simulator = world.simulator(len(goals))
-    states, steps = simulator.reset(np.arange(len(goals))), np.full(len(goals), horizon + 1)
+    states, steps = simulator.reset(goals, np.arange(len(goals))), np.full(len(goals), horizon + 1)
     live = np.arange(len(goals))
     for step in range(1, horizon + 1):
         actions = expert.act(states[live], judge.take(live), rng)
@@ -58,7 +58,8 @@ def test_composes_and_gathers():
 
 def test_a_row_does_not_depend_on_the_others():
     world = ClevrWorld()
-    states, judge = world.initial_states(np.arange(300)), world.judge([*RELATIONS, *MOVES] * 3)
+    goals = [*RELATIONS, *MOVES] * 3
+    states, judge = world.initial_states(goals, np.arange(300)), world.judge(goals)
     actions, rng = ClevrExpert().act(states, judge, np.random.default_rng(0)), np.random.default_rng(1)
     for rows in ([3], [299, 130, 4]):
         np.testing.assert_array_equal(
@@ -68,7 +69,8 @@ def test_a_row_does_not_depend_on_the_others():
 
 def test_noise_is_the_share_of_random_actions():
     world, goals = ClevrWorld(), RELATIONS * 50
-    states, judge = world.initial_states(np.arange(400)).repeat(10, axis=0), world.judge(goals)
+    states, judge = world.initial_states(goals[:400], np.arange(400)), world.judge(goals)
+    states = states.repeat(10, axis=0)
     sure = ClevrExpert().act(states, judge, np.random.default_rng(0))
     noisy = ClevrExpert(0.4).act(states, judge, np.random.default_rng(0))
     assert (noisy != sure).mean() == pytest.approx(0.4 * 39 / 40, abs=0.03)
@@ -99,7 +101,7 @@ def test_prediction_by_hand():
 def test_prediction_is_near_the_simulator():
     world, actions = ClevrWorld(), np.arange(400) % 40
     simulator = world.simulator(400)
-    simulator.reset(np.arange(400))
+    simulator.reset(RELATIONS * 5, np.arange(400))
     simulator.step(np.random.default_rng(0).integers(40, size=400))  # off the walls
     before = simulator.step(np.random.default_rng(1).integers(40, size=400))
     simulator.set_states(before)  # at rest

@@ -1,5 +1,7 @@
 """One battery for every installed world: what the other rooms rely on."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -20,10 +22,17 @@ def actions_of(world, n, seed=0):
     return rng.uniform(-1, 1, (n, spec.action_size)).astype(np.float32)
 
 
+def goals_of(world, n, level="seen", kinds=3):
+    """Goals for n rows, of a few kinds: building a scene for every kind would take a minute."""
+    suite = world.suite(level)
+    some = [suite[i * len(suite) // kinds].goal for i in range(kinds)]
+    return [some[row % kinds] for row in range(n)]
+
+
 def path(world, n, steps=3):
     """States of the first n seeds over a few steps: (steps + 1, n, S)."""
     simulator = world.simulator(n)
-    states = [simulator.reset(np.arange(n))]
+    states = [simulator.reset(goals_of(world, n), np.arange(n))]
     states += [simulator.step(actions_of(world, n, seed=1000 + step)) for step in range(steps)]
     simulator.close()
     return np.stack(states)
@@ -44,28 +53,35 @@ def test_shapes(world):
     states = path(world, 4)
     assert states.shape == (4, 4, world.spec.state_size) and states.dtype == np.float64
     assert np.isfinite(states).all()
-    np.testing.assert_array_equal(world.initial_states(np.arange(4)), states[0])
+    np.testing.assert_array_equal(world.initial_states(goals_of(world, 4), np.arange(4)), states[0])
 
 
 def test_same_seeds_and_actions_give_the_same_states(world):
     np.testing.assert_array_equal(path(world, 4), path(world, 4))
 
 
-def test_rows_do_not_depend_on_batch_threads_or_order(world):
+def test_survives_pickling(world):
+    copy, goals = pickle.loads(pickle.dumps(world)), goals_of(world, 2)
+    np.testing.assert_array_equal(copy.initial_states(goals, [3, 4]), world.initial_states(goals, [3, 4]))
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_rows_do_not_depend_on_batch_threads_or_order(world, test):
     n = 6
-    start, actions = world.initial_states(np.arange(n)), [actions_of(world, n, seed) for seed in range(3)]
-    together = world.simulator(n, 2)
-    together.reset(np.arange(n))
+    goals, actions = goals_of(world, n), [actions_of(world, n, seed) for seed in range(3)]
+    together = world.simulator(n, 2, test)
+    start = together.reset(goals, np.arange(n))
     expected = np.stack([together.step(action) for action in actions])  # (3, n, S)
     for row in (0, n - 1):
-        alone = world.simulator(1)
-        np.testing.assert_array_equal(alone.reset([row])[0], start[row])
+        alone = world.simulator(1, test=test)
+        np.testing.assert_array_equal(alone.reset([goals[row]], [row])[0], start[row])
         for step, action in enumerate(actions):
             np.testing.assert_array_equal(alone.step(action[[row]])[0], expected[step, row])
         alone.close()
     # In two halves, out of order.
-    halves = world.simulator(n)
-    halves.reset(np.arange(n))
+    halves = world.simulator(n, test=test)
+    for rows in (np.array([5, 1, 3]), np.array([0, 4, 2])):
+        halves.reset([goals[row] for row in rows], rows, rows)
     for step, action in enumerate(actions):
         for rows in (np.array([5, 1, 3]), np.array([0, 4, 2])):
             np.testing.assert_array_equal(halves.step(action[rows], rows), expected[step, rows])
@@ -76,7 +92,7 @@ def test_rows_do_not_depend_on_batch_threads_or_order(world):
 def test_a_row_that_does_not_step_stays(world):
     still, moving = world.simulator(2), world.simulator(2)
     for simulator in (still, moving):
-        simulator.reset([0, 1])
+        simulator.reset(goals_of(world, 2), [0, 1])
     actions = actions_of(world, 2)
     for _ in range(3):
         moving.step(actions[[0]], np.array([0]))
@@ -86,9 +102,13 @@ def test_a_row_that_does_not_step_stays(world):
 
 
 def test_set_states_leaves_nothing_of_before(world):
-    states, actions = world.initial_states([7, 8]), actions_of(world, 2, 5)
-    fresh, used = world.simulator(2), world.simulator(2)
-    used.reset([0, 1])
+    goals, fresh, used = goals_of(world, 2), world.simulator(2), world.simulator(2)
+    states, actions = world.initial_states(goals, [7, 8]), actions_of(world, 2, 5)
+    if not world.restorable:
+        with pytest.raises(KalmError, match="state"):
+            fresh.set_states(states)
+        return
+    used.reset(goals, [0, 1])
     for seed in range(4):
         used.step(actions_of(world, 2, seed))
     for simulator in (fresh, used):
@@ -97,11 +117,12 @@ def test_set_states_leaves_nothing_of_before(world):
 
 
 def test_reset_leaves_nothing_of_before(world):
-    actions, fresh, used = actions_of(world, 1, 5), world.simulator(1), world.simulator(1)
-    used.reset([3])
+    goals, actions = goals_of(world, 2), actions_of(world, 1, 5)
+    fresh, used = world.simulator(1), world.simulator(1)
+    used.reset(goals[:1], [3])
     for seed in range(4):
         used.step(actions_of(world, 1, seed))
-    np.testing.assert_array_equal(used.reset([9]), fresh.reset([9]))
+    np.testing.assert_array_equal(used.reset(goals[1:], [9]), fresh.reset(goals[1:], [9]))
     np.testing.assert_array_equal(used.step(actions), fresh.step(actions))
 
 
@@ -113,8 +134,10 @@ def test_suites_parse_and_are_judged(world, level):
     if not some:
         pytest.skip(f"{world.spec.name} has no {level} instructions")
     assert all(world.parse_goal(one.goal.to_json()) == one.goal for one in some)
-    simulator, judge = world.simulator(len(some)), world.judge([one.goal for one in some])
-    before, actions = simulator.reset(np.arange(len(some))), actions_of(world, len(some))
+    some = some[:: max(len(some) // 4, 1)]
+    goals = [one.goal for one in some]
+    simulator, judge = world.simulator(len(some)), world.judge(goals)
+    before, actions = simulator.reset(goals, np.arange(len(some))), actions_of(world, len(some))
     after = simulator.step(actions)
     verdicts = judge.success(before, actions, after)
     rewards = judge.reward(before, actions, after)
@@ -132,8 +155,8 @@ def test_unknown_level_is_named(world):
 
 
 def test_expert_acts_in_the_action_space(world):
-    goals = [one.goal for one in world.suite("seen")[:8]]
-    states, judge = world.initial_states(np.arange(len(goals))), world.judge(goals)
+    goals = goals_of(world, 8)
+    states, judge = world.initial_states(goals, np.arange(len(goals))), world.judge(goals)
     for noise in (0.0, 1.0):
         actions = world.expert(noise).act(states, judge, np.random.default_rng(0))
         again = world.expert(noise).act(states, judge, np.random.default_rng(0))
@@ -147,12 +170,11 @@ def test_expert_acts_in_the_action_space(world):
 
 
 def test_expert_succeeds_far_more_often_than_chance(world):
-    suite = world.suite("seen")
-    goals = [one.goal for one in suite[:: max(len(suite) // 12, 1)]]
+    goals = goals_of(world, 12, kinds=12) if world.restorable else goals_of(world, 6)
     rates = []
     for noise in (0.0, 1.0):
         simulator, judge, rng = world.simulator(len(goals)), world.judge(goals), np.random.default_rng(0)
-        states, done = simulator.reset(np.arange(len(goals))), np.zeros(len(goals), dtype=bool)
+        states, done = simulator.reset(goals, np.arange(len(goals))), np.zeros(len(goals), dtype=bool)
         for _ in range(12 if world.spec.action_kind == "discrete" else world.spec.horizon):
             actions = world.expert(noise).act(states, judge, rng)
             after = simulator.step(actions)
@@ -170,6 +192,6 @@ def test_measures(world):
 
 
 def test_render(world):
-    picture = world.render(world.initial_states([0])[0], 48)
+    picture = world.render(world.initial_states(goals_of(world, 1), [0])[0], 48)
     assert picture.shape == (48, 48, 3) and picture.dtype == np.uint8
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10  # not blank
