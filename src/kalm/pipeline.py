@@ -111,13 +111,16 @@ def run(config: Config, folder: Path, command: str = "") -> Keys:
 def collect(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     """Collect real rollouts into a dataset folder."""
     from kalm.data.collect import collect as collect_rollouts
+    from kalm.data.store import read_manifest
 
     world = envs.make(config.env)
     with track("collect", config.collect.rollouts) as advance:
         rollouts = collect_rollouts(
             world, config.collect, config.seed, folder, config.workers, advance, command
         )
-    return {"rollouts": len(rollouts), "transitions": rollouts.transitions}
+    made = read_manifest(folder)[0]["provenance"]
+    told = {name: made[name] for name in ("episodes", "success_rate", "success_by_kind")}
+    return {"rollouts": len(rollouts), "transitions": rollouts.transitions, **told}
 
 
 def ground(config: Config, data: Path, folder: Path, start: Path | None = None) -> dict[str, Any]:

@@ -37,6 +37,13 @@ class Goal:
     def __getitem__(self, name: str) -> Any:
         return dict(self.slots)[name]
 
+    @property
+    def label(self) -> str:
+        """The kind, for tables; goals made of goals are told apart by how many, e.g. ``"all of 2"``."""
+        parts = [value for _, value in self.slots if isinstance(value, tuple)]
+        goals = [value for value in parts if any(isinstance(part, Goal) for part in value)]
+        return f"{self.kind} of {len(goals[0])}" if goals else self.kind
+
     @classmethod
     def of(cls, kind: str, **slots: Any) -> Goal:
         """Build a goal from keyword slots; lists become tuples."""

@@ -55,6 +55,10 @@ def test_keeps_all(tmp_path, world):
     assert (rollouts.lengths[~walks] == 1).all()
     about = provenance(tmp_path)
     assert about["episodes"] == 50 and about["success_rate"] == pytest.approx(rollouts.success.mean())
+    assert about["success_by_kind"] == {
+        "step": pytest.approx(rollouts.success[~walks].mean()),
+        "walk": pytest.approx(rollouts.success[walks].mean()),
+    }
 
 
 def test_stops_at_the_first_success(tmp_path, world):

@@ -128,12 +128,16 @@ def _make_shard(world: World, config: CollectConfig, seed: int, folder: Path, jo
     index, instructions = job
     rollouts, counts = run_expert(world, instructions, config, derive_rng(seed, "collect", index))
     require_valid(rollouts)
-    store.write_shard(folder, index, rollouts, counts)
+    store.write_shard(folder, index, rollouts, {"kinds": counts})
     return len(rollouts)
 
 
 def _totals(folder: Path) -> dict[str, Any]:
-    """Sum the shards' counts: episodes run, and the share of them that succeeded."""
-    facts = [store.shard_facts(folder, index) for index in sorted(store.finished_shards(folder))]
-    episodes = int(sum(fact["episodes"] for fact in facts))
-    return {"episodes": episodes, "success_rate": sum(fact["successes"] for fact in facts) / episodes}
+    """Sum the shards' counts: episodes run, the share of them that succeeded, and that by kind of goal."""
+    counts: dict[str, np.ndarray] = {}
+    for index in sorted(store.finished_shards(folder)):
+        for kind, pair in store.shard_facts(folder, index)["kinds"].items():
+            counts[kind] = counts.get(kind, np.zeros(2)) + pair
+    episodes, successes = sum(counts.values())
+    by_kind = {kind: float(won / played) for kind, (played, won) in sorted(counts.items())}
+    return {"episodes": int(episodes), "success_rate": successes / episodes, "success_by_kind": by_kind}

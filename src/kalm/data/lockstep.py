@@ -27,11 +27,12 @@ MAX_EPISODES = 200  # per rollout; an expert that never reaches its goal would k
 
 def run_expert(
     world: World, instructions: Sequence[Instruction], config: CollectConfig, rng: np.random.Generator
-) -> tuple[RolloutSet, dict[str, int]]:
+) -> tuple[RolloutSet, dict[str, tuple[int, int]]]:
     """Run episodes until each instruction has its rollout.
 
     Returns:
-        The rollouts in the order of `instructions`, scored, and the counts `episodes` and `successes`.
+        The rollouts in the order of `instructions`, scored, and by kind of goal how many episodes were run
+        and how many of them succeeded.
 
     Raises:
         KalmError: the expert failed an instruction `MAX_EPISODES` times.
@@ -43,7 +44,12 @@ def run_expert(
     finally:
         lanes.simulator.close()
     rollouts = score(lanes.rollouts(), world)
-    return rollouts, {"episodes": int(lanes.episodes.sum()), "successes": int(rollouts.success.sum())}
+    kinds = np.array([instruction.goal.label for instruction in instructions])
+    counts = {
+        str(kind): (int(lanes.episodes[kinds == kind].sum()), int(rollouts.success[kinds == kind].sum()))
+        for kind in np.unique(kinds)
+    }
+    return rollouts, counts
 
 
 class _Lanes:

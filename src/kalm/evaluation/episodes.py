@@ -23,7 +23,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import Simulator, World
 from kalm.envs.starts import begin
 from kalm.errors import KalmError
-from kalm.evaluation.results import Episode, Label, kind_of
+from kalm.evaluation.results import Episode, Label
 from kalm.runs import derive_rng, derive_seed
 from kalm.types import Instruction
 
@@ -132,7 +132,7 @@ def evaluate(
             success=bool(success),
             steps=int(steps),
             reward=float(reward),
-            kind=kind_of(instruction.goal),
+            kind=instruction.goal.label,
         )
         for instruction, seed, success, steps, reward in zip(
             instructions, seeds, played.success, played.lengths, rewards, strict=True

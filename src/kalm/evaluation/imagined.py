@@ -18,7 +18,6 @@ import numpy as np
 from kalm.data.rollouts import RolloutSet
 from kalm.data.score import one_step, transitions, violated
 from kalm.envs.base import World
-from kalm.evaluation.results import kind_of
 from kalm.evaluation.statistics import Rate, rate
 from kalm.types import LEVELS
 
@@ -112,7 +111,7 @@ def measure(rollouts: RolloutSet, world: World) -> Quality:
 
 
 def _kinds(rollouts: RolloutSet) -> dict[str, Rate]:
-    names = np.array([kind_of(instruction.goal) for instruction in rollouts.instructions])[rollouts.which]
+    names = np.array([instruction.goal.label for instruction in rollouts.instructions])[rollouts.which]
     found = {str(name): _share(rollouts.success[names == name]) for name in np.unique(names)}
     return found if len(found) > 1 else {}
 

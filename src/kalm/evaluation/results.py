@@ -14,7 +14,6 @@ from typing import Any
 
 from kalm.errors import KalmError
 from kalm.runs import atomic_write
-from kalm.types import Goal
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,7 @@ class Episode:
     steps: int  # actions taken
     reward: float  # sum over the episode
     step: int = 0
-    kind: str = ""  # of the goal, see `kind_of`
-
-
-def kind_of(goal: Goal) -> str:
-    """Return the kind of a goal; goals made of goals are told apart by how many."""
-    parts = [
-        value
-        for _, value in goal.slots
-        if isinstance(value, tuple) and any(isinstance(part, Goal) for part in value)
-    ]
-    return f"{goal.kind} of {len(parts[0])}" if parts else goal.kind
+    kind: str = ""  # of the goal, see `Goal.label`
 
 
 def _flag(text: str) -> bool:
