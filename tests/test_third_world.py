@@ -19,7 +19,8 @@ TINY = [
     "--set", "ground.explain_rollouts=2", "--set", "ground.network_steps=20", "--set", "inspect.rollouts=2",
     "--set", "inspect.explanations=3", "--set", "inspect.transitions=4",
     "--set", "imagine.rephrase=1", "--set", "imagine.easy=1", "--set", "imagine.hard=0",
-    "--set", "imagine.horizon=3", "--set", "train.steps=20", "--set", "train.checkpoint_every=20",
+    "--set", "imagine.horizon=3", "--set", "imagine.samples=1", "--set", "imagine.plausibility=keep",
+    "--set", "train.steps=20", "--set", "train.checkpoint_every=20",
     "--set", "train.imagined=all", "--set", "train.algorithms=[bc]", "--set", "train.seeds=[0]",
     "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=6", "--set", "report.filmstrips=1",
 ]  # fmt: skip

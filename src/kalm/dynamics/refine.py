@@ -114,7 +114,10 @@ def refine(
         rollouts = replace(rollouts, weights=weights(judged, config.least_weight))
         facts["weights"] = {"mean": float(rollouts.weights.mean()), "less_for": _reasons(judged)}
     if not len(rollouts):
-        raise KalmError(f"no imagined rollout is plausible ({facts}). Lower imagine.plausible_share.")
+        raise KalmError(
+            f"no imagined rollout is plausible ({facts}). Set imagine.plausibility to weight or keep, or "
+            "lower imagine.plausible_share; goals that are not reached may need a longer imagine.horizon."
+        )
     return Refined(rollouts, chosen, {**facts, "kept": len(rollouts)})
 
 
