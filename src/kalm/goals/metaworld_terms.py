@@ -2,10 +2,10 @@
 
 The soft limits are the package's (metaworld 3.1.1, `reward_utils`). Its rewards look at fingertips and finger
 pads, which the 91 numbers do not hold. Here both follow from hand and opening: pads stand
-0.1 * opening - 0.006 apart, in the middle of the hand, where fingers that closed on nothing end 5 mm to its
-left; the fingertips hang below it, the more aslant the further out the hand is. The numbers are fitted to 44,000
-steps of all tasks. They miss how touching pushes the fingers aside, up to a centimetre, and how the hand leans
-as it moves, 1 mm.
+0.1 * opening - 0.006 apart, in the middle of the hand, where fingers that closed on nothing end 5 mm to
+its left; the fingertips hang below it, the more aslant the further out the hand is. The numbers are fitted to
+44,000 steps of all tasks. They miss how touching pushes the fingers aside, up to a centimetre, and how the
+hand leans as it moves, 1 mm.
 """
 
 from __future__ import annotations
