@@ -185,7 +185,7 @@ def test_stages_of_making_coffee():
     for name, after in {"begun": begun, "placed": placed, "second": second, "pressed": pressed}.items():
         done = coffee.first_stage_done(after)[0]
         assert (coffee.stage(after)[0], done, coffee.reached(after, after)[0]) == expected[name], name
-    # a pressed button is no success as long as the mug is asked for; the mug need not stay in the second stage
+    # a pressed button is no success as long as the mug is asked for; later the mug need not stay
     assert not coffee.reached(begun, state(MUG, **AWAY | AT_BUTTON))[0]
     assert coffee.reached(begun, state(BUTTON, **AWAY | AT_BUTTON))[0]
 

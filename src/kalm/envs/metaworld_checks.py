@@ -88,8 +88,10 @@ def present(states: np.ndarray) -> np.ndarray:
 
 def _composed(there: np.ndarray) -> np.ndarray:
     """Say which states may be of a composed task: (N, 12) -> (N,) bool."""
-    pairs = [("coffee", "coffee-button"), ("lock", "handle")]
-    return np.any([there[:, [ENTITIES.index(name) for name in pair]].all(axis=1) for pair in pairs], axis=0)
+    mug, machine, lock, handle = (
+        there[:, ENTITIES.index(name)] for name in ("coffee", "coffee-button", "lock", "handle")
+    )
+    return (mug & machine) | (lock & handle)
 
 
 def _inside(numbers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

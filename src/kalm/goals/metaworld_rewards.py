@@ -8,11 +8,15 @@ hidden from the 91 numbers    here
 ============================  ===============================================================================
 fingertips, finger pads       from hand and opening (`kalm.goals.metaworld_terms`)
 fingertips at the beginning   the hand's starting place, moved by `SETTLED`
-where a fixture began (door,  a fixed way from the target location: exact, except a window's handle (the
-lock, tap, window)            package reads it before the window is put into its place)
+where a fixture began (door,  a fixed way from the target location: exact, except that the package takes a
+lock, tap, window)            window's handle to have begun where the previous draw left it
 where a loose thing began     where it is, until it is turned (`kalm.goals.metaworld_carried`)
 how far a door is open        the angle of the handle about the hinge: exact
 ============================  ===============================================================================
+
+Correlation with the package's own, on rollouts from exact to random (`recipes/metaworld_goals.py`): 0.997 and
+more, but 0.985 for soccer, whose reward hangs on how far the ball has come, and 0.987 for hammer, whose grip
+on the hilt is a matter of 5 mm.
 """
 
 from __future__ import annotations
