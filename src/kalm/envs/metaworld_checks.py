@@ -91,7 +91,7 @@ def _composed(there: np.ndarray) -> np.ndarray:
     mug, machine, lock, handle = (
         there[:, ENTITIES.index(name)] for name in ("coffee", "coffee-button", "lock", "handle")
     )
-    return (mug & machine) | (lock & handle)
+    return np.asarray((mug & machine) | (lock & handle))
 
 
 def _inside(numbers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
