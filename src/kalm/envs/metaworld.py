@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kalm.envs import metaworld_checks as checks
 from kalm.envs.metaworld_distractors import Distractors, When
 from kalm.errors import KalmError
 from kalm.goals import keywords, suites
@@ -82,16 +83,12 @@ class MetaWorld:
 
     def violations(self, states: np.ndarray) -> dict[str, np.ndarray]:
         """Name what is impossible in (N, 91) states: measure name -> (N,) bool."""
-        from kalm.envs import metaworld_checks as checks
-
         return checks.violations(states)
 
     def motion(
         self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Plausibility of N transitions: measure name -> (N,) float32."""
-        from kalm.envs import metaworld_checks as checks
-
         return checks.motion(states, actions, next_states)
 
     def render(self, state: np.ndarray, size: int = 256) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The two composed tasks as environments: one scene each, with both entities, from the package's own parts.
 
-make-coffee is the package's scene of coffee-push, whose machine has its button. locked-door-open starts from
-the package's door with a lock; there the door is part of the wall, so it is given the hinge that the package's
-other door has, and a bolt: a constraint that holds the hinge until the second stage.
+make-coffee is the package's scene of coffee-push, whose machine has its button. locked-door-open starts
+from the package's door with a lock; there the door is part of the wall, so it is given the hinge and the panel that
+the package's other door has, and a bolt: a constraint that holds the hinge until the second stage.
 
 What `target_location` is, in stage one and two (the judge tells the stages apart by it):
 
@@ -31,6 +31,8 @@ from gymnasium.spaces import Box
 from metaworld.envs.sawyer_coffee_push_v3 import SawyerCoffeePushEnvV3
 from metaworld.envs.sawyer_door_unlock_v3 import SawyerDoorUnlockEnvV3
 
+# Half sizes of the door's panel, of the door with a lock and of the one that opens.
+WALLED_IN, FREE = (0.184, 0.01, 0.124), (0.18, 0.01, 0.123)
 LOCKED = 1.5708  # radians: the lever hangs down
 BUTTON = np.array([0.0, 0.03, 0.3])  # from the mug's place to where the button goes
 OPEN = np.array([-0.3, -0.45, 0.0])  # from the door's middle to where its handle goes
@@ -41,6 +43,7 @@ class MakeCoffee(SawyerCoffeePushEnvV3):
     """Push the mug to its place under the machine, then press the machine's button."""
 
     def reset_model(self) -> np.ndarray:
+        """Begin as coffee-push does."""
         seen = super().reset_model()
         self.second_target = self._target_pos + BUTTON
         return seen
@@ -51,8 +54,8 @@ class LockedDoorOpen(SawyerDoorUnlockEnvV3):
 
     def __init__(self) -> None:
         super().__init__()
-        # Where both of the package's doors may stand from left to right; as near as the one with a lock.
-        low, high = np.array([0.0, 0.8, 0.15]), np.array([0.1, 0.85, 0.15])
+        # Where the package's door that opens may stand: nearer, its handle would swing out of reach.
+        low, high = np.array([0.0, 0.85, 0.15]), np.array([0.1, 0.95, 0.15])
         self._random_reset_space = Box(low, high, dtype=np.float64)
         before = [bit for bit in range(mujoco.mjtState.mjSTATE_EQ_ACTIVE.value) if not bit & (bit - 1)]
         self.bolt = mujoco.mj_stateSize(self.model, sum(before)) + self.model.equality("bolt").id
@@ -65,6 +68,8 @@ class LockedDoorOpen(SawyerDoorUnlockEnvV3):
             name="doorjoint", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], range=[-2, 0], limited=True
         )
         spec.body("lock_link").joints[0].name = "lever"
+        panel = next(geom for geom in door.geoms if np.allclose(geom.size, WALLED_IN))
+        panel.size = FREE  # as wide as the frame, it could not swing
         handle = next(geom for geom in door.geoms if geom.meshname == "door_handle")
         handle.name = "handle"
         bolt = spec.add_equality(name="bolt", type=mujoco.mjtEq.mjEQ_JOINT, name1="doorjoint")
@@ -73,6 +78,7 @@ class LockedDoorOpen(SawyerDoorUnlockEnvV3):
         return model, mujoco.MjData(model)
 
     def reset_model(self) -> np.ndarray:
+        """Begin with the door shut and bolted and the lever down."""
         self._reset_hand()
         place = self._get_state_rand_vec()
         self.model.body("door").pos = place

@@ -1,4 +1,7 @@
-"""Meta-World's behaviour policies: the scripted policies that come with the package, asked row by row.
+"""Meta-World's behaviour policies: scripted ones, asked row by row.
+
+Most come with the package; where those need more than 100 steps, or there is none,
+`kalm.envs.metaworld_policies` has another.
 
 They see the 91 numbers alone, put back into the package's own observation, and remember nothing, so that a
 policy which sees the same numbers can imitate them.
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kalm.envs.base import Judge
+from kalm.envs.metaworld_policies import GAIN, OWN, View
 from kalm.errors import KalmError
 from kalm.goals.metaworld_tasks import ENTITY, GRIPPER, SPEC, TARGET, TASKS
 
@@ -40,12 +44,21 @@ class MetaWorldExpert:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that actions are about to be clipped
             for row, task in enumerate(tasks):
-                actions[row] = _policy(task).get_action(observation(task, states[row]))
+                actions[row] = _action(task, states[row])
         actions = np.clip(actions, -1.0, 1.0)
         if self.noise:
             random = rng.random(len(states)) < self.noise
             actions[random] = rng.uniform(-1.0, 1.0, actions.shape).astype(np.float32)[random]
         return actions
+
+
+def _action(task: str, state: np.ndarray) -> np.ndarray:
+    """Return what the task's policy does, not yet clipped: (91,) -> (4,)."""
+    if task in OWN:
+        seen = observation(task, state)
+        place, effort = OWN[task](View(seen[:3], float(seen[3]), seen[4:7], seen[11:14], seen[36:]))
+        return np.append(GAIN * (place - seen[:3]), effort)
+    return _policy(task).get_action(observation(task, state))
 
 
 def observation(task: str, state: np.ndarray) -> np.ndarray:

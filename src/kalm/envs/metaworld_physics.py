@@ -27,7 +27,7 @@ ACTION = SPEC.action_size
 
 
 class MetaWorldSimulator:
-    """N episodes that step together (`kalm.envs.base.Simulator`). Rows are independent of each other and of N.
+    """N episodes stepping together (`kalm.envs.base.Simulator`). Rows are independent of each other and of N.
 
     Args:
         n: number of episodes.
@@ -74,8 +74,8 @@ class MetaWorldSimulator:
             KalmError: always: says why.
         """
         raise KalmError(
-            "a Meta-World episode cannot be put into a state: the 91 numbers do not hold the arm's joints nor "
-            "any velocity. Reset it with a goal and a seed."
+            "a Meta-World episode cannot be put into a state: the 91 numbers do not hold the arm's joints "
+            "nor any velocity. Reset it with a goal and a seed."
         )
 
     def step(self, actions: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Meta-World's scenes: one MuJoCo model per task, how an episode begins in it, and where its numbers are read.
+"""Meta-World's scenes: a MuJoCo model per task, how an episode begins in it, where its numbers are read.
 
 The package's own environments are used for two things only: they know their model, and they know how to begin
 an episode. Steps are taken here, because their `step` spends most of its time on rewards that the judge
@@ -44,7 +44,7 @@ class Reading:
 
     Attributes:
         place: what kind of thing and its name: its position.
-        turn: ``"quat"`` (w first) or ``"mat"`` (converted to a quaternion with w last) of a thing; None: zeros.
+        turn: ``"quat"`` (w first) or ``"mat"`` (made a quaternion with w last) of a thing; None: `fixed`.
         offset: added to the position.
         fixed: the four numbers, where the package reports constants.
     """
