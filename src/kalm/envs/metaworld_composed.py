@@ -1,8 +1,8 @@
 """The two composed tasks as environments: one scene each, with both entities, from the package's own parts.
 
 make-coffee is the package's scene of coffee-push, whose machine has its button. locked-door-open starts
-from the package's door with a lock; there the door is part of the wall, so it is given the hinge and the panel that
-the package's other door has, and a bolt: a constraint that holds the hinge until the second stage.
+from the package's door with a lock; there the door is part of the wall, so it is given the hinge and the
+panel that the package's other door has, and a bolt: a constraint that holds the hinge until the second stage.
 
 What `target_location` is, in stage one and two (the judge tells the stages apart by it):
 

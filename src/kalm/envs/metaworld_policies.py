@@ -1,6 +1,6 @@
 """Scripted policies of our own, for tasks in which the package's are too slow for 100 steps, or has none.
 
-Each sees one state's numbers and answers with a place that the hand should go to and an effort of the gripper.
+Each sees one state's numbers and answers with a place that the hand should go to and the gripper's effort.
 None remembers anything: what has been done is read off where things are.
 """
 
