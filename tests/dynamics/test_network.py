@@ -10,8 +10,18 @@ import torch
 from kalm import envs
 from kalm.config import CollectConfig
 from kalm.data.collect import collect
-from kalm.dynamics.network import Change, TransitionNetwork, change_loss, fit, owners, share, spreads
-from kalm.types import Entity, WorldSpec
+from kalm.data.rollouts import RolloutSet
+from kalm.dynamics.network import (
+    Change,
+    TransitionNetwork,
+    change_loss,
+    fit,
+    owners,
+    share,
+    spreads,
+    usual_changes,
+)
+from kalm.types import Entity, Goal, Instruction, WorldSpec
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +88,29 @@ def test_entities_of_one_kind_share_scales_and_others_do_not(world):
     kinds = [replace(e, kind="ball" if i < 2 else "cube") for i, e in enumerate(world.spec.entities)]
     found = share(replace(world.spec, entities=tuple(kinds)), values)
     assert found.tolist() == [1.0, 2.0] * 2 + [6.0, 7.0] * 3
+
+
+def test_things_that_are_not_there_make_no_movement_look_larger():
+    things = tuple(Entity(name, (i,), "thing") for i, name in enumerate("abc"))
+    spec = WorldSpec("things", ("a", "b", "c", "free"), "discrete", 2, 5, things)
+    states = np.zeros((2, 3, 4), np.float32)
+    states[0, :, 0] = 1.0, 1.3, 1.3  # the first has a, which moves by 0.3 in one of two steps
+    states[1, :, 1] = 2.0, 2.4, 2.8  # the second has b, which moves by 0.4 in both; nobody has c
+    goal = Instruction("go", "seen", Goal.of("go"))
+    rollouts = RolloutSet.from_grid(
+        spec,
+        [goal] * 2,
+        np.full(2, 2, np.int32),
+        states,
+        np.zeros((2, 2)),
+        np.zeros((2, 2)),
+        np.ones(2, bool),
+        "real",
+    )
+    usual = (0.3 / np.sqrt(2) + 0.4) / 2
+    np.testing.assert_allclose(usual_changes(spec, rollouts), [usual] * 3 + [0], atol=1e-5)
+    alone = replace(spec, entities=(replace(things[2], kind="other"),))
+    assert usual_changes(alone, replace(rollouts, spec=alone))[2] == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])

@@ -70,10 +70,9 @@ class TransitionNetwork(nn.Module):
 
     def fit_scales(self, rollouts: RolloutSet) -> None:
         """Take the scales of states and of their changes from real data; entities of one kind share them."""
-        changes = rollouts.states[rollouts.before + 1] - rollouts.states[rollouts.before]
         self.center.copy_(share(self.spec, rollouts.states.mean(0)))
         self.spread.copy_(spreads(self.spec, rollouts.states))
-        self.usual.copy_(share(self.spec, np.sqrt((changes**2).mean(0))) + 1e-6)
+        self.usual.copy_(usual_changes(self.spec, rollouts))
 
     def forward(self, states: Tensor, actions: Tensor) -> Change:
         """Predict what an action does: (N, S), (N,) or (N, A) -> change."""
@@ -107,12 +106,28 @@ def change_loss(change: Change, target: Tensor, owner: Tensor) -> Tensor:
 
 
 def share(spec: WorldSpec, values: np.ndarray) -> Tensor:
-    """Average a number per state number, (S,), over the entities of one kind."""
+    """Average a number per state number, (S,), over the entities of one kind; NaN, if all are, is 1."""
     shared = np.array(values, dtype=np.float32)
     for kind in {entity.kind for entity in spec.entities}:
         columns = np.array([entity.columns for entity in spec.entities if entity.kind == kind])
-        shared[columns] = shared[columns].mean(0)
+        known = (~np.isnan(shared[columns])).sum(0)
+        shared[columns] = np.where(known, np.nansum(shared[columns], axis=0) / np.maximum(known, 1), 1)
     return torch.from_numpy(shared)
+
+
+def usual_changes(spec: WorldSpec, rollouts: RolloutSet) -> Tensor:
+    """Return the root mean square change of each state number while its entity is there: (S,).
+
+    An entity that a goal does not have is all zeros. Counting it would make every movement look huge.
+    """
+    before = rollouts.states[rollouts.before]
+    squares = (rollouts.states[rollouts.before + 1] - before) ** 2
+    usual = squares.mean(0)
+    for entity in spec.entities:
+        columns = list(entity.columns)
+        there = before[:, columns].any(axis=1)
+        usual[columns] = squares[there][:, columns].mean(0) if there.any() else np.nan
+    return share(spec, np.sqrt(usual)) + 1e-6
 
 
 def spreads(spec: WorldSpec, states: np.ndarray) -> Tensor:

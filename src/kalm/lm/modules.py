@@ -22,13 +22,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
-from kalm.dynamics.network import Change, change_loss, owners, share, spreads
+from kalm.dynamics.network import Change, change_loss, owners, share, spreads, usual_changes
 from kalm.types import WorldSpec
 
 
@@ -71,10 +70,9 @@ class Scales(nn.Module):
 
     def fit(self, rollouts: RolloutSet) -> None:
         """Take the scales from real rollouts."""
-        changes = rollouts.states[rollouts.before + 1] - rollouts.states[rollouts.before]
         self.mean.copy_(share(self.spec, rollouts.states.mean(0)))
         self.std.copy_(spreads(self.spec, rollouts.states))
-        self.change.copy_(share(self.spec, np.sqrt((changes**2).mean(0))) + 1e-6)
+        self.change.copy_(usual_changes(self.spec, rollouts))
 
     def normal(self, states: Tensor) -> Tensor:
         """States in units of their spread: (m, S) -> (m, S)."""
