@@ -1,8 +1,8 @@
-"""Speed of CLEVR-Robot: steps and resets per second, against a plain loop over the MuJoCo bindings.
+"""Speed of the worlds: steps and resets per second, against what one would write first.
 
-The plain loop is what one would write first: one table at a time, `mj_step` called 40 times from Python,
-contacts left to MuJoCo's broad phase. Both run here, in one process, on the same states and actions, and must
-agree.
+For CLEVR-Robot that is a plain loop over the MuJoCo bindings: one table at a time, `mj_step` called 40 times
+from Python, contacts left to MuJoCo's broad phase. For Meta-World it is the package's own environments, one
+after another. Both run here, in one process, on the same states and actions, and must agree.
 
     python benchmarks/bench_world.py [threads]
 """
@@ -10,6 +10,7 @@ agree.
 import re
 import sys
 import time
+from importlib.util import find_spec
 
 import mujoco
 import numpy as np
@@ -17,8 +18,11 @@ import numpy as np
 from kalm.envs import clevr_physics as physics
 from kalm.envs import make
 from kalm.goals.clevr import PUSHES
+from kalm.types import Goal
 
 TABLES = 512
+ARMS = ("reach", "push", "door-open", "coffee-push")  # tasks of Meta-World, in equal shares
+EPISODES, LENGTH = 16, 40  # rows and steps of Meta-World
 ROUNDS = 3  # the best of these counts: other work on the machine only ever slows one down
 
 
@@ -82,10 +86,60 @@ def report(name: str, rate: float, plain: float) -> None:
     print(f"{name:24} {rate:8.0f} /s   plain loop {plain:8.0f} /s   ratio {rate / plain:.2f}")
 
 
+def metaworld(threads: int) -> None:
+    """Print one line per measurement of Meta-World."""
+    from kalm.envs.metaworld_scenes import build
+
+    world, goals = make("metaworld"), [Goal.of(ARMS[row % len(ARMS)]) for row in range(EPISODES)]
+    actions = np.random.default_rng(0).uniform(-1, 1, (LENGTH, EPISODES, 4)).astype(np.float32)
+    envs = {task: build(task) for task in ARMS}
+
+    def plain() -> np.ndarray:
+        """Step one episode after another: -> (EPISODES,) where the hand ends in x."""
+        ends = []
+        for row, goal in enumerate(goals):
+            env = envs[goal.kind]
+            env.seed(row)
+            env.reset()
+            resets.append(time.perf_counter())
+            for action in actions[:, row]:
+                seen = env.step(action)[0]
+            steps.append(time.perf_counter() - resets[-1])
+            ends.append(seen[0])
+        return np.array(ends)
+
+    slowest, begun = [], []
+    for _ in range(ROUNDS):
+        resets, steps, start = [], [], time.perf_counter()
+        ends = plain()
+        slowest.append(sum(steps))
+        begun.append(time.perf_counter() - start - sum(steps))
+    slow, slow_reset = min(slowest), min(begun)
+    for count in dict.fromkeys((1, threads)):
+        simulator = world.simulator(EPISODES, count)
+        times, begins = [], []
+        for _ in range(ROUNDS + 1):  # the first builds the models
+            start = time.perf_counter()
+            simulator.reset(goals, range(EPISODES))
+            begins.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for action in actions:
+                after = simulator.step(action)
+            times.append(time.perf_counter() - start)
+        simulator.close()
+        assert np.abs(after[:, 0] - ends).max() < 1e-4, "the two disagree"
+        report(f"arm steps, {count} thread(s)", EPISODES * LENGTH / min(times), EPISODES * LENGTH / slow)
+    report("arm resets", EPISODES / min(begins), EPISODES / slow_reset)
+
+
 def main(threads: int = 2) -> None:
     """Print one line per measurement."""
     world, seeds = make("clevr"), np.arange(TABLES)
-    states, actions = world.initial_states(seeds), np.random.default_rng(0).integers(40, size=TABLES)
+    goals = [one.goal for one in world.suite("seen")[:TABLES]]
+    states, actions = (
+        world.initial_states([goals[0]] * TABLES, seeds),
+        np.random.default_rng(0).integers(40, size=TABLES),
+    )
     model, sample = plain_model(), slice(0, TABLES // 4)
     slow, expected = best(lambda: plain_steps(model, states[sample], actions[sample]))
     plain = len(states[sample]) / slow
@@ -101,14 +155,15 @@ def main(threads: int = 2) -> None:
         assert np.abs(after[sample] - expected).max() < 1e-9, "the two disagree"
         rate = TABLES / seconds
         report(f"world steps, {count} thread(s)", rate, plain)
-    fast, _ = best(lambda: world.initial_states(seeds))
+    fast, _ = best(lambda: world.initial_states([goals[0]] * TABLES, seeds))
     slow, _ = best(lambda: plain_resets(TABLES // 4))
     rate, plain = TABLES / fast, TABLES // 4 / slow
     report("resets", rate, plain)
-    goals = [one.goal for one in world.suite("seen")[:TABLES]]
     judge, expert = world.judge(goals), world.expert(0.0)
     seconds, _ = best(lambda: expert.act(states[: len(goals)], judge, np.random.default_rng(0)))
     print(f"{'actions of the expert':24} {len(goals) / seconds:8.0f} /s")
+    if find_spec("metaworld") is not None:
+        metaworld(threads)
 
 
 if __name__ == "__main__":
