@@ -19,8 +19,7 @@ from pathlib import Path
 
 ALGORITHMS = ("bc", "cql", "td3bc", "awac", "iql", "combo", "lm", "dt")
 SETTINGS = {
-    "train.steps": 8_000,
-    "train.checkpoint_every": 400,
+    "train.checkpoint_every": 600,
     "train.evaluate_every": 4_000,
     "train.evaluate_episodes": 30,
     "evaluate.episodes": 220,

@@ -293,10 +293,10 @@ class TrainConfig(Section):
         description="factor of rewards for td3bc, awac, iql and combo: scale 1",
     )
     combo_alpha: float = Field(
-        default=0.05, ge=0, description="weight of COMBO's conservative term, in units of scaled rewards"
+        default=1.0, ge=0, description="weight of COMBO's conservative term, in units of scaled rewards"
     )
     combo_real_share: float = Field(
-        default=0.5, gt=0, lt=1, description="COMBO: share of a batch that is data; the rest is the model's"
+        default=0.8, gt=0, lt=1, description="COMBO: share of a batch that is data; the rest is the model's"
     )
     combo_horizon: int = Field(default=5, gt=0, description="COMBO: largest number of steps in the model")
     combo_rollouts: int = Field(default=2_000, gt=0, description="COMBO: model rollouts that begin together")

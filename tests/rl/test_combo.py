@@ -23,7 +23,7 @@ from kalm.runs import read_metrics
 
 CONFIG = TrainConfig(
     batch=128, hidden=(64, 64), lr=3e-3, gamma=0.5, reward_scale=1, cql_alpha=0.05, combo_alpha=0.05,
-    combo_rollouts=1000, combo_refresh=100, combo_target=50, combo_explore=0.5,
+    combo_real_share=0.5, combo_rollouts=1000, combo_refresh=100, combo_target=50, combo_explore=0.5,
 )  # fmt: skip
 SMALL = CONFIG.model_copy(
     update={"batch": 8, "hidden": (16, 16), "combo_rollouts": 20, "combo_refresh": 10, "combo_horizon": 3}

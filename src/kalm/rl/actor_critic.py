@@ -202,7 +202,13 @@ class TD3BC(ActorCritic, TD3PlusBCImpl):
 
 
 class AWAC(ActorCritic, AWACImpl):  # type: ignore[misc]  # updates return tensors
-    """Twin critics of the actor's own actions; the actor copies the data in proportion to advantage."""
+    """Twin critics of the actor's own actions; the actor copies the data in proportion to advantage.
+
+    Unusual: d3rlpy's target also pays for the actor's entropy, at weight 1. AWAC has no such term (Nair et
+    al. 2020, eq. 9), and over forty numbers it outweighs rewards of scale 1 by far.
+    """
+
+    entropy = 0.0  # weight of the entropy in the critics' target; d3rlpy: 1
 
     def critic_losses(self, batch: Batch) -> Losses:
         """Return the temporal-difference error."""
@@ -211,12 +217,12 @@ class AWAC(ActorCritic, AWACImpl):  # type: ignore[misc]  # updates return tenso
 
     @torch.no_grad()
     def _goal(self, batch: Batch) -> torch.Tensor:
-        """Return the target, which pays for entropy as d3rlpy's does."""
+        """Return the target: the value of the actor's own next action."""
         mean, log_deviation = gaussian(self._modules.policy, batch.next_observations)
         raw = mean + log_deviation.exp() * torch.randn_like(mean)  # (B, A)
         entropy = log_density(raw, mean, log_deviation) - log_slope(raw)  # (B, 1)
         best = values(self.targets, batch.next_observations, raw.tanh()).amin(0)  # (B, 1)
-        return self.discounted(batch, best - entropy)
+        return self.discounted(batch, best - self.entropy * entropy)
 
     def actor_losses(self, batch: Batch) -> Losses:
         """Return the weighted log density of the data's actions, summed over the batch as d3rlpy does."""
