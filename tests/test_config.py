@@ -10,9 +10,16 @@ def test_a_preset_then_top_fields_then_overrides():
     assert found.imagine.hard == config.load("demo").imagine.hard
 
 
+@pytest.mark.parametrize("env", ["clevr", "metaworld"])
 @pytest.mark.parametrize("name", config.presets())
-def test_every_preset_is_valid(name):
-    assert config.parse(config.load(name).model_dump(mode="json")) == config.load(name)
+def test_every_preset_is_valid(name, env):
+    found = config.load(name, env=env)
+    assert config.parse(found.model_dump(mode="json")) == found and found.env == env
+
+
+def test_a_world_may_have_its_own_form_of_a_preset():
+    assert config.load("demo", env="metaworld").collect != config.load("demo", env="clevr").collect
+    assert config.load("demo", env="elsewhere").collect == config.load("demo", env="clevr").collect
 
 
 @pytest.mark.parametrize(
