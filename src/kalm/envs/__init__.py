@@ -8,7 +8,7 @@ from kalm.envs.base import World
 from kalm.errors import unknown
 
 GROUP = "kalm.worlds"
-TITLES = {"clevr": "ClevrRobot"}  # what Gymnasium calls a world, where that differs from its name
+TITLES = {"clevr": "ClevrRobot", "metaworld": "MetaWorld"}  # what Gymnasium calls a world, where that differs from its name
 
 
 def names() -> list[str]:

@@ -150,7 +150,7 @@ def _go_on(task: str, states: np.ndarray, lanes: Sequence[Lane]) -> np.ndarray:
     The state in which the first stage is met already shows the second stage's target location.
     """
     done = Judge([Goal.of(task)] * len(lanes)).first_stage_done(states)
-    for row in np.flatnonzero(done):
+    for row in np.flatnonzero(done).tolist():
         lanes[row].go_on()
         states[row, TARGET] = lanes[row].target
     return states

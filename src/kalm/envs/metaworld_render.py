@@ -111,8 +111,9 @@ def _background(size: int) -> np.ndarray:
     reach = np.where(rays[..., 2] < 0, -EYE[2] / np.minimum(rays[..., 2], -1e-9), np.inf)
     with np.errstate(invalid="ignore"):
         spots = EYE[:2] + reach[..., None] * rays[..., :2]
-    on = (spots > (TABLE_X[0], TABLE_Y[0])).all(axis=2) & (spots < (TABLE_X[1], TABLE_Y[1])).all(axis=2)
-    return np.where(on[..., None], TABLE, GROUND).astype(np.float64)
+    low, high = np.array([TABLE_X, TABLE_Y]).T
+    on = ((spots > low) & (spots < high)).all(axis=2, keepdims=True)
+    return np.where(on, TABLE, GROUND).astype(np.float64)
 
 
 def _paint(picture: np.ndarray, dots: np.ndarray, colors: np.ndarray, keep: float) -> None:

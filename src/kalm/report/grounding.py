@@ -17,8 +17,12 @@ from kalm.report.tables import MISSING, Table, cell, quality_table, spoken
 
 
 def inspection_tables(found: Inspection) -> list[Table]:
-    """Return the tables of an inspection: imagining, agreement with the simulator, explaining, predicting."""
-    return [_quality(found), _agreement(found), _explanation(found), _dynamics(found)]
+    """Return the tables of an inspection: imagining, agreement with the simulator, explaining, predicting.
+
+    Where the world cannot be put into states there is no agreement to tell of.
+    """
+    compared = [_agreement(found)] if found.agreement else []
+    return [_quality(found), *compared, _explanation(found), _dynamics(found)]
 
 
 def effects_table(effects: Sequence[Effect]) -> Table:
