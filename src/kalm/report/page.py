@@ -180,7 +180,7 @@ def _results(found: Sequence[Score], data: ReportData) -> tuple[Block, ...]:
     )
     assert bars is not None
     held_back = held_back_table(data.rows) or "No episode used a wording that was held back from imagination."
-    kinds = kind_table(data.rows) or "Every level has goals of one kind."
+    kinds = kind_table(data.rows) or "No level has goals of several kinds."
     if data.sweep:
         return (grid_table(found), bars, kinds, held_back)
     gains = gain_table(found) or "No algorithm was trained both with and without imagined rollouts."
