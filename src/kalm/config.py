@@ -33,6 +33,10 @@ class CollectConfig(Section):
     keep: Literal["successful", "all"] = Field(
         default="successful", description="which rollouts enter the data"
     )
+    as_tested: bool = Field(
+        default=False,
+        description="under the conditions in which policies are measured (Meta-World: with distractors)",
+    )
     shard: int = Field(
         default=1_000, gt=0, description="rollouts per file; a stopped collection resumes at the next file"
     )
@@ -168,6 +172,10 @@ class ImagineConfig(Section):
     hard: int = Field(default=10, ge=0, description="rollouts per `hard` instruction")
     seen: int = Field(default=0, ge=0, description="rollouts per `seen` instruction")
     per_file_instruction: int = Field(default=10, gt=0, description="rollouts per instruction of a goal file")
+    as_tested: bool = Field(
+        default=False,
+        description="from states in which policies are measured (Meta-World: with distractors)",
+    )
     horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
     batch: int = Field(default=512, gt=0, description="rollouts decoded together")
     temperature: float = Field(

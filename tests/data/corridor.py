@@ -98,5 +98,5 @@ class Corridor:
     def expert(self, noise):
         return CorridorExpert(noise)
 
-    def initial_states(self, goals, seeds):
+    def initial_states(self, goals, seeds, test=False):
         return starts(seeds)

@@ -4,10 +4,13 @@ import mujoco
 import numpy as np
 import pytest
 
+from kalm.config import CollectConfig
+from kalm.data.lockstep import run_expert
 from kalm.envs import make
 from kalm.envs import metaworld_scenes as scenes
 from kalm.envs.metaworld_distractors import BOXES
 from kalm.envs.metaworld_experts import observation
+from kalm.envs.starts import initial_states
 from kalm.errors import KalmError
 from kalm.goals.metaworld_tasks import ENTITIES, ENTITY, GRIPPER, TARGET, TASKS
 from kalm.types import Goal
@@ -108,6 +111,18 @@ def test_a_distractor_stays_for_the_episode_and_leaves_the_physics_alone(world):
         before, after = usual.step(actions), tested.step(actions)
         np.testing.assert_array_equal(after - before, extra)
     assert not any(shown(before, "push"))
+
+
+def test_data_may_be_collected_as_policies_are_tested(world):
+    rows = [item for item in world.suite("seen") if item.goal.kind == "coffee-button"][:3]
+    for as_tested, others in ((True, 1), (False, 0)):
+        config = CollectConfig(as_tested=as_tested)
+        found = run_expert(world, rows, config, np.random.default_rng(0))[0].first_states
+        there = [sum(state[ENTITY[name]].any() for name in ENTITIES) for state in found]
+        assert there == [1 + others] * 3
+    starts = initial_states(world, rows, [1, 2, 3], test=True)
+    goals = [row.goal for row in rows]
+    np.testing.assert_array_equal(starts, world.simulator(3, test=True).reset(goals, [1, 2, 3]))
 
 
 def test_distractor_options():

@@ -149,7 +149,7 @@ class TaxiWorld:
         """Return the behaviour policy."""
         return TaxiExpert(noise)
 
-    def initial_states(self, goals: Sequence[Goal], seeds: Sequence[int]) -> np.ndarray:
+    def initial_states(self, goals: Sequence[Goal], seeds: Sequence[int], test: bool = False) -> np.ndarray:
         """Draw initial states, the same as the simulator's `reset`."""
         return STATES[[_start(goal, seed) for goal, seed in zip(goals, seeds, strict=True)]]
 

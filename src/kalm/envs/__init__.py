@@ -8,7 +8,8 @@ from kalm.envs.base import World
 from kalm.errors import unknown
 
 GROUP = "kalm.worlds"
-TITLES = {"clevr": "ClevrRobot", "metaworld": "MetaWorld"}  # what Gymnasium calls a world, where that differs from its name
+# What Gymnasium calls a world, where that differs from its name.
+TITLES = {"clevr": "ClevrRobot", "metaworld": "MetaWorld"}
 
 
 def names() -> list[str]:

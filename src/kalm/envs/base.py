@@ -104,8 +104,10 @@ class World(Protocol):
         """Return the behaviour policy; `noise` is the probability of a uniformly random action."""
         ...
 
-    def initial_states(self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Draw initial states, one per goal and seed, the same as `Simulator.reset`: -> (N, S) float64."""
+    def initial_states(
+        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, test: bool = False
+    ) -> np.ndarray:
+        """Draw initial states, one per goal and seed, as such a simulator's `reset`: -> (N, S) float64."""
         ...
 
     def violations(self, states: np.ndarray) -> dict[str, np.ndarray]:

@@ -90,7 +90,9 @@ class ClevrWorld:
         """Return the behaviour policy; `noise` is the probability of a uniformly random action."""
         return ClevrExpert(noise)
 
-    def initial_states(self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray) -> np.ndarray:
+    def initial_states(
+        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, test: bool = False
+    ) -> np.ndarray:
         """Draw initial states, one per seed, whatever the goal: -> (len(seeds), 10) float64, metres."""
         return physics_of.initial_states(seeds)
 

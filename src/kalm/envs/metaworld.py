@@ -77,9 +77,11 @@ class MetaWorld:
 
         return MetaWorldExpert(noise)
 
-    def initial_states(self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray) -> np.ndarray:
+    def initial_states(
+        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, test: bool = False
+    ) -> np.ndarray:
         """Draw initial states, one per goal and seed: -> (len(seeds), 91) float64."""
-        return self.simulator(max(len(goals), 1)).reset(goals, seeds, np.arange(len(goals)))
+        return self.simulator(max(len(goals), 1), test=test).reset(goals, seeds, np.arange(len(goals)))
 
     def violations(self, states: np.ndarray) -> dict[str, np.ndarray]:
         """Name what is impossible in (N, 91) states: measure name -> (N,) bool."""

@@ -41,16 +41,17 @@ def begin(
 
 
 def initial_states(
-    world: World, instructions: Sequence[Instruction], seeds: Sequence[int] | np.ndarray
+    world: World, instructions: Sequence[Instruction], seeds: Sequence[int] | np.ndarray, test: bool = False
 ) -> np.ndarray:
-    """Return the states in which such episodes begin, outside tests: -> (N, S) float64.
+    """Return the states in which such episodes begin, or in which they do in tests: -> (N, S) float64.
 
     Raises:
         KalmError: an instruction's own state does not fit.
     """
     _, drawn, states = _own_states(world, instructions)
     if len(drawn):
-        states[drawn] = world.initial_states([instructions[i].goal for i in drawn], np.asarray(seeds)[drawn])
+        goals = [instructions[i].goal for i in drawn]
+        states[drawn] = world.initial_states(goals, np.asarray(seeds)[drawn], test)
     return states
 
 

@@ -106,7 +106,8 @@ def _decode(
 ) -> tuple[RolloutSet, dict[str, Any]]:
     """Decode the rows of a shard, those that fail again: -> rollouts, and which row and sample each is."""
     left = np.array(shard)
-    states = initial_states(world, [rows[row] for row in left], [_seed(seed, row, 0) for row in left])
+    seeds = [_seed(seed, row, 0) for row in left]
+    states = initial_states(world, [rows[row] for row in left], seeds, config.as_tested)
     parts, row_of, sample_of, dropped = [], [], [], 0
     for sample in range(config.samples):
         done = imagine(
