@@ -68,6 +68,10 @@ class GroundConfig(Section):
     relations: bool = Field(
         default=False, description="states are embedded with headings and distances between objects"
     )
+    memory: bool = Field(
+        default=True,
+        description="actions are chosen from all that came before; false: from goal and present state alone",
+    )
     generation: float = Field(
         default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
     )

@@ -116,6 +116,7 @@ class Episodes:
         self.rows = np.arange(len(texts))  # (h,) episodes in the reading; some of them may have ended
         self.last: Tensor | None = None  # (h,) or (h, A) their last actions
         self.steps = 0
+        self.memory = model.design.memory
         speller = model.speller()
         self.context = speller.context
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
@@ -136,6 +137,9 @@ class Episodes:
             KalmError: the model's context is used up.
         """
         place = self._leave(rows)
+        if not self.memory:
+            self.reading.rewind()
+            self.last = None
         with autocast(self.model.device, self.precision):
             tokens = self._tokens(self._spread(states, place), self._spread(rewards, place))
             self._require_room(tokens.shape[1])

@@ -46,6 +46,10 @@ class BlockLayer(DynamicLayer):
         self._held = (self._held[0][indices], self._held[1][indices])
         self._show(used)
 
+    def crop(self, max_length: int) -> None:
+        """Go on after the first `max_length` tokens; what followed is overwritten."""
+        self._show(max_length)
+
     def _show(self, used: int) -> tuple[Tensor, Tensor]:
         self.keys, self.values = shown = (self._held[0][:, :, :used], self._held[1][:, :, :used])
         return shown

@@ -23,7 +23,8 @@ from kalm.lm.sequence import PROMPTS, Speller
 from kalm.runs import derive_rng
 
 # Rollouts that share one reading of a goal: more save tokens, fewer put more different goals in a batch.
-SHARED_GOAL = 4
+# Without memory every step is a piece of its own, and one rollout has enough of them.
+SHARED_GOAL, SHARED_GOAL_ALONE = 4, 1
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,10 @@ class Curriculum:
         chosen = self._choose(self.config.generation, rng)
         chosen = chosen[np.argsort(self.rollouts.which[chosen], kind="stable")]
         starts = np.flatnonzero(np.diff(self.rollouts.which[chosen], prepend=-1))
-        groups = []
+        groups, shared = [], SHARED_GOAL if self.speller.memory else SHARED_GOAL_ALONE
         for same in np.split(chosen, starts[1:]):
-            for first in range(0, len(same), SHARED_GOAL):
-                part = same[first : first + SHARED_GOAL]
+            for first in range(0, len(same), shared):
+                part = same[first : first + shared]
                 template = list(PROMPTS.values())[int(rng.integers(len(PROMPTS)))]
                 text = self.rollouts.instructions[self.rollouts.which[part[0]]].text
                 steps = int(self.rollouts.lengths[part].sum())
@@ -163,9 +164,8 @@ class Curriculum:
 
     def _spell(self, planned: _Planned) -> Group:
         if planned.task == "generation":
-            examples = [
-                self.speller.generation(self.rollouts, i, planned.variant[0]) for i in planned.rollouts
-            ]
+            parts = [self.speller.generations(self.rollouts, i, *planned.variant) for i in planned.rollouts]
+            examples = [example for part in parts for example in part]
         elif planned.task == "explanation":
             examples = [self.speller.explanation(self.rollouts, i) for i in planned.rollouts]
         elif planned.task == "replay":

@@ -96,6 +96,7 @@ class Conditioned(Episodes):
     def __init__(self, policy: DecisionTransformer, texts: Sequence[str], states: np.ndarray) -> None:
         self.policy = policy.model
         super().__init__(policy.model.grounded, texts, states, GOAL_ORIENTED, policy.precision)
+        self.memory = True  # whatever the model had; its decisions are learnt from whole rollouts
         self.wanted = (  # (N,) still to be earned
             self.policy.aims(self.reading.gist).double().numpy(force=True)
             if policy.target is None

@@ -173,6 +173,9 @@ class _Decoding:
             alive &= self._record(rows, step, actions, after, alive)
             if not alive.any():
                 return
+            for reading in readings.values():
+                if not reading.model.design.memory:
+                    reading.rewind()
             if worth_leaving(alive):
                 for reading in readings.values():
                     reading.keep(np.flatnonzero(alive))
@@ -184,7 +187,7 @@ class _Decoding:
         texts = {text: row for row, text in enumerate(dict.fromkeys(i.text for i in self.instructions))}
         prompts = [speller.goal_prompt(text, template).value for text in texts]
         longest = max(map(len, prompts))
-        needed = longest + (model.entities + 2) * self.horizon
+        needed = longest + (model.entities + 2) * (self.horizon if model.design.memory else 1)
         if needed > speller.context:
             raise KalmError(
                 f"a goal of {longest} tokens and {self.horizon} steps need {needed} positions, "

@@ -116,7 +116,7 @@ class GroundedLM(nn.Module):
 
     def speller(self) -> Speller:
         """Return what spells sequences for this model."""
-        return Speller(self.backbone.tokenizer, self.backbone.context, self.entities)
+        return Speller(self.backbone.tokenizer, self.backbone.context, self.entities, self.design.memory)
 
     def forward(self, batch: Batch) -> Losses:
         """Losses on the answers of a batch."""

@@ -14,7 +14,10 @@ goes beyond them, each a switch:
 * *entity tokens*: every state is preceded by one token per named thing, which starts from the language
   model's own embedding of the name;
 * *relations*: the embeddings of states and entities are also given heading and distance from each entity to
-  the others, which words such as "left of" speak about and which an MLP over positions is slow to find.
+  the others, which words such as "left of" speak about and which an MLP over positions is slow to find;
+* *no memory*: where actions change little from step to step, a model that sees its last ones learns to repeat
+  them, which looks right in the data and goes nowhere in imagination. Without memory it sees goal and present
+  state alone.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ class Design:
         state_network: imagined states come from a transition network, not from the state head.
         entity_tokens: one token per entity before each state (needs a world with entities).
         relations: embeddings are given heading and distance between entities (needs two or more).
+        memory: actions are chosen from all that came before, else from goal and present state alone.
     """
 
     state_target: Literal["change", "absolute"] = "change"
@@ -48,6 +52,7 @@ class Design:
     state_network: bool = True
     entity_tokens: bool = False
     relations: bool = False
+    memory: bool = True
 
 
 class Scales(nn.Module):

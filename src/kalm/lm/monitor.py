@@ -44,16 +44,14 @@ class Monitor:
     ) -> None:
         self.model, self.world, self.held_out, self.config = model, world, held_out, config
         every = np.arange(len(held_out))
-        tasks = {
-            "generation": [speller.generation(held_out, int(i), GOAL_ORIENTED) for i in every],
-            "explanation": [speller.explanation(held_out, int(i)) for i in every],
-            "dynamics": [speller.dynamics(held_out, int(i), 0) for i in every],
+        explanations = [speller.explanation(held_out, int(i)) for i in every]
+        dynamics = [speller.dynamics(held_out, int(i), 0) for i in every]
+        tasks = {  # lists of examples that share a prompt
+            "generation": [speller.generations(held_out, int(i), GOAL_ORIENTED) for i in every],
+            "explanation": _shares(explanations),
+            "dynamics": _shares(dynamics),
         }
-        self.rows = {
-            "generation": _rows(tasks["generation"], 1, config.row_tokens),  # each goal is another prompt
-            "explanation": _rows(tasks["explanation"], SHARED_PROMPT, config.row_tokens),
-            "dynamics": _rows(tasks["dynamics"], SHARED_PROMPT, config.row_tokens),
-        }
+        self.rows = {name: _rows(shares, config.row_tokens) for name, shares in tasks.items()}
         self.explained = held_out.take(every[: config.explain_rollouts])
         rng = derive_rng(seed, "ground", "watch")
         self.instructions = {}
@@ -131,8 +129,13 @@ class Monitor:
         return values
 
 
-def _rows(examples: Sequence[Example], shared: int, row_tokens: int) -> list[list[Group]]:
-    """Pack examples, so many of them behind one reading of their prompt, into rows without padding."""
-    groups = [collate.group(examples[at : at + shared]) for at in range(0, len(examples), shared)]
+def _shares(examples: Sequence[Example]) -> list[Sequence[Example]]:
+    """Divide examples of one prompt among so many readings of it."""
+    return [examples[at : at + SHARED_PROMPT] for at in range(0, len(examples), SHARED_PROMPT)]
+
+
+def _rows(shares: Sequence[Sequence[Example]], row_tokens: int) -> list[list[Group]]:
+    """Pack examples, each share of them behind one reading of their prompt, into rows without padding."""
+    groups = [collate.group(share) for share in shares]
     packed = collate.pack([len(group) for group in groups], row_tokens)
     return [[groups[i] for i in row] for row in packed]

@@ -55,6 +55,7 @@ class Reading:
         share = real / lengths[:, None]  # (U, P)
         self.gist = torch.einsum("up,upd->ud", share.to(hidden), hidden)[fan.to(device)]  # (N, D)
         self.cache.batch_select_indices(fan.to(device))
+        self.width = longest  # columns of the cache that hold prompts
         self.visible = real[fan].to(device)  # (N, C) columns of the cache that each row sees
         self.position = lengths[fan, None].to(device)  # (N, 1) of the next token
 
@@ -82,6 +83,12 @@ class Reading:
             return hidden[:, -1]
         self.position = self.position + counts[:, None]
         return hidden[torch.arange(n, device=tokens.device), counts - 1]
+
+    def rewind(self) -> None:
+        """Forget everything but the prompts."""
+        self.cache.crop(self.width)
+        self.visible = self.visible[:, : self.width]
+        self.position = self.visible.sum(1, keepdim=True)
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with these rows only."""

@@ -13,9 +13,12 @@ one sequence. A token may *ask* for what has to be produced after it (in capital
                                                                 A0       A1
 
 Decisions are those of a decision transformer (`kalm.lm.decision`): R is what is still to be earned. The last
-answer is no token: nothing follows it that could look at it. With *entity tokens* every state is preceded by
-one token per named thing of the world (``e1 .. eK s0 a0 e1 .. eK s1 a1``); a state can then be looked up by
-what the words of the goal mean.
+answer is no token: nothing follows it that could look at it. A model *without memory* learns generation from
+pieces of one step each, ``[s0 a0]``, ``[s1 a1]``, all behind one prompt: where the next action is easily
+guessed from the last one, a long sequence teaches to repeat oneself.
+
+With *entity tokens* every state is preceded by one token per named thing of the world (``e1 .. eK s0 a0 e1
+.. eK s1 a1``); a state can then be looked up by what the words of the goal mean.
 
 Tokens are columns of integers, `Tokens`; a state is a row number of the rollout set, an action likewise, so
 building a sequence copies no numbers. The prompt never looks at its body, so several bodies can share one
@@ -166,10 +169,11 @@ class Example:
 class Speller:
     """Spells examples with one tokenizer; each distinct string is tokenized once."""
 
-    def __init__(self, tokenizer: Any, context: int, entities: int = 0) -> None:
+    def __init__(self, tokenizer: Any, context: int, entities: int = 0, memory: bool = True) -> None:
         self.tokenizer = tokenizer
         self.context = context
         self.entities = entities
+        self.memory = memory
         self.start = _first_id(tokenizer, "cls_token_id", "bos_token_id")
         end = _first_id(tokenizer, "sep_token_id", "eos_token_id")
         if end is None:
@@ -224,6 +228,16 @@ class Speller:
         return Example(
             self.goal_prompt(instruction.text, template), self._rollout(rollouts, index, learn=True)
         )
+
+    def generations(self, rollouts: RolloutSet, index: int, template: str) -> list[Example]:
+        """Goal to rollout as the model learns it: whole, or without memory one example per step."""
+        if self.memory:
+            return [self.generation(rollouts, index, template)]
+        prompt = self.goal_prompt(rollouts.instructions[rollouts.which[index]].text, template)
+        state, action = int(rollouts.state_starts[index]), int(rollouts.action_starts[index])
+        steps = range(int(rollouts.lengths[index]))
+        bodies = (Tokens.rollout(state + t, action + t, 1, self.entities, learn=True) for t in steps)
+        return [Example(prompt, body) for body in bodies]
 
     def explanation(self, rollouts: RolloutSet, index: int) -> Example:
         """Rollout to goal: the words are learnt."""
