@@ -14,9 +14,9 @@ import numpy as np
 
 from kalm.envs import clevr_physics as physics_of
 from kalm.envs.base import TOO_LARGE
+from kalm.envs.clevr_experts import ClevrExpert
 from kalm.envs.clevr_physics import PHYSICS, ClevrSimulator, Physics
 from kalm.envs.clevr_render import render
-from kalm.envs.experts import ClevrExpert
 from kalm.errors import unknown
 from kalm.goals import clevr as goals_of
 from kalm.goals import keywords, suites

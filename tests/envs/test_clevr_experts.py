@@ -3,7 +3,7 @@ import pytest
 
 from kalm.envs import experts
 from kalm.envs.clevr import ClevrWorld
-from kalm.envs.experts import ClevrExpert, metres_left, predict
+from kalm.envs.clevr_experts import ClevrExpert, metres_left, predict
 from kalm.errors import KalmError
 from kalm.goals.clevr import BALLS, DIRECTIONS, NEAR, STEP
 from kalm.types import Goal
