@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kalm.envs import experts
+from kalm.envs import clevr_experts as experts
 from kalm.envs.clevr import ClevrWorld
 from kalm.envs.clevr_experts import ClevrExpert, metres_left, predict
 from kalm.errors import KalmError
