@@ -200,7 +200,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     torch.set_num_threads(options.threads)
     measure_memory(100_000, 50, 10, "discrete")
-    measure_memory(100_000, 100, 39, "continuous")
+    measure_memory(100_000, 100, 91, "continuous")
     rng, options.encoder = np.random.default_rng(0), GoalEncoder()
     data = rollouts(6_400, 1_440, "real", rng), rollouts(10_000, 1_400, "imagined", rng)
     mixed = {
