@@ -457,7 +457,7 @@ def _preset(name: str, env: str) -> dict[str, Any]:
     if name.endswith((".yaml", ".yml")):
         return _read_settings(Path(name))
     if name not in presets():
-        raise unknown("preset", name, [*presets(), "FILE.yaml"])
+        raise unknown("preset", name, presets())
     folder = files("kalm") / "presets"
     own = folder / env / f"{name}.yaml"
     text = (own if own.is_file() else folder / f"{name}.yaml").read_text("utf-8")
