@@ -138,6 +138,6 @@ def _totals(folder: Path) -> dict[str, Any]:
     for index in sorted(store.finished_shards(folder)):
         for kind, pair in store.shard_facts(folder, index)["kinds"].items():
             counts[kind] = counts.get(kind, np.zeros(2)) + pair
-    episodes, successes = sum(counts.values())
+    episodes, successes = np.sum(list(counts.values()), axis=0)
     by_kind = {kind: float(won / played) for kind, (played, won) in sorted(counts.items())}
     return {"episodes": int(episodes), "success_rate": successes / episodes, "success_by_kind": by_kind}

@@ -95,7 +95,7 @@ def _composed(there: np.ndarray) -> np.ndarray:
 
 
 def _inside(numbers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return ((numbers >= low) & (numbers <= high)).all(axis=1)
+    return np.all((numbers >= low) & (numbers <= high), axis=1)
 
 
 def _places(states: np.ndarray) -> np.ndarray:

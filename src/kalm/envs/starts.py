@@ -62,11 +62,13 @@ def _own_states(
     size = world.spec.state_size
     states = np.zeros((len(instructions), size))
     carries = np.array([instruction.state is not None for instruction in instructions], dtype=bool)
-    for row in np.flatnonzero(carries):
-        own = instructions[row].state
+    for row, instruction in enumerate(instructions):
+        own = instruction.state
+        if own is None:
+            continue
         if len(own) != size:
             raise KalmError(
-                f"instruction {instructions[row].text!r}: its state has {len(own)} numbers, "
+                f"instruction {instruction.text!r}: its state has {len(own)} numbers, "
                 f"the world {world.spec.name!r} has {size}."
             )
         states[row] = own

@@ -46,13 +46,20 @@ class BlockLayer(DynamicLayer):
         self._held = (self._held[0][indices], self._held[1][indices])
         self._show(used)
 
-    def crop(self, max_length: int) -> None:
-        """Go on after the first `max_length` tokens; what followed is overwritten."""
-        self._show(max_length)
+    def rewind(self, tokens: int) -> None:
+        """Go on after the first tokens; what followed is overwritten."""
+        self._show(tokens)
 
     def _show(self, used: int) -> tuple[Tensor, Tensor]:
         self.keys, self.values = shown = (self._held[0][:, :, :used], self._held[1][:, :, :used])
         return shown
+
+
+def rewind(cache: Cache, tokens: int) -> None:
+    """Go on after the first tokens of a `block_cache`."""
+    for layer in cache.layers:
+        assert isinstance(layer, BlockLayer), type(layer)
+        layer.rewind(tokens)
 
 
 def block_cache() -> Cache:

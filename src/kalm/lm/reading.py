@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kalm.lm.cache import block_cache
+from kalm.lm.cache import block_cache, rewind
 from kalm.lm.grounded import GroundedLM
 
 # Rows leave the cache in bulk: selecting rows copies it, so it must pay.
@@ -86,7 +86,7 @@ class Reading:
 
     def rewind(self) -> None:
         """Forget everything but the prompts."""
-        self.cache.crop(self.width)
+        rewind(self.cache, self.width)
         self.visible = self.visible[:, : self.width]
         self.position = self.visible.sum(1, keepdim=True)
 
