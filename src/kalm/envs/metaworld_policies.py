@@ -154,15 +154,6 @@ def _apart(one: np.ndarray, two: np.ndarray) -> float:
     return float(np.hypot(*(one[:2] - two[:2])))
 
 
-def _along(offset: np.ndarray, way: np.ndarray) -> tuple[float, float]:
-    """Return how far an offset goes along a way, and how far aside."""
-    return float(offset[:2] @ way), abs(float(offset[0] * way[1] - offset[1] * way[0]))
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / max(float(np.hypot(*vector)), 1e-9)
-
-
 OWN = {
     "door-open": door_open,
     "door-lock": door_lock,
