@@ -19,9 +19,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
+from kalm.envs.metaworld_scenes import build
 from kalm.goals.metaworld import SINGLE, STAGES, Judge
 from kalm.goals.metaworld_tasks import ENTITY, GRIPPER, SPEC, TARGET, TASKS
 from kalm.types import Goal
@@ -33,9 +33,7 @@ COLUMNS = ("task", "steps", "reached", "equal", "equal_reached", "correlation", 
 
 def environment(task: str):
     """Return the package's environment of a task, fully observed, to be seeded."""
-    env = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
-    env._partially_observable, env._set_task_called = False, True
-    env.seeded_rand_vec = True
+    env = build(task)
     del env.sawyer_observation_space  # cached with the target location hidden
     return env
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kalm.envs.base import Judge as AnyJudge
+from kalm.envs.checks import require_noise
 from kalm.envs.clevr_physics import BALL_RADIUS, START_BEHIND
-from kalm.errors import KalmError
 from kalm.goals import clevr as goals_of
 from kalm.goals.clevr import ACTIONS, ARROWS, BALLS, NEAR, PUSHES, STEP
 
@@ -65,8 +65,7 @@ class ClevrExpert:
     """
 
     def __init__(self, noise: float = 0.0) -> None:
-        if not 0.0 <= noise <= 1.0:
-            raise KalmError(f"an expert's noise is a probability from 0 to 1, got {noise!r}.")
+        require_noise(noise)
         self.noise = noise
 
     def act(self, states: np.ndarray, judge: AnyJudge, rng: np.random.Generator) -> np.ndarray:

@@ -29,6 +29,7 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
+from kalm.envs.checks import which_rows
 from kalm.errors import KalmError, unknown
 from kalm.goals.clevr import ACTIONS, BALLS, PUSHES
 from kalm.types import Goal
@@ -208,7 +209,7 @@ class ClevrSimulator:
         Raises:
             KalmError: wrong shape, or a number that is not finite or further than 10 m away.
         """
-        rows = self._rows(rows)
+        rows = which_rows(rows, len(self._full))
         states = np.asarray(states, dtype=np.float64)
         if states.shape != (len(rows), 2 * len(BALLS)):
             raise KalmError(f"states of {len(rows)} scenes have shape ({len(rows)}, 10), got {states.shape}.")
@@ -226,7 +227,7 @@ class ClevrSimulator:
         Raises:
             KalmError: wrong shape, not whole numbers, out of range, or a row that was never reset.
         """
-        rows = self._rows(rows)
+        rows = which_rows(rows, len(self._full))
         ball, push = np.divmod(self._checked(actions, rows), len(PUSHES))
         full, direction = self._full[rows], PUSHES[push]  # (n, 70), (n, 2)
         aim = full[np.arange(len(rows))[:, None], _XY[ball]]  # (n, 2) the ball as it is now
@@ -258,14 +259,6 @@ class ClevrSimulator:
             after[part] = buffer[:, -1]
         after[:, 0] = 0.0
         return after
-
-    def _rows(self, rows: np.ndarray | None) -> np.ndarray:
-        if rows is None:
-            return np.arange(len(self._full))
-        rows = np.asarray(rows)
-        assert rows.ndim == 1 and (rows.size == 0 or rows.dtype.kind in "iu"), (rows.dtype, rows.shape)
-        assert len(np.unique(rows)) == len(rows), "a row can take one action at a time"
-        return rows
 
     def _checked(self, actions: np.ndarray, rows: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions)

@@ -14,6 +14,7 @@ import numpy as np
 
 from kalm.envs import metaworld_checks as checks
 from kalm.envs.metaworld_distractors import Distractors, When
+from kalm.envs.metaworld_render import render
 from kalm.errors import KalmError
 from kalm.goals import keywords, suites
 from kalm.goals import metaworld as goals_of
@@ -95,6 +96,4 @@ class MetaWorld:
 
     def render(self, state: np.ndarray, size: int = 256) -> np.ndarray:
         """Draw one state, seen from the front and above: (91,) -> (size, size, 3) uint8, top row first."""
-        from kalm.envs.metaworld_render import render
-
         return render(state, size)

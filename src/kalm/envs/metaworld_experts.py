@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from kalm.envs.base import Judge
+from kalm.envs.checks import require_noise
 from kalm.envs.metaworld_policies import GAIN, OWN, View
-from kalm.errors import KalmError
 from kalm.goals.metaworld_tasks import ENTITY, GRIPPER, SPEC, TARGET, TASKS
 
 
@@ -32,8 +32,7 @@ class MetaWorldExpert:
     """
 
     def __init__(self, noise: float = 0.0) -> None:
-        if not 0.0 <= noise <= 1.0:
-            raise KalmError(f"an expert's noise is a probability from 0 to 1, got {noise!r}.")
+        require_noise(noise)
         self.noise = noise
 
     def act(self, states: np.ndarray, judge: Judge, rng: np.random.Generator) -> np.ndarray:

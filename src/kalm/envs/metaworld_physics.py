@@ -16,6 +16,7 @@ from itertools import groupby
 import numpy as np
 
 from kalm.envs import metaworld_scenes as scenes
+from kalm.envs.checks import which_rows
 from kalm.envs.metaworld_distractors import Distractors
 from kalm.envs.metaworld_scenes import Lane
 from kalm.errors import KalmError, unknown
@@ -53,7 +54,7 @@ class MetaWorldSimulator:
         Raises:
             KalmError: an unknown task, a seed that is not a whole number of at least 0, or not one per row.
         """
-        rows, seeds = self._rows(rows), np.asarray(seeds)
+        rows, seeds = which_rows(rows, len(self._lanes)), np.asarray(seeds)
         tasks = [goal.kind for goal in goals]
         _check_starts(tasks, seeds, len(rows))
         states = np.zeros((len(rows), SPEC.state_size))
@@ -84,7 +85,7 @@ class MetaWorldSimulator:
         Raises:
             KalmError: wrong shape, out of range, not finite, or a row that was never reset.
         """
-        rows = self._rows(rows)
+        rows = which_rows(rows, len(self._lanes))
         actions, lanes = _checked(actions, len(rows)), self._ready(rows)
         states = np.zeros((len(rows), SPEC.state_size))
         order = sorted(range(len(rows)), key=lambda i: (lanes[i].task, i))
@@ -117,14 +118,6 @@ class MetaWorldSimulator:
         lane, rng = self._lanes[row], self._drawn[row]
         assert self._distractors is not None and lane is not None and rng is not None
         self._extra[row] = self._distractors.draw(lane.task, rng)
-
-    def _rows(self, rows: np.ndarray | None) -> np.ndarray:
-        if rows is None:
-            return np.arange(len(self._lanes))
-        rows = np.asarray(rows)
-        assert rows.ndim == 1 and (rows.size == 0 or rows.dtype.kind in "iu"), (rows.dtype, rows.shape)
-        assert len(np.unique(rows)) == len(rows), "a row can take one action at a time"
-        return rows
 
     def _ready(self, rows: np.ndarray) -> list[Lane]:
         lanes = [lane for lane in (self._lanes[row] for row in rows) if lane is not None]
