@@ -221,7 +221,7 @@ def plainly_decoded(bench: Bench, rows: Sequence[Instruction], steps: int) -> np
         sequence = model.lm.get_input_embeddings()(ids)  # (N, L, D)
         for _ in range(steps):
             sequence = torch.cat([sequence, model.state_tokens(now)], dim=1)
-            actions = model.action_head(last_hidden(model, sequence, padding)).argmax(dim=-1)
+            actions = model.rate_actions(last_hidden(model, sequence, padding), now).argmax(dim=-1)
             sequence = torch.cat([sequence, model.embed_action(actions)[:, None]], dim=1)
             now = model.next_states(last_hidden(model, sequence, padding), now, actions).float()
             states.append(now)

@@ -72,6 +72,9 @@ class GroundConfig(Section):
         default=True,
         description="actions are chosen from all that came before; false: from goal and present state alone",
     )
+    state_to_action: bool = Field(
+        default=False, description="the action head is also given the numbers of the present state"
+    )
     generation: float = Field(
         default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
     )

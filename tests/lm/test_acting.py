@@ -26,7 +26,7 @@ def uncached(model, rollouts, index, template):
     batch = collate.batch([[collate.Group(prompt, (body,))]], rollouts, model.backbone.two_way_prompt)
     with torch.inference_mode():
         hidden = model.body(model.embed(batch).double(), batch.visible, batch.position)[0, len(prompt) :]
-        return model.action_head(hidden[speller.entities :: speller.entities + 2])
+        return model.rate_actions(hidden[speller.entities :: speller.entities + 2], batch.states)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

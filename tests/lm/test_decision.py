@@ -96,7 +96,7 @@ def test_actions_equal_those_of_a_full_forward_over_the_true_history(conditioned
             tokens = model.embed(batch).double().flatten(0, 1)
             tokens = tokens.index_copy(0, batch.return_at, conditioned.return_tokens(batch.returns))
             hidden = model.body(tokens[None], batch.visible, batch.position)[0]
-            output = model.action_head(hidden[batch.ask_action_at])
+            output = model.rate_actions(hidden[batch.ask_action_at], batch.acting_states)
         assert np.array_equal(output.argmax(1).numpy(), rollout.actions)
 
 

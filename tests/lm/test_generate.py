@@ -38,7 +38,7 @@ def test_cached_decoding_equals_reading_the_whole_sequence_again(model, world, r
             hidden = model.body(model.embed(batch).double(), batch.visible, batch.position)[0, len(prompt) :]
             block = speller.entities + 2
             now = torch.from_numpy(rollout.states[:-1]).double()
-            actions = model.action_head(hidden[block - 2 :: block]).argmax(-1)
+            actions = model.rate_actions(hidden[block - 2 :: block], now).argmax(-1)
             states = model.next_states(hidden[block - 1 :: block], now, torch.from_numpy(rollout.actions))
         assert np.array_equal(actions.numpy(), rollout.actions)
         assert np.allclose(states.numpy(), rollout.states[1:], atol=1e-5)

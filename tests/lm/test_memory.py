@@ -11,9 +11,10 @@ from kalm.lm.generate import imagine
 from kalm.lm.sequence import ACTION, GOAL_ORIENTED, STATE
 
 
-@pytest.fixture
-def forgetful(config, world, rollouts):
-    model = sft.fresh(config.model_copy(update={"memory": False}), world, 0, "cpu")
+@pytest.fixture(params=[False, True], ids=["", "state_to_action"])
+def forgetful(config, world, rollouts, request):
+    changes = {"memory": False, "state_to_action": request.param}
+    model = sft.fresh(config.model_copy(update=changes), world, 0, "cpu")
     model.fit_scales(rollouts)
     return model.eval().double()
 
@@ -55,7 +56,8 @@ def test_imagined_actions_are_those_of_goal_and_state_read_alone(forgetful, worl
                 hidden = forgetful.body(
                     forgetful.embed(alone).double(), alone.visible, alone.position
                 ).flatten(0, 1)
-                assert forgetful.action_head(hidden[alone.ask_action_at]).argmax(-1).item() == action
+                rated = forgetful.rate_actions(hidden[alone.ask_action_at], alone.acting_states)
+                assert rated.argmax(-1).item() == action
 
 
 def test_acting_forgets_what_was_before(forgetful, world, rows):

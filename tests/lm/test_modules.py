@@ -38,3 +38,13 @@ def test_relations_need_two_things(single, world):
     lonely = replace(world.spec, entities=world.spec.entities[:1])
     with pytest.raises(KalmError, match="names 1 entities.*ground.relations=false"):
         GroundedLM(tuning.prepare(single), lonely, Design(relations=True))
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_actions_follow_from_the_numbers_of_the_state_only_where_asked(single, world, rollouts, told):
+    model = sft.fresh(single.model_copy(update={"state_to_action": told}), world, 0, "cpu").eval()
+    model.fit_scales(rollouts)
+    states = torch.from_numpy(rollouts.states[:4])
+    rated = model.rate_actions(torch.zeros(4, model.backbone.width), states)
+    assert rated.shape == (4, world.spec.action_size)
+    assert torch.equal(rated[0], rated[3]) == (not told)

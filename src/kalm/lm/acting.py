@@ -141,9 +141,10 @@ class Episodes:
             self.reading.rewind()
             self.last = None
         with autocast(self.model.device, self.precision):
-            tokens = self._tokens(self._spread(states, place), self._spread(rewards, place))
+            now = torch.from_numpy(self._spread(states, place)).to(self.model.scales.mean)  # (h, S)
+            tokens = self._tokens(now, self._spread(rewards, place))
             self._require_room(tokens.shape[1])
-            output = self.model.action_head(self.reading.read(tokens))  # (h, A)
+            output = self.model.rate_actions(self.reading.read(tokens), now)  # (h, A)
         self.last = self._choose(output.to(self.model.scales.mean.dtype))
         self.steps += 1
         return self.last.numpy(force=True)[place]
@@ -168,12 +169,12 @@ class Episodes:
         out[place] = values
         return out
 
-    def _tokens(self, states: np.ndarray, rewards: np.ndarray) -> Tensor:
+    def _tokens(self, states: Tensor, rewards: np.ndarray) -> Tensor:
         """Embed what is new since the last step: (h, S), (h,) -> (h, k, D)."""
         model = self.model
         parts = [] if self.last is None else [model.embed_action(self.last)[:, None]]
         parts += self._ahead(rewards)
-        parts += [model.state_tokens(torch.from_numpy(states).to(model.scales.mean))]
+        parts += [model.state_tokens(states)]
         return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1)
 
     def _ahead(self, rewards: np.ndarray) -> list[Tensor]:

@@ -60,7 +60,8 @@ class Batch:
     ask_state_at: Tensor  # (q,) flat index of each token that asks for a state
     present_states: Tensor  # (q, S) the state one step earlier
     want_states: Tensor  # (q, S)
-    ask_action_at: Tensor  # (r,) flat index of each token that asks for an action
+    ask_action_at: Tensor  # (r,) flat index of each token that asks for an action: a state
+    acting_states: Tensor  # (r, S) that state
     want_actions: Tensor  # (r,) int64 or (r, A) float
     tokens: int  # without padding
 
@@ -178,6 +179,7 @@ def _columns(tokens: Tokens, offsets: np.ndarray, rollouts: RolloutSet) -> dict[
         "present_states": rollouts.states[want - 1],
         "want_states": rollouts.states[want],
         "ask_action_at": offsets[ask[ACTION]],
+        "acting_states": rollouts.states[tokens.value[ask[ACTION]]],
         "want_actions": rollouts.actions[tokens.answer[ask[ACTION]]],
     }
     return {name: torch.from_numpy(column) for name, column in columns.items()}

@@ -76,7 +76,8 @@ class ConditionedLM(nn.Module):
         returns = self.return_tokens(batch.returns).to(tokens.dtype)
         tokens = tokens.index_copy(0, batch.return_at, returns).reshape(rows, width, -1)
         hidden = self.grounded.body(tokens, batch.visible, batch.position).flatten(0, 1)  # (B*L, D)
-        output = self.grounded.action_head(hidden[batch.ask_action_at]).to(self.mean.dtype)  # (r, A)
+        asking = hidden[batch.ask_action_at]  # (r, D)
+        output = self.grounded.rate_actions(asking, batch.acting_states).to(self.mean.dtype)  # (r, A)
         if self.grounded.spec.action_kind == "discrete":
             return F.cross_entropy(output, batch.want_actions, reduction="none")
         return ((output - batch.want_actions) ** 2).mean(1)

@@ -167,7 +167,7 @@ class _Decoding:
         for step in range(self.horizon):
             now = torch.from_numpy(self.states[rows, step]).to(self.model.device)  # (n, S)
             seen = {name: r.read(r.model.state_tokens(now)) for name, r in readings.items()}
-            actions = self._actions(self.actor.action_head(seen[id(actor.model)]), rows, step)
+            actions = self._actions(self.actor.rate_actions(seen[id(actor.model)], now), rows, step)
             seen = {name: r.read(r.model.embed_action(actions)[:, None]) for name, r in readings.items()}
             after = self.model.next_states(seen[id(dreamer.model)], now, actions)
             alive &= self._record(rows, step, actions, after, alive)

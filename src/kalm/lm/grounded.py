@@ -26,13 +26,13 @@ from kalm.lm import tuning
 from kalm.lm.backbone import Backbone, Origin
 from kalm.lm.collate import Batch
 from kalm.lm.modules import (
+    ActionHead,
     Design,
     EntityEmbedding,
     Relations,
     Scales,
     StateHead,
     embedding,
-    mlp,
     name_vectors,
 )
 from kalm.lm.sequence import Speller
@@ -98,7 +98,7 @@ class GroundedLM(nn.Module):
         self.embed_state = embedding(nn.Linear(spec.state_size + len(columns) * related, width), width, scale)
         self.embed_action = embedding(first, width, scale)
         self.state_head = StateHead(width, spec, design)
-        self.action_head = mlp(width, width, spec.action_size)
+        self.action_head = ActionHead(width, spec, design)
         if design.state_network:
             self.network = TransitionNetwork(spec)
             self.network.requires_grad_(False)  # fitted by itself, see `kalm.lm.sft`
@@ -180,13 +180,21 @@ class GroundedLM(nn.Module):
 
     def _state_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         if not len(hidden):
-            return _nothing(self.state_head.layers, hidden)
+            # 0, with gradients of 0: processes exchange those of all weights.
+            return self.state_head.layers(hidden).sum()
         return self.state_head.loss(hidden, batch.present_states, batch.want_states, self.scales)
 
+    def rate_actions(self, hidden: Tensor, states: Tensor) -> Tensor:
+        """O_A: hidden states of the tokens of states (m, D), these states (m, S) -> actions (m, A).
+
+        Discrete actions are rated, continuous ones given.
+        """
+        return self.action_head(hidden, states, self.scales)
+
     def _action_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
+        output, target = self.rate_actions(hidden, batch.acting_states), batch.want_actions
         if not len(hidden):
-            return _nothing(self.action_head, hidden)
-        output, target = self.action_head(hidden), batch.want_actions
+            return output.sum()  # as above
         if self.spec.action_kind == "discrete":
             return F.cross_entropy(_wide(output), target)
         return F.mse_loss(output.to(target.dtype), target)
@@ -257,11 +265,6 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
         )
         precision = "bfloat16" if native else "float32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
-
-
-def _nothing(head: nn.Module, hidden: Tensor) -> Tensor:
-    """Return the loss of no answers, 0, with gradients of 0: processes exchange those of all weights."""
-    return head(hidden).sum()
 
 
 def _mean(values: Tensor) -> Tensor:

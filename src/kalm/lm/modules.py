@@ -17,7 +17,9 @@ goes beyond them, each a switch:
   the others, which words such as "left of" speak about and which an MLP over positions is slow to find;
 * *no memory*: where actions change little from step to step, a model that sees its last ones learns to repeat
   them, which looks right in the data and goes nowhere in imagination. Without memory it sees goal and present
-  state alone.
+  state alone;
+* *state to action*: the action head is also given the numbers of the present state. What a transformer passes
+  on of them is coarse, so a language model says what to do, but misses a handle by centimetres.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class Design:
         entity_tokens: one token per entity before each state (needs a world with entities).
         relations: embeddings are given heading and distance between entities (needs two or more).
         memory: actions are chosen from all that came before, else from goal and present state alone.
+        state_to_action: the action head is given the present state besides the hidden state.
     """
 
     state_target: Literal["change", "absolute"] = "change"
@@ -53,6 +56,7 @@ class Design:
     entity_tokens: bool = False
     relations: bool = False
     memory: bool = True
+    state_to_action: bool = False
 
 
 class Scales(nn.Module):
@@ -122,6 +126,24 @@ class StateHead(nn.Module):
         """Return what the head says of each state number (m, S), and the gates (m, G or 0)."""
         out = self.layers(hidden).to(present.dtype)
         return out[:, : self.size], out[:, self.size :]
+
+
+class ActionHead(nn.Sequential):
+    """O_A: hidden state of the token of a state, and that state, to the action taken there."""
+
+    def __init__(self, width: int, spec: WorldSpec, design: Design) -> None:
+        told = spec.state_size if design.state_to_action else 0
+        super().__init__(
+            *([nn.Linear(width + told, width), nn.GELU()] if told else []),
+            *mlp(width, width, spec.action_size),
+        )
+        self.told = bool(told)
+
+    def forward(self, hidden: Tensor, present: Tensor, scales: Scales) -> Tensor:
+        """Rate discrete actions, or give continuous ones: (m, D), (m, S) -> (m, A)."""
+        if self.told:
+            hidden = torch.cat([hidden, scales.normal(present).to(hidden.dtype)], dim=1)
+        return super().forward(hidden)
 
 
 class Relations(nn.Module):

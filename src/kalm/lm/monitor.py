@@ -16,6 +16,7 @@ from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.data.score import one_step, violated
 from kalm.envs.base import World
+from kalm.envs.starts import initial_states
 from kalm.lm import collate
 from kalm.lm.collate import Group
 from kalm.lm.explain import ALL, explain, verdicts
@@ -24,9 +25,8 @@ from kalm.lm.grounded import GroundedLM, autocast
 from kalm.lm.predict import squared_errors
 from kalm.lm.sequence import GOAL_ORIENTED, Example, Speller, explanation_prompts
 from kalm.runs import derive_rng, derive_seed
-from kalm.types import LEVELS
+from kalm.types import LEVELS, Instruction
 
-MATCH_HORIZON = 25
 SHARED_PROMPT = 4  # examples behind one reading of their prompt
 
 
@@ -41,6 +41,7 @@ class Monitor:
         speller: Speller,
         config: GroundConfig,
         seed: int,
+        as_tested: bool = False,
     ) -> None:
         self.model, self.world, self.held_out, self.config = model, world, held_out, config
         every = np.arange(len(held_out))
@@ -54,13 +55,12 @@ class Monitor:
         self.rows = {name: _rows(shares, config.row_tokens) for name, shares in tasks.items()}
         self.explained = held_out.take(every[: config.explain_rollouts])
         rng = derive_rng(seed, "ground", "watch")
-        self.instructions = {}
+        self.seeds = [derive_seed(seed, "ground", "watch", i) for i in range(config.match_rollouts)]
+        self.tries: dict[str, tuple[list[Instruction], np.ndarray]] = {}  # what to do, and from where
         for level in LEVELS:
             suite = world.suite(level)
-            self.instructions[level] = [
-                suite[i] for i in rng.integers(len(suite), size=config.match_rollouts)
-            ]
-        self.seeds = [derive_seed(seed, "ground", "watch", i) for i in range(config.match_rollouts)]
+            picked = [suite[i] for i in rng.integers(len(suite), size=config.match_rollouts)]
+            self.tries[level] = picked, initial_states(world, picked, self.seeds, as_tested)
         # One transition per rollout: those of the same rollout are alike.
         self.transitions = held_out.action_starts + rng.integers(held_out.lengths)
 
@@ -72,7 +72,7 @@ class Monitor:
         if self.config.explain_rollouts:
             values |= self._explanations()
         if self.config.match_rollouts:
-            for level in self.instructions:
+            for level in self.tries:
                 values |= self._imagined(level)
         return values
 
@@ -108,12 +108,13 @@ class Monitor:
 
     def _imagined(self, level: str) -> dict[str, float]:
         """Shares of a level's rollouts that reach their goal, and that hold something impossible."""
+        instructions, starts = self.tries[level]
         result = imagine(
             self.model,
             self.world,
-            self.instructions[level],
+            instructions,
             self.seeds,
-            horizon=min(MATCH_HORIZON, self.world.spec.horizon),
+            starts=starts,
             precision=self.config.precision,
         )
         found = result.rollouts

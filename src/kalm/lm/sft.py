@@ -57,6 +57,7 @@ def train(
     seed: int,
     folder: Path,
     watch: Watch = _unwatched,
+    as_tested: bool = False,
 ) -> GroundedLM:
     """Fine-tune a model in place, continuing from the folder's checkpoint if there is one, and save it.
 
@@ -68,6 +69,7 @@ def train(
         seed: root of the order of examples.
         folder: gets ``checkpoint/``, ``metrics.jsonl`` and, at the end, ``model/``.
         watch: given what is done and its number of steps, opens what shows progress.
+        as_tested: quick match rates start where policies are measured (`ImagineConfig.as_tested`).
 
     Raises:
         KalmError: too few rollouts, or the folder's checkpoint belongs to other settings or data.
@@ -88,7 +90,7 @@ def train(
     team = Team(model, optimizer, config.precision, config.compile)
     start = checkpoint.restore(model, team.optimizer)
     metrics = Metrics(folder, start) if processes.main() else None
-    monitor = Monitor(team.shown, world, held_out, speller, config, seed) if metrics else None
+    monitor = Monitor(team.shown, world, held_out, speller, config, seed, as_tested) if metrics else None
     with watch("ground", curriculum.steps) as advance:
         advance(start, resumed=True)
         for number in range(start, curriculum.steps):
