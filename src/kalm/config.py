@@ -295,6 +295,9 @@ class TrainConfig(Section):
         default="minilm", description="frozen sentence encoder: `minilm`, a hub name or a folder"
     )
     hidden: tuple[int, ...] = Field(default=(256, 256), description="hidden layers of the policy network")
+    standardise: bool = Field(
+        default=False, description="learners see states in units of their spread in the real data"
+    )
     lr: float = Field(default=1e-3, gt=0, description="learning rate")
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount")
     cql_alpha: float = Field(default=10.0, ge=0, description="weight of CQL's conservative term (paper: 10)")

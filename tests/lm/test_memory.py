@@ -44,6 +44,15 @@ def test_token_counts_of_the_plan_are_those_of_the_batches(config, forgetful, ro
     assert [len(group) for group in groups] == planned
 
 
+def test_every_step_of_a_rollout_is_dealt_out_once(config, forgetful, rollouts):
+    config = config.model_copy(update={"memory": False, "explanation": 0.0, "dynamics": 0.0})
+    plan = Curriculum(rollouts, forgetful.speller(), config, 0)
+    groups = [plan._spell(item) for row in plan._rows(0) for item in row]
+    actions = np.concatenate([body.answer[:1] for group in groups for body in group.bodies])
+    assert np.array_equal(np.sort(actions), np.arange(rollouts.lengths.sum()))
+    assert max(len(group.bodies) for group in groups) == -(-rollouts.lengths.max() // 4)
+
+
 def test_imagined_actions_are_those_of_goal_and_state_read_alone(forgetful, world, rows):
     found = imagine(forgetful, world, rows, range(len(rows)), horizon=5).rollouts
     assert found.lengths.max() > 2

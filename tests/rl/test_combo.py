@@ -56,7 +56,7 @@ def made(real, encoder, folder, config=SMALL, imagined=None):
     rng = np.random.default_rng(0)
     data = MixedBuffer(real, imagined, encoder, config.mix, rng)
     learner = create("combo", real.spec, data.observation_size, config, "cpu")
-    material = combo.Material(plane.Plane(), real, imagined, encoder, config, QUICK, 0, folder)
+    material = combo.Material(plane.Plane(), real, config, QUICK, 0, folder)
     return SimpleNamespace(learner=learner, mix=combo.prepare(learner, data, material))
 
 
@@ -200,11 +200,11 @@ def test_batches_are_data_then_model(real, encoder, tmp_path):
     ring = mix.ring
     rows = np.arange(len(ring))
     mine = mix.gather(rows)
-    texts = [mix._goals.instructions[goal].text for goal in ring.goals[rows].tolist()]
+    texts = [mix.data.instructions[goal].text for goal in ring.goals[rows].tolist()]
     np.testing.assert_array_equal(mine.observations[:, :size], ring.before[rows])
     np.testing.assert_array_equal(mine.observations[:, size:], encoder.encode(texts))
     np.testing.assert_array_equal(mine.next_observations[:, size:], encoder.encode(texts))
-    goals = [mix._goals.instructions[goal].goal for goal in ring.goals[rows].tolist()]
+    goals = [mix.data.instructions[goal].goal for goal in ring.goals[rows].tolist()]
     judge = plane.PlaneJudge(goals)
     before, after = ring.before[rows].numpy(), ring.after[rows].numpy()
     np.testing.assert_allclose(mine.rewards[:, 0], 0.5 * judge.reward(before, None, after), atol=1e-6)
@@ -221,7 +221,7 @@ def test_model_rollouts_keep_the_goal_of_their_first_state(real, encoder, tmp_pa
     texts = np.array([item.text for item in real.instructions])
     for state, goal in zip(first, mix.ring.goals[:20].tolist(), strict=True):
         rows = np.flatnonzero((real.states[real.before] == state).all(axis=1))
-        assert mix._goals.instructions[goal].text in set(texts[real.which[real.owner[rows]]])
+        assert mix.data.instructions[goal].text in set(texts[real.which[real.owner[rows]]])
 
 
 def test_the_model_is_rolled_out_on_schedule(real, encoder, tmp_path):

@@ -23,8 +23,10 @@ from kalm.lm.sequence import PROMPTS, Speller
 from kalm.runs import derive_rng
 
 # Rollouts that share one reading of a goal: more save tokens, fewer put more different goals in a batch.
-# Without memory every step is a piece of its own, and one rollout has enough of them.
-SHARED_GOAL, SHARED_GOAL_ALONE = 4, 1
+SHARED_GOAL = 4
+# Without memory every step is an example of its own, and steps side by side are nearly the same example. So a
+# rollout is dealt out over so many places in the epoch, step by step, each with a reading of the goal.
+DEALT = 4
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class _Planned:
 
     task: str
     rollouts: tuple[int, ...]
-    variant: tuple[Any, ...]  # prompt template, the step of each rollout, or a text and how it goes on
+    variant: tuple[Any, ...]  # prompt template and steps, the step of each rollout, or a text and its end
     tokens: int
 
 
@@ -69,7 +71,7 @@ class Curriculum:
         return sum(planned.tokens for row in self._rows(0) for planned in row)
 
     def examples(self) -> Counter[str]:
-        """Examples of the first epoch, per task."""
+        """Examples of the first epoch, per task; without memory, a rollout's parts are counted."""
         counts: Counter[str] = Counter()
         for row in self._rows(0):
             for planned in row:
@@ -93,18 +95,36 @@ class Curriculum:
 
     def _generation(self, rng: np.random.Generator) -> list[_Planned]:
         chosen = self._choose(self.config.generation, rng)
+        if not self.speller.memory:
+            return [planned for index in chosen.tolist() for planned in self._dealt(index, rng)]
         chosen = chosen[np.argsort(self.rollouts.which[chosen], kind="stable")]
         starts = np.flatnonzero(np.diff(self.rollouts.which[chosen], prepend=-1))
-        groups, shared = [], SHARED_GOAL if self.speller.memory else SHARED_GOAL_ALONE
+        groups = []
         for same in np.split(chosen, starts[1:]):
-            for first in range(0, len(same), shared):
-                part = same[first : first + shared]
-                template = list(PROMPTS.values())[int(rng.integers(len(PROMPTS)))]
-                text = self.rollouts.instructions[self.rollouts.which[part[0]]].text
+            for first in range(0, len(same), SHARED_GOAL):
+                part = same[first : first + SHARED_GOAL]
                 steps = int(self.rollouts.lengths[part].sum())
-                tokens = len(self.speller.goal_prompt(text, template)) + (self.speller.entities + 2) * steps
+                template, prompt = self._prompt(part[0], rng)
+                tokens = prompt + (self.speller.entities + 2) * steps
                 groups.append(_Planned("generation", tuple(part.tolist()), (template,), tokens))
         return groups
+
+    def _dealt(self, index: int, rng: np.random.Generator) -> list[_Planned]:
+        """Deal out the steps of a rollout."""
+        groups = []
+        for first in range(min(DEALT, int(self.rollouts.lengths[index]))):
+            steps = slice(first, None, DEALT)
+            count = len(range(int(self.rollouts.lengths[index]))[steps])
+            template, prompt = self._prompt(index, rng)
+            tokens = prompt + (self.speller.entities + 2) * count
+            groups.append(_Planned("generation", (index,), (template, steps), tokens))
+        return groups
+
+    def _prompt(self, index: int, rng: np.random.Generator) -> tuple[str, int]:
+        """Draw how a rollout's goal is asked for; return that and its number of tokens."""
+        template = list(PROMPTS.values())[int(rng.integers(len(PROMPTS)))]
+        text = self.rollouts.instructions[self.rollouts.which[index]].text
+        return template, len(self.speller.goal_prompt(text, template))
 
     def _explanation(self, rng: np.random.Generator) -> list[_Planned]:
         chosen = self._choose(self.config.explanation, rng)

@@ -26,12 +26,12 @@ from kalm.lm import tuning
 from kalm.lm.backbone import Backbone, Origin
 from kalm.lm.collate import Batch
 from kalm.lm.modules import (
-    ActionHead,
     Design,
     EntityEmbedding,
     Relations,
     Scales,
     StateHead,
+    action_mlp,
     embedding,
     name_vectors,
 )
@@ -98,7 +98,7 @@ class GroundedLM(nn.Module):
         self.embed_state = embedding(nn.Linear(spec.state_size + len(columns) * related, width), width, scale)
         self.embed_action = embedding(first, width, scale)
         self.state_head = StateHead(width, spec, design)
-        self.action_head = ActionHead(width, spec, design)
+        self.action_head = action_mlp(width, spec, design)
         if design.state_network:
             self.network = TransitionNetwork(spec)
             self.network.requires_grad_(False)  # fitted by itself, see `kalm.lm.sft`
@@ -189,7 +189,9 @@ class GroundedLM(nn.Module):
 
         Discrete actions are rated, continuous ones given.
         """
-        return self.action_head(hidden, states, self.scales)
+        if self.design.state_to_action:
+            hidden = torch.cat([hidden, self.scales.normal(states).to(hidden.dtype)], dim=1)
+        return self.action_head(hidden)
 
     def _action_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         output, target = self.rate_actions(hidden, batch.acting_states), batch.want_actions

@@ -128,24 +128,6 @@ class StateHead(nn.Module):
         return out[:, : self.size], out[:, self.size :]
 
 
-class ActionHead(nn.Sequential):
-    """O_A: hidden state of the token of a state, and that state, to the action taken there."""
-
-    def __init__(self, width: int, spec: WorldSpec, design: Design) -> None:
-        told = spec.state_size if design.state_to_action else 0
-        super().__init__(
-            *([nn.Linear(width + told, width), nn.GELU()] if told else []),
-            *mlp(width, width, spec.action_size),
-        )
-        self.told = bool(told)
-
-    def forward(self, hidden: Tensor, present: Tensor, scales: Scales) -> Tensor:
-        """Rate discrete actions, or give continuous ones: (m, D), (m, S) -> (m, A)."""
-        if self.told:
-            hidden = torch.cat([hidden, scales.normal(present).to(hidden.dtype)], dim=1)
-        return super().forward(hidden)
-
-
 class Relations(nn.Module):
     """Heading and distance from each entity to every one; nothing in them is learnt.
 
@@ -213,3 +195,12 @@ def embedding(first: nn.Module, width: int, scale: float) -> nn.Sequential:
 def mlp(inputs: int, width: int, size: int) -> nn.Sequential:
     """Make the small MLP of a head."""
     return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, size))
+
+
+def action_mlp(width: int, spec: WorldSpec, design: Design) -> nn.Sequential:
+    """Make O_A: hidden state of the token of a state, and where asked for that state, to the action."""
+    last = mlp(width, width, spec.action_size)
+    if not design.state_to_action:
+        return last
+    # What the language model means has to meet the numbers, hence a layer more.
+    return nn.Sequential(nn.Linear(width + spec.state_size, width), nn.GELU(), *last)

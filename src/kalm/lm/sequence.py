@@ -229,14 +229,16 @@ class Speller:
             self.goal_prompt(instruction.text, template), self._rollout(rollouts, index, learn=True)
         )
 
-    def generations(self, rollouts: RolloutSet, index: int, template: str) -> list[Example]:
-        """Goal to rollout as the model learns it: whole, or without memory one example per step."""
+    def generations(
+        self, rollouts: RolloutSet, index: int, template: str, steps: slice = slice(None)
+    ) -> list[Example]:
+        """Goal to rollout as the model learns it: whole, or without memory an example for each of `steps`."""
         if self.memory:
             return [self.generation(rollouts, index, template)]
         prompt = self.goal_prompt(rollouts.instructions[rollouts.which[index]].text, template)
         state, action = int(rollouts.state_starts[index]), int(rollouts.action_starts[index])
-        steps = range(int(rollouts.lengths[index]))
-        bodies = (Tokens.rollout(state + t, action + t, 1, self.entities, learn=True) for t in steps)
+        chosen = range(int(rollouts.lengths[index]))[steps]
+        bodies = (Tokens.rollout(state + t, action + t, 1, self.entities, learn=True) for t in chosen)
         return [Example(prompt, body) for body in bodies]
 
     def explanation(self, rollouts: RolloutSet, index: int) -> Example:

@@ -26,6 +26,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.transitions import Columns, Part, resident
+from kalm.rl.units import Units
 from kalm.types import SOURCES
 
 
@@ -43,6 +44,7 @@ class MixedBuffer:
         device: torch device that holds the table and the batches.
         vectors: give discrete actions as one-hot vectors; continuous ones are vectors anyway.
         reward_scale: rewards are multiplied by it.
+        units: what the states of observations are measured in; None: as they are.
 
     Raises:
         KalmError: the parts differ in state width or actions, or one is empty, or a mix is not a share.
@@ -58,6 +60,7 @@ class MixedBuffer:
         device: str = "cpu",
         vectors: bool = False,
         reward_scale: float = 1.0,
+        units: Units | None = None,
     ) -> None:
         sets = [part for part in (real, imagined) if part is not None]
         _require(sets, mix)
@@ -65,11 +68,12 @@ class MixedBuffer:
         self.mix = 0.0 if imagined is None else mix
         self._vectors = vectors or self.spec.action_kind == "continuous"
         self._one_hot = self.spec.action_size if vectors and self.spec.action_kind == "discrete" else None
-        self._scale = reward_scale
+        self._scale, self._units = reward_scale, units
         firsts = np.cumsum([0, *(len(part.instructions) for part in sets)])
         self._parts = [Part(part, int(first), device) for part, first in zip(sets, firsts, strict=False)]
         self._rng = rng
-        encoded = encoder.encode([i.text for part in sets for i in part.instructions])  # (goals, E)
+        self.instructions = [item for part in sets for item in part.instructions]
+        encoded = encoder.encode([item.text for item in self.instructions])  # (goals, E)
         self._goals = resident(np.pad(encoded, ((0, 0), (self.spec.state_size, 0))), device)  # (goals, S + E)
 
     @property
@@ -113,22 +117,32 @@ class MixedBuffer:
     def gather(self, rows: np.ndarray) -> TorchMiniBatch:
         """Join the transitions at these rows (n,) into observations (n, S + E) and columns (n, 1)."""
         found = self._columns(np.asarray(rows))
-        observations = self._goals.index_select(0, found.goal)  # (n, S + E)
-        next_observations = observations.clone()
-        observations[:, : self.spec.state_size] = found.before
-        next_observations[:, : self.spec.state_size] = found.after
         rewards = found.reward.unsqueeze(1) * self._scale
         return TorchMiniBatch(
-            observations=observations,
+            observations=self.observe(found.before, found.goal),
             actions=self._action(found.action),
             rewards=rewards,
-            next_observations=next_observations,
+            next_observations=self.observe(found.after, found.goal),
             next_actions=self._action(found.next_action),
             returns_to_go=torch.zeros_like(rewards),
             terminals=found.terminal.unsqueeze(1).float(),
             intervals=torch.ones_like(rewards),
             device=self.device,
         )
+
+    def observe(self, states: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
+        """Put states in front of the vectors of goals: (n, S), (n,) -> (n, S + E)."""
+        observations = self._goals.index_select(0, goals)
+        observations[:, : self.spec.state_size] = self._measured(states)
+        return observations
+
+    def begins(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return states and goals at these rows (n,): -> (n, S), (n,) int64."""
+        found = self._columns(rows)
+        return found.before.numpy(force=True), found.goal.numpy(force=True)
+
+    def _measured(self, states: torch.Tensor) -> torch.Tensor:
+        return states if self._units is None else self._units(states)
 
     def _columns(self, rows: np.ndarray) -> Columns:
         """Look up each row in its part; the order of the rows is kept."""

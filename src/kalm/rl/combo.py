@@ -39,10 +39,9 @@ from kalm.progress import silent
 from kalm.rl import conservative, discrete
 from kalm.rl.actor_critic import gaussian, squared_error
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.encoder import GoalEncoder
 from kalm.rl.learner import Batch, Losses
 from kalm.rl.mlp import forward, linears, value, values
-from kalm.rl.model_rollouts import KEPT, Goals, ModelMix, Ring, data_rows
+from kalm.rl.model_rollouts import KEPT, ModelMix, Ring, data_rows
 from kalm.runs import derive_rng
 
 
@@ -53,8 +52,6 @@ class Material:
     Attributes:
         world: judges them.
         real: rollouts of the offline data.
-        imagined: imagined rollouts, or None.
-        encoder: sentence encoder of the buffer.
         config: settings of the training.
         dynamics: settings of the forward models.
         seed: of the training.
@@ -63,8 +60,6 @@ class Material:
 
     world: World
     real: RolloutSet
-    imagined: RolloutSet | None
-    encoder: GoalEncoder
     config: TrainConfig
     dynamics: DynamicsConfig
     seed: int
@@ -90,16 +85,14 @@ def prepare(learner: Any, data: MixedBuffer, material: Material) -> ModelMix:
     """
     config, seed, device = material.config, material.seed, data.device
     _require(config, material.dynamics)
-    goals = Goals(material.real, material.imagined, material.encoder, device)
     capacity = KEPT * config.combo_rollouts * config.combo_horizon
     width = 1 if data.spec.action_kind == "discrete" else data.spec.action_size
     ring = Ring(capacity, data.spec.state_size, width, device)
     learner.impl.hold(ring, config.combo_real_share)
     return ModelMix(
         data,
-        goals,
         _ensemble(material, device),
-        material.world.judge([item.goal for item in goals.instructions]),
+        material.world.judge([item.goal for item in data.instructions]),
         learner.impl,
         ring,
         real_share=config.combo_real_share,

@@ -24,11 +24,9 @@ import torch
 from d3rlpy.torch_utility import TorchMiniBatch
 from torch import Tensor, nn
 
-from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import Judge
 from kalm.errors import KalmError
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.encoder import GoalEncoder
 
 KEPT = 5  # times that the model was rolled out, the newest, whose transitions the ring has room for
 
@@ -133,37 +131,13 @@ class Ring(nn.Module):
         self.written += count
 
 
-class Goals:
-    """The goals of data's transitions, and the vectors that stand for them in observations."""
-
-    def __init__(
-        self, real: RolloutSet, imagined: RolloutSet | None, encoder: GoalEncoder, device: str
-    ) -> None:
-        parts = [part for part in (real, imagined) if part is not None]
-        self.instructions = [item for part in parts for item in part.instructions]
-        first = np.cumsum([0, *(len(part.instructions) for part in parts)])
-        self.of = np.concatenate(  # (transitions,) goal of each, in the order of the data's rows
-            [part.which[part.owner] + np.int32(start) for part, start in zip(parts, first, strict=False)]
-        )
-        vectors = encoder.encode([item.text for item in self.instructions])  # (goals, E)
-        self.state_size = real.spec.state_size
-        self._vectors = torch.as_tensor(np.pad(vectors, ((0, 0), (self.state_size, 0))), device=device)
-
-    def observe(self, states: Tensor, goals: Tensor) -> Tensor:
-        """Put states in front of goal vectors: (N, S), (N,) -> (N, S + E)."""
-        observations = self._vectors.index_select(0, goals)
-        observations[:, : self.state_size] = states
-        return observations
-
-
 class ModelMix:
     """Batches of data and model transitions; has what `train.fit` asks of a buffer.
 
     Args:
         data: draws the rows of data, and the states where model rollouts begin.
-        goals: of the same data.
         model: predicts.
-        judge: judges by the goals, in their order.
+        judge: judges by the data's instructions, in the buffer's order.
         impl: d3rlpy's learner; it acts, in observations.
         ring: keeps the transitions.
         real_share: share of a batch that is data.
@@ -178,7 +152,6 @@ class ModelMix:
     def __init__(
         self,
         data: MixedBuffer,
-        goals: Goals,
         model: Model,
         judge: Judge,
         impl: Any,
@@ -193,7 +166,7 @@ class ModelMix:
         rng: np.random.Generator,
     ) -> None:
         self.data, self.ring, self.updates = data, ring, 0
-        self._goals, self._model, self._judge, self._impl = goals, model, judge, impl
+        self._model, self._judge, self._impl = model, judge, impl
         self.real_share, self.horizon, self.rollouts = real_share, horizon, rollouts
         self.refresh, self.explore, self.reward_scale, self._rng = refresh, explore, reward_scale, rng
 
@@ -214,10 +187,10 @@ class ModelMix:
         goals = self.ring.goals[row]
         actions, rewards, terminals = self.ring.facts[row].split(self.ring.widths, 1)
         return TorchMiniBatch(
-            observations=self._goals.observe(self.ring.before[row], goals),
+            observations=self.data.observe(self.ring.before[row], goals),
             actions=actions,
             rewards=rewards * self.reward_scale,
-            next_observations=self._goals.observe(self.ring.after[row], goals),
+            next_observations=self.data.observe(self.ring.after[row], goals),
             next_actions=torch.zeros_like(actions),
             returns_to_go=torch.zeros_like(rewards),
             terminals=terminals,
@@ -226,11 +199,7 @@ class ModelMix:
         )
 
     def _roll_out(self) -> None:
-        rows = self.data.draw(self.rollouts)
-        observations = self.data.gather(rows).observations
-        assert isinstance(observations, Tensor)
-        states = observations[:, : self._goals.state_size].numpy(force=True)
-        goals = self._goals.of[rows].astype(np.int64)
+        states, goals = self.data.begins(self.data.draw(self.rollouts))
         judge = self._judge.take(goals)
         self.ring.add(roll_out(self._model, judge, states, goals, self._act, self.horizon, self._rng))
 
@@ -239,7 +208,7 @@ class ModelMix:
         """Act as the policy would, but by chance in a share of the rows: -> (N,) int64 or (N, A) float32."""
         device = self.data.device
         place, goal = torch.as_tensor(states, device=device), torch.as_tensor(goals, device=device)
-        chosen = self._impl.sample_action(self._goals.observe(place, goal)).numpy(force=True)
+        chosen = self._impl.sample_action(self.data.observe(place, goal)).numpy(force=True)
         if self.data.spec.action_kind == "discrete":
             random = self._rng.integers(self.data.spec.action_size, size=chosen.shape)
         else:

@@ -35,6 +35,7 @@ from kalm.rl.combo import Material
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.losses import Window, by_source
 from kalm.rl.policy import MLPPolicy, from_layers
+from kalm.rl.units import Units
 from kalm.runs import Metrics, derive_rng, derive_seed, file_sha256, fingerprint, versions
 from kalm.types import WorldSpec
 
@@ -98,18 +99,18 @@ def fit(
     with _own_torch(device, derive_seed(seed, "train", "weights"), threads):
         rng = derive_rng(seed, "train", "batches")
         scale = form.reward_scale(config)
-        buffer = MixedBuffer(real, imagined, encoder, config.mix, rng, device, form.vectors, scale)
+        units = Units.of(real, device) if config.standardise else None
+        buffer = MixedBuffer(real, imagined, encoder, config.mix, rng, device, form.vectors, scale, units)
         learner = algorithms.create(algorithm, spec, buffer.observation_size, config, device)
         batches: Any = buffer
         if prepare is not None:
             judge = world or make(spec.name)
-            batches = prepare(
-                learner, buffer, Material(judge, real, imagined, encoder, config, dynamics, seed, folder)
-            )
+            batches = prepare(learner, buffer, Material(judge, real, config, dynamics, seed, folder))
         provenance = {"made_from": facts, "versions": versions()}
 
         def policy(step: int) -> MLPPolicy:
-            members = from_layers(algorithms.acting_networks(algorithm, spec, learner))
+            networks = algorithms.acting_networks(algorithm, spec, learner)
+            members = from_layers([units.folded(layers) for layers in networks] if units else networks)
             facts = {"steps": step, **provenance}
             return MLPPolicy(spec, algorithm, encoder, members, device, facts, form.output)
 
