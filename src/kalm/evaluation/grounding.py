@@ -22,6 +22,7 @@ from kalm.config import CollectConfig, ImagineConfig, InspectConfig
 from kalm.data.lockstep import run_expert
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
+from kalm.envs.starts import initial_states
 from kalm.errors import KalmError
 from kalm.evaluation.imagined import Quality, quality
 from kalm.evaluation.simulated import Agreement, Error, agreement, error_of, random_transitions
@@ -180,11 +181,13 @@ def _imagine(
     chosen: list[Instruction] = []
     for level in dict.fromkeys(instruction.level for instruction in goals):
         chosen += _deal([i for i in goals if i.level == level], config.rollouts, rng)
+    seeds = [derive_seed(seed, "inspect", row) for row in range(len(chosen))]
     result = imagine(
         model,
         world,
         chosen,
-        [derive_seed(seed, "inspect", row) for row in range(len(chosen))],
+        seeds,
+        starts=initial_states(world, chosen, seeds, sampling.as_tested),
         prompt=sampling.prompt,
         horizon=sampling.horizon,
         batch=sampling.batch,
