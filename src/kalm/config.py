@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kalm.errors import KalmError, unknown
-from kalm.types import LEVELS
+from kalm.types import LEVELS, Conditions
 
 
 class Section(BaseModel):
@@ -33,9 +33,9 @@ class CollectConfig(Section):
     keep: Literal["successful", "all"] = Field(
         default="successful", description="which rollouts enter the data"
     )
-    as_tested: bool = Field(
-        default=False,
-        description="under the conditions in which policies are measured (Meta-World: with distractors)",
+    conditions: Conditions = Field(
+        default="plain",
+        description="tested: as policies are measured; varied: in more ways (Meta-World: distractors)",
     )
     shard: int = Field(
         default=1_000, gt=0, description="rollouts per file; a stopped collection resumes at the next file"
@@ -179,10 +179,7 @@ class ImagineConfig(Section):
     hard: int = Field(default=10, ge=0, description="rollouts per `hard` instruction")
     seen: int = Field(default=0, ge=0, description="rollouts per `seen` instruction")
     per_file_instruction: int = Field(default=10, gt=0, description="rollouts per instruction of a goal file")
-    as_tested: bool = Field(
-        default=False,
-        description="from states in which policies are measured (Meta-World: with distractors)",
-    )
+    conditions: Conditions = Field(default="plain", description="of initial states, see collect.conditions")
     horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
     batch: int = Field(default=512, gt=0, description="rollouts decoded together")
     temperature: float = Field(

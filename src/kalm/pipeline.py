@@ -136,8 +136,8 @@ def ground(config: Config, data: Path, folder: Path, start: Path | None = None) 
     model = sft.fresh(config.ground, world, config.seed, device(config.device))
     if start is not None:
         model.load_state_dict(grounded.load(start, device(config.device)).state_dict())
-    as_tested = config.imagine.as_tested
-    sft.train(model, rollouts, world, config.ground, config.seed, folder, track, as_tested)
+    conditions = config.imagine.conditions
+    sft.train(model, rollouts, world, config.ground, config.seed, folder, track, conditions)
     return {"rollouts": len(rollouts)}
 
 

@@ -92,11 +92,11 @@ class Corridor:
     def judge(self, goals):
         return CorridorJudge(goals)
 
-    def simulator(self, n, threads=1, test=False):
+    def simulator(self, n, threads=1, conditions="plain"):
         return CorridorSimulator(n)
 
     def expert(self, noise):
         return CorridorExpert(noise)
 
-    def initial_states(self, goals, seeds, test=False):
+    def initial_states(self, goals, seeds, conditions="plain"):
         return starts(seeds)

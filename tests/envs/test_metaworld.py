@@ -101,7 +101,7 @@ def shown(states, task):
 
 def test_a_distractor_stays_for_the_episode_and_leaves_the_physics_alone(world):
     goals, seeds, n = [Goal.of("push")] * 8, range(8), 8
-    usual, tested = world.simulator(n), world.simulator(n, test=True)
+    usual, tested = world.simulator(n), world.simulator(n, conditions="tested")
     before, after = usual.reset(goals, seeds), tested.reset(goals, seeds)
     names = shown(after, "push")
     assert all(len(name) == 1 for name in names) and len(set.union(*names)) > 3
@@ -115,25 +115,31 @@ def test_a_distractor_stays_for_the_episode_and_leaves_the_physics_alone(world):
 
 def test_data_may_be_collected_as_policies_are_tested(world):
     rows = [item for item in world.suite("seen") if item.goal.kind == "coffee-button"][:3]
-    for as_tested, others in ((True, 1), (False, 0)):
-        config = CollectConfig(as_tested=as_tested)
+    for conditions, others in (("tested", 1), ("plain", 0)):
+        config = CollectConfig(conditions=conditions)
         found = run_expert(world, rows, config, np.random.default_rng(0))[0].first_states
         there = [sum(state[ENTITY[name]].any() for name in ENTITIES) for state in found]
         assert there == [1 + others] * 3
-    starts = initial_states(world, rows, [1, 2, 3], test=True)
+    starts = initial_states(world, rows, [1, 2, 3], conditions="tested")
     goals = [row.goal for row in rows]
-    np.testing.assert_array_equal(starts, world.simulator(3, test=True).reset(goals, [1, 2, 3]))
+    np.testing.assert_array_equal(starts, world.simulator(3, conditions="tested").reset(goals, [1, 2, 3]))
+
+
+def test_varied_episodes_have_none_one_or_two_distractors(world):
+    states = world.initial_states([Goal.of("push")] * 60, range(60), "varied")
+    counts = np.bincount([len(names) for names in shown(states, "push")])
+    assert len(counts) == 3 and (counts > 10).all()
 
 
 def test_distractor_options():
     goals, step = [Goal.of("push")] * 4, np.zeros((4, 4))
-    anew = make("metaworld", distractor="step", distractors=("faucet",)).simulator(4, test=True)
+    anew = make("metaworld", distractor="step", distractors=("faucet",)).simulator(4, conditions="tested")
     first, second = anew.reset(goals, range(4)), anew.step(step)
     assert shown(first, "push") == shown(second, "push") == [{"faucet"}] * 4
     assert (first[:, ENTITY["faucet"]] != second[:, ENTITY["faucet"]]).any(axis=1).all()
-    none = make("metaworld", distractor="none").simulator(4, test=True)
+    none = make("metaworld", distractor="none").simulator(4, conditions="tested")
     assert not any(shown(none.reset(goals, range(4)), "push"))
-    own = make("metaworld", distractors=("target_object",)).simulator(4, test=True)
+    own = make("metaworld", distractors=("target_object",)).simulator(4, conditions="tested")
     assert not any(shown(own.reset(goals, range(4)), "push"))
     for options in ({"distractor": "often"}, {"distractors": ("teapot",)}, {"distractors": ()}):
         with pytest.raises(KalmError, match="distractor"):

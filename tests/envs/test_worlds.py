@@ -1,13 +1,14 @@
 """One battery for every installed world: what the other rooms rely on."""
 
 import pickle
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from kalm import envs
 from kalm.errors import KalmError
-from kalm.types import LEVELS
+from kalm.types import LEVELS, Conditions
 
 
 @pytest.fixture(scope="module", params=envs.names())
@@ -65,21 +66,21 @@ def test_survives_pickling(world):
     np.testing.assert_array_equal(copy.initial_states(goals, [3, 4]), world.initial_states(goals, [3, 4]))
 
 
-@pytest.mark.parametrize("test", [False, True])
-def test_rows_do_not_depend_on_batch_threads_or_order(world, test):
+@pytest.mark.parametrize("conditions", get_args(Conditions))
+def test_rows_do_not_depend_on_batch_threads_or_order(world, conditions):
     n = 6
     goals, actions = goals_of(world, n), [actions_of(world, n, seed) for seed in range(3)]
-    together = world.simulator(n, 2, test)
+    together = world.simulator(n, 2, conditions)
     start = together.reset(goals, np.arange(n))
     expected = np.stack([together.step(action) for action in actions])  # (3, n, S)
     for row in (0, n - 1):
-        alone = world.simulator(1, test=test)
+        alone = world.simulator(1, conditions=conditions)
         np.testing.assert_array_equal(alone.reset([goals[row]], [row])[0], start[row])
         for step, action in enumerate(actions):
             np.testing.assert_array_equal(alone.step(action[[row]])[0], expected[step, row])
         alone.close()
     # In two halves, out of order.
-    halves = world.simulator(n, test=test)
+    halves = world.simulator(n, conditions=conditions)
     for rows in (np.array([5, 1, 3]), np.array([0, 4, 2])):
         halves.reset([goals[row] for row in rows], rows, rows)
     for step, action in enumerate(actions):

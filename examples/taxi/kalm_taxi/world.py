@@ -141,15 +141,17 @@ class TaxiWorld:
         verdicts = {"action": {kind for kind, said in SAID.items() if said & words} == {goal.kind}}
         return verdicts | {slot: words & set(STANDS) == {goal[slot]} for slot in KINDS[goal.kind]}
 
-    def simulator(self, n: int, threads: int = 1, test: bool = False) -> TaxiSimulator:
-        """Return n taxis; looking up is too quick for threads, and tests are like everything else."""
+    def simulator(self, n: int, threads: int = 1, conditions: str = "plain") -> TaxiSimulator:
+        """Return n taxis; looking up is too quick for threads, and all conditions are alike."""
         return TaxiSimulator(n)
 
     def expert(self, noise: float) -> TaxiExpert:
         """Return the behaviour policy."""
         return TaxiExpert(noise)
 
-    def initial_states(self, goals: Sequence[Goal], seeds: Sequence[int], test: bool = False) -> np.ndarray:
+    def initial_states(
+        self, goals: Sequence[Goal], seeds: Sequence[int], conditions: str = "plain"
+    ) -> np.ndarray:
         """Draw initial states, the same as the simulator's `reset`."""
         return STATES[[_start(goal, seed) for goal, seed in zip(goals, seeds, strict=True)]]
 

@@ -67,7 +67,7 @@ class _Lanes:
         self.retry = config.keep == "successful"
         self.judge = world.judge([instruction.goal for instruction in instructions])
         self.expert = world.expert(config.noise)
-        self.simulator = world.simulator(n, test=config.as_tested)
+        self.simulator = world.simulator(n, conditions=config.conditions)
         (_, *action), dtype = layout(spec, n, n)["actions"]
         self.states = np.zeros((n, horizon + 1, spec.state_size), np.float32)  # (N, H+1, S)
         self.actions = np.zeros((n, horizon, *action), dtype)  # (N, H) or (N, H, A)

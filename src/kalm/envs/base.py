@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kalm.types import Goal, Instruction, WorldSpec
+from kalm.types import Conditions, Goal, Instruction, WorldSpec
 
 TOO_LARGE = "step_too_large"  # see `World.motion`
 
@@ -96,8 +96,8 @@ class World(Protocol):
         """Whether a sentence says what a goal asks, by keywords: slot -> verdict; empty: not to be judged."""
         ...
 
-    def simulator(self, n: int, threads: int = 1, test: bool = False) -> Simulator:
-        """Return n environments stepping over this many threads; `test`: as policies are measured in."""
+    def simulator(self, n: int, threads: int = 1, conditions: Conditions = "plain") -> Simulator:
+        """Return n environments stepping over this many threads."""
         ...
 
     def expert(self, noise: float) -> Expert:
@@ -105,7 +105,7 @@ class World(Protocol):
         ...
 
     def initial_states(
-        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, test: bool = False
+        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, conditions: Conditions = "plain"
     ) -> np.ndarray:
         """Draw initial states, one per goal and seed, as such a simulator's `reset`: -> (N, S) float64."""
         ...

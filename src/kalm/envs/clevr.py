@@ -21,7 +21,7 @@ from kalm.errors import unknown
 from kalm.goals import clevr as goals_of
 from kalm.goals import keywords, suites
 from kalm.goals.clevr import ACTIONS, BALLS, PUSHES, REWARD_FORMS, RewardForm
-from kalm.types import Entity, Goal, Instruction, WorldSpec
+from kalm.types import Conditions, Entity, Goal, Instruction, WorldSpec
 
 CLOSEST = 0.18  # two centres nearer than this interpenetrate by more than 8 cm
 STILL = 1e-3  # a ball that goes no further has not moved
@@ -82,8 +82,8 @@ class ClevrWorld:
         """Whether a sentence says what a goal asks: verdicts on object, direction and reference object."""
         return keywords.explains(text, goal)
 
-    def simulator(self, n: int, threads: int = 1, test: bool = False) -> ClevrSimulator:
-        """Return n tables stepping over this many threads; tests are like everything else."""
+    def simulator(self, n: int, threads: int = 1, conditions: Conditions = "plain") -> ClevrSimulator:
+        """Return n tables stepping over this many threads; all conditions are alike."""
         return ClevrSimulator(n, self.physics, threads)
 
     def expert(self, noise: float = 0.0) -> ClevrExpert:
@@ -91,7 +91,7 @@ class ClevrWorld:
         return ClevrExpert(noise)
 
     def initial_states(
-        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, test: bool = False
+        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, conditions: Conditions = "plain"
     ) -> np.ndarray:
         """Draw initial states, one per seed, whatever the goal: -> (len(seeds), 10) float64, metres."""
         return physics_of.initial_states(seeds)

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from kalm.envs import make, register_gymnasium
 from kalm.envs.base import World
 from kalm.errors import KalmError, unknown
-from kalm.types import LEVELS, Goal, Instruction
+from kalm.types import LEVELS, Conditions, Goal, Instruction
 
 OPTIONS = ("instruction", "goal", "state")
 
@@ -38,7 +38,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
         level: where instructions are drawn from.
         render_mode: ``"rgb_array"`` or None.
         render_size: side of a picture, pixels.
-        test: episodes as policies are measured in.
+        conditions: of the episodes: ``"plain"``, ``"tested"`` (as policies are measured) or ``"varied"``.
         options: of the world, where it is given by name, e.g. ``physics="mujoco3"``.
     """
 
@@ -50,7 +50,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
         level: str = "seen",
         render_mode: str | None = None,
         render_size: int = 256,
-        test: bool = False,
+        conditions: Conditions = "plain",
         **options: object,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -67,7 +67,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
             if spec.action_kind == "discrete"
             else spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
         )
-        self._simulator = self.world.simulator(1, test=test)
+        self._simulator = self.world.simulator(1, conditions=conditions)
         self._dtype = np.int64 if spec.action_kind == "discrete" else np.float32
 
     def reset(

@@ -19,7 +19,7 @@ from kalm.errors import KalmError
 from kalm.goals import keywords, suites
 from kalm.goals import metaworld as goals_of
 from kalm.goals.metaworld_tasks import ENTITIES, SPEC
-from kalm.types import Goal, Instruction
+from kalm.types import Conditions, Goal, Instruction
 
 if TYPE_CHECKING:
     from kalm.envs.metaworld_experts import MetaWorldExpert
@@ -66,11 +66,14 @@ class MetaWorld:
         """Whether a sentence says what a goal asks, by keywords."""
         return keywords.explains(text, goal)
 
-    def simulator(self, n: int, threads: int = 1, test: bool = False) -> MetaWorldSimulator:
-        """Return n rows stepping over this many threads; tests add a distractor to each."""
+    def simulator(self, n: int, threads: int = 1, conditions: Conditions = "plain") -> MetaWorldSimulator:
+        """Return n rows stepping over this many threads; tests add a distractor, varied ones up to two."""
         from kalm.envs.metaworld_physics import MetaWorldSimulator
 
-        return MetaWorldSimulator(n, threads, self._distractors if test else None)
+        others = None if conditions == "plain" else self._distractors
+        if others is not None and conditions == "varied":
+            others = others.varied()
+        return MetaWorldSimulator(n, threads, others)
 
     def expert(self, noise: float = 0.0) -> MetaWorldExpert:
         """Return the behaviour policy; `noise` is the probability of a uniformly random action."""
@@ -79,10 +82,11 @@ class MetaWorld:
         return MetaWorldExpert(noise)
 
     def initial_states(
-        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, test: bool = False
+        self, goals: Sequence[Goal], seeds: Sequence[int] | np.ndarray, conditions: Conditions = "plain"
     ) -> np.ndarray:
         """Draw initial states, one per goal and seed: -> (len(seeds), 91) float64."""
-        return self.simulator(max(len(goals), 1), test=test).reset(goals, seeds, np.arange(len(goals)))
+        simulator = self.simulator(max(len(goals), 1), conditions=conditions)
+        return simulator.reset(goals, seeds, np.arange(len(goals)))
 
     def violations(self, states: np.ndarray) -> dict[str, np.ndarray]:
         """Name what is impossible in (N, 91) states: measure name -> (N,) bool."""

@@ -1,5 +1,8 @@
 """Distractors: an entity that is not part of the task shows up in the state, as policies are measured.
 
+What is learnt from may have none, one or two (`Distractors.varied`): who has only ever seen two things on the
+table is lost before three, and the obstacles of `easy` goals are there beside a distractor.
+
 Its seven numbers are such as that entity has when an episode of its own task begins: a place drawn from the
 box in which those places lie, and that task's turn. The boxes were measured on resets; a test resets again.
 """
@@ -54,14 +57,22 @@ class Distractors:
                 raise unknown("distractors", name, ENTITIES)
         if not names:
             raise KalmError("distractors names no entity. Name some, or choose distractor='none'.")
+        self.when: When = when
         self.each_step, self.names = when == "step", tuple(names)
+        self.least, self.most = 1, 1
+
+    def varied(self) -> Distractors:
+        """Return the same with none, one or two at a time."""
+        other = Distractors(self.when, self.names)
+        other.least, other.most = 0, 2
+        return other
 
     def draw(self, task: str, rng: np.random.Generator) -> np.ndarray:
-        """Draw a distractor for a task: zeros but for its numbers: -> (91,)."""
+        """Draw the distractors of a task: zeros but for their numbers: -> (91,)."""
         numbers = np.zeros(SPEC.state_size)
         others = [name for name in self.names if name not in TASKS[task].entities]
-        if others:
-            name = others[rng.integers(len(others))]
+        for _ in range(min(rng.integers(self.least, self.most + 1), len(others))):
+            name = others.pop(rng.integers(len(others)))
             low, high, turn = BOXES[name]
             numbers[ENTITY[name]] = [*rng.uniform(low, high), *turn]
         return numbers

@@ -8,7 +8,7 @@ import numpy as np
 
 from kalm.envs.base import Simulator, World
 from kalm.errors import KalmError
-from kalm.types import Instruction
+from kalm.types import Conditions, Instruction
 
 
 def begin(
@@ -41,9 +41,12 @@ def begin(
 
 
 def initial_states(
-    world: World, instructions: Sequence[Instruction], seeds: Sequence[int] | np.ndarray, test: bool = False
+    world: World,
+    instructions: Sequence[Instruction],
+    seeds: Sequence[int] | np.ndarray,
+    conditions: Conditions = "plain",
 ) -> np.ndarray:
-    """Return the states in which such episodes begin, or in which they do in tests: -> (N, S) float64.
+    """Return the states in which such episodes begin: -> (N, S) float64.
 
     Raises:
         KalmError: an instruction's own state does not fit.
@@ -51,7 +54,7 @@ def initial_states(
     _, drawn, states = _own_states(world, instructions)
     if len(drawn):
         goals = [instructions[i].goal for i in drawn]
-        states[drawn] = world.initial_states(goals, np.asarray(seeds)[drawn], test)
+        states[drawn] = world.initial_states(goals, np.asarray(seeds)[drawn], conditions)
     return states
 
 

@@ -180,7 +180,7 @@ def play(
     record = _Record(world, instructions, horizon)
     if not instructions:
         return record.rollouts()
-    simulator = world.simulator(len(instructions), threads, test=True)
+    simulator = world.simulator(len(instructions), threads, "tested")
     try:
         states = begin(simulator, world, instructions, seeds)
         _run(policy, world, simulator, states, record)

@@ -187,7 +187,7 @@ def _imagine(
         world,
         chosen,
         seeds,
-        starts=initial_states(world, chosen, seeds, sampling.as_tested),
+        starts=initial_states(world, chosen, seeds, sampling.conditions),
         prompt=sampling.prompt,
         horizon=sampling.horizon,
         batch=sampling.batch,

@@ -107,7 +107,7 @@ def _decode(
     """Decode the rows of a shard, those that fail again: -> rollouts, and which row and sample each is."""
     left = np.array(shard)
     seeds = [_seed(seed, row, 0) for row in left]
-    states = initial_states(world, [rows[row] for row in left], seeds, config.as_tested)
+    states = initial_states(world, [rows[row] for row in left], seeds, config.conditions)
     parts, row_of, sample_of, dropped = [], [], [], 0
     for sample in range(config.samples):
         done = imagine(

@@ -25,7 +25,7 @@ from kalm.lm.grounded import GroundedLM, autocast
 from kalm.lm.predict import squared_errors
 from kalm.lm.sequence import GOAL_ORIENTED, Example, Speller, explanation_prompts
 from kalm.runs import derive_rng, derive_seed
-from kalm.types import LEVELS, Instruction
+from kalm.types import LEVELS, Conditions, Instruction
 
 SHARED_PROMPT = 4  # examples behind one reading of their prompt
 
@@ -41,7 +41,7 @@ class Monitor:
         speller: Speller,
         config: GroundConfig,
         seed: int,
-        as_tested: bool = False,
+        conditions: Conditions = "plain",
     ) -> None:
         self.model, self.world, self.held_out, self.config = model, world, held_out, config
         every = np.arange(len(held_out))
@@ -60,7 +60,7 @@ class Monitor:
         for level in LEVELS:
             suite = world.suite(level)
             picked = [suite[i] for i in rng.integers(len(suite), size=config.match_rollouts)]
-            self.tries[level] = picked, initial_states(world, picked, self.seeds, as_tested)
+            self.tries[level] = picked, initial_states(world, picked, self.seeds, conditions)
         # One transition per rollout: those of the same rollout are alike.
         self.transitions = held_out.action_starts + rng.integers(held_out.lengths)
 

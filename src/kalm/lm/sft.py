@@ -37,7 +37,7 @@ from kalm.lm.team import Team
 from kalm.lm.update import measured, update
 from kalm.progress import Advance, silent
 from kalm.runs import Metrics, atomic_write, derive_rng, derive_seed
-from kalm.types import WorldSpec
+from kalm.types import Conditions, WorldSpec
 
 LOG_EVERY = 20
 
@@ -57,7 +57,7 @@ def train(
     seed: int,
     folder: Path,
     watch: Watch = _unwatched,
-    as_tested: bool = False,
+    conditions: Conditions = "plain",
 ) -> GroundedLM:
     """Fine-tune a model in place, continuing from the folder's checkpoint if there is one, and save it.
 
@@ -69,7 +69,7 @@ def train(
         seed: root of the order of examples.
         folder: gets ``checkpoint/``, ``metrics.jsonl`` and, at the end, ``model/``.
         watch: given what is done and its number of steps, opens what shows progress.
-        as_tested: quick match rates start where policies are measured (`ImagineConfig.as_tested`).
+        conditions: under which quick match rates begin.
 
     Raises:
         KalmError: too few rollouts, or the folder's checkpoint belongs to other settings or data.
@@ -90,7 +90,7 @@ def train(
     team = Team(model, optimizer, config.precision, config.compile)
     start = checkpoint.restore(model, team.optimizer)
     metrics = Metrics(folder, start) if processes.main() else None
-    monitor = Monitor(team.shown, world, held_out, speller, config, seed, as_tested) if metrics else None
+    monitor = Monitor(team.shown, world, held_out, speller, config, seed, conditions) if metrics else None
     with watch("ground", curriculum.steps) as advance:
         advance(start, resumed=True)
         for number in range(start, curriculum.steps):
