@@ -168,8 +168,12 @@ class _Decoding:
             now = torch.from_numpy(self.states[rows, step]).to(self.model.device)  # (n, S)
             seen = {name: r.read(r.model.state_tokens(now)) for name, r in readings.items()}
             actions = self._actions(self.actor.rate_actions(seen[id(actor.model)], now), rows, step)
-            seen = {name: r.read(r.model.embed_action(actions)[:, None]) for name, r in readings.items()}
-            after = self.model.next_states(seen[id(dreamer.model)], now, actions)
+            told = {
+                name: reading.read(reading.model.embed_action(actions)[:, None])
+                for name, reading in readings.items()
+                if reading.model.reads_actions
+            }
+            after = self.model.next_states(told.get(id(dreamer.model)), now, actions)
             alive &= self._record(rows, step, actions, after, alive)
             if not alive.any():
                 return

@@ -157,11 +157,16 @@ class GroundedLM(nn.Module):
         # Heads are in float32 however the body is stored.
         return self.backbone.run(embedded, visible, position, cache).to(self.scales.mean.dtype)
 
-    def next_states(self, hidden: Tensor, states: Tensor, actions: Tensor) -> Tensor:
+    @property
+    def reads_actions(self) -> bool:
+        """Whether imagining needs its reading of actions: for what comes later, or for the next state."""
+        return self.design.memory or not self.design.state_network
+
+    def next_states(self, hidden: Tensor | None, states: Tensor, actions: Tensor) -> Tensor:
         """Return imagined next states, of the network where there is one, else of the state head.
 
         Args:
-            hidden: (m, D) of the tokens that ask.
+            hidden: (m, D) of the tokens that ask; None, where there is a network, is enough.
             states: (m, S) present ones.
             actions: (m,) or (m, A) taken there.
         """
@@ -169,6 +174,7 @@ class GroundedLM(nn.Module):
             # In bfloat16 a position is only known to millimetres.
             with torch.autocast(states.device.type, enabled=False):
                 return self.network.next_states(states, actions)
+        assert hidden is not None
         return self.predicted_states(hidden, states)
 
     def predicted_states(self, hidden: Tensor, states: Tensor) -> Tensor:
