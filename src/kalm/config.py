@@ -61,6 +61,9 @@ class GroundConfig(Section):
         description="imagined states come from a network fitted on the data's transitions, not from the head",
     )
     network_steps: int = Field(default=2_000, gt=0, description="steps of fitting that network")
+    network_horizon: int = Field(
+        default=1, gt=0, description="steps it then walks by itself; more where small errors add up"
+    )
     entity_tokens: bool = Field(
         default=False,
         description="one token per object before each state, from the model's own embedding of its name",

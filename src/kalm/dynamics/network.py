@@ -6,12 +6,17 @@ weights, so a collision learnt with one pair of balls is known for all pairs: on
 contacts come out right where an MLP over the flat state lets balls sink into each other (docs/log.md). Worlds
 without entities get the MLP.
 
+A network that is good at single steps may still drift: it has never seen where its own errors lead to. So it
+can be fitted on windows of a rollout that it walks through by itself, each step asked to lead back to where
+the rollout is (docs/log.md).
+
 Unusual: a gate per entity says whether it moves at all. A squared error never learns an exact nothing, and
 small wrong movements add up over a rollout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +30,10 @@ from kalm.types import WorldSpec
 
 # An entity that moves by less than this share of its usual (root mean square) change stands still.
 STILL = 0.01
+FAR = 3.0  # usual changes
 BATCH = 512
 RATE = 3e-3
+FROM_START = 4  # every so many walks begin where a rollout does, as imagination does
 
 
 class Change(NamedTuple):
@@ -86,23 +93,45 @@ class TransitionNetwork(nn.Module):
         """Move what moves: (N, S) -> (N, S)."""
         return states + change.gated(self.owner) * self.usual
 
-    def loss(self, states: Tensor, actions: Tensor, wanted: Tensor) -> Tensor:
-        """Return the mean loss over N transitions, see `change_loss`."""
-        return change_loss(self(states, actions), (wanted - states) / self.usual, self.owner)
+    def loss(self, true: Sequence[Tensor], actions: Sequence[Tensor]) -> Tensor:
+        """Return the mean loss over the steps of n walks that begin at true states and then go their own way.
+
+        Args:
+            true: H + 1 tensors, the true states (n, S); n falls where walks end, the last ones first.
+            actions: H tensors, the actions (n,) or (n, A) between them.
+        """
+        total, now = torch.zeros_like(true[0][0, 0]), true[0]
+        for before, action, after in zip(true, actions, true[1:], strict=False):
+            n = len(action)
+            now, moved = now[:n], (after - before[:n]) / self.usual
+            change = self(now, action)
+            # One that is off has more to mend than usual, and a few far off must not decide.
+            mended = None if len(actions) == 1 else (after - now) / self.usual
+            total = total + n * change_loss(change, moved, self.owner, mended)
+            # A gate that is open or shut passes no gradient on.
+            now = now + change.size * change.moves.sigmoid()[:, self.owner] * self.usual
+        return total / sum(map(len, actions))
 
 
-def change_loss(change: Change, target: Tensor, owner: Tensor) -> Tensor:
+def change_loss(change: Change, target: Tensor, owner: Tensor, mended: Tensor | None = None) -> Tensor:
     """Squared error per state number, counted where an entity does move, plus the gates' cross-entropy.
 
     Args:
         change: what is predicted for N states.
         target: (N, S) the true change, in units of the usual one.
         owner: (S,) the gate of each state number.
+        mended: (N, S) the change that leads from where a walk is to where it should be, instead of the
+            target; beyond `FAR` its error grows linearly.
     """
     square = torch.zeros_like(change.moves).index_add(1, owner, (target**2).to(change.moves))  # (N, G)
     moves = square > STILL**2 * torch.bincount(owner, minlength=square.shape[1])
-    error = (change.size - target) ** 2 * moves[:, owner]
-    return error.mean() + F.binary_cross_entropy_with_logits(change.moves, moves.to(change.moves))
+    if mended is None:
+        error = (change.size - target) ** 2
+    else:
+        error = 2 * F.huber_loss(change.size, mended, reduction="none", delta=FAR)
+    return (error * moves[:, owner]).mean() + F.binary_cross_entropy_with_logits(
+        change.moves, moves.to(change.moves)
+    )
 
 
 def share(spec: WorldSpec, values: np.ndarray) -> Tensor:
@@ -146,6 +175,7 @@ def fit(
     steps: int,
     seed: int,
     advance: Advance = silent,
+    horizon: int = 1,
 ) -> None:
     """Fit a network in place on the transitions of real rollouts, with Adam and a cosine schedule.
 
@@ -155,20 +185,28 @@ def fit(
         steps: batches of 512 transitions.
         seed: of the order of transitions.
         advance: told of finished steps.
+        horizon: steps that the network walks by itself; batches are then as many walks fewer.
     """
     network.fit_scales(rollouts)
     device = network.usual.device
     states = torch.from_numpy(rollouts.states).to(device)
     actions = torch.from_numpy(rollouts.actions).to(device)
     before = torch.from_numpy(rollouts.before).to(device)
+    first = torch.from_numpy(rollouts.action_starts[rollouts.owner]).to(device)  # of each action's rollout
+    lengths = torch.from_numpy(rollouts.lengths[rollouts.owner]).to(device)
+    left = lengths - (torch.arange(len(first), device=device) - first)  # steps to go
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     order = torch.Generator().manual_seed(seed)
     network.train().requires_grad_(True)
     for _ in range(steps):
-        rows = torch.randint(len(before), (BATCH,), generator=order).to(device)
-        now, after = states[before[rows]], states[before[rows] + 1]
-        loss = network.loss(now, actions[rows], after)
+        rows = torch.randint(len(before), (max(1, BATCH // horizon),), generator=order).to(device)
+        if horizon > 1:
+            rows[::FROM_START] = first[rows[::FROM_START]]
+            rows = rows[left[rows].argsort(descending=True)]
+        going = [rows[left[rows] > step] + step for step in range(min(horizon, int(left[rows].max())))]
+        true = [states[before[rows]], *(states[before[row] + 1] for row in going)]
+        loss = network.loss(true, [actions[row] for row in going])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

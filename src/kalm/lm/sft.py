@@ -131,9 +131,8 @@ def _fit_network(
         model.network.load_state_dict(load_file(place))
         return
     with watch("physics", config.network_steps) as advance:
-        network.fit(
-            model.network, data, config.network_steps, derive_seed(seed, "ground", "network"), advance
-        )
+        seed = derive_seed(seed, "ground", "network")
+        network.fit(model.network, data, config.network_steps, seed, advance, config.network_horizon)
     if processes.main():
         with atomic_write(place) as temporary:
             save_file(model.network.state_dict(), temporary)
