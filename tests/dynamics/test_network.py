@@ -21,7 +21,7 @@ from kalm.dynamics.network import (
     spreads,
     usual_changes,
 )
-from kalm.types import Entity, Goal, Instruction, WorldSpec
+from kalm.types import Entity, Goal, Instruction, Rollout, WorldSpec
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +129,60 @@ def test_continuous_actions_reach_every_entity(world):
     states = torch.rand(1, 10)
     one, two = (network(states, torch.full((1, 3), value)).size for value in (0.0, 1.0))
     assert (one != two).all()
+
+
+SLIDER = WorldSpec("slider", ("x", "y"), "continuous", 1, 40)
+
+
+def slides(count, seed):
+    """Rollouts of a slider that lags behind where it was told to go, which its state does not show."""
+    rng = np.random.default_rng(seed)
+    instruction = Instruction("slide", "seen", Goal.of("slide"))
+    parts = []
+    for _ in range(count):
+        actions = np.repeat(rng.uniform(-1, 1, (20, 1)), 2, axis=0).astype(np.float32)
+        told = np.cumsum(actions, axis=0) / 10
+        states = np.zeros((41, 2), np.float32)
+        for step in range(40):
+            states[step + 1, 0] = states[step, 0] + 0.3 * (told[step, 0] - states[step, 0])
+        parts.append(Rollout(instruction, states, actions, np.zeros(40, np.float32), False, "real"))
+    return RolloutSet.from_rollouts(SLIDER, parts)
+
+
+def test_walks_by_hand():
+    network = TransitionNetwork(SLIDER)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.zero_()
+        last = network.layers.layers[-1]
+        last.bias[:] = torch.tensor([1.0, 5.0, math.log(3), 0.0])  # changes, then gates open by 3/4 and 1/2
+    true = [torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[10.0, 0.0]])]
+    found = network.loss(true, [torch.zeros(2, 1), torch.zeros(1, 1)])
+    # The first number always moves, the second never. First step: the errors are 1 - 1 and 1 - 2. Second: the
+    # walk is at 3/4 and should come to 10, so its change of 1 is 8.25 short, beyond 3: 2 * 3 * (8.25 - 1.5).
+    gates = (math.log(4 / 3) + math.log(2)) / 2
+    first, second = (0 + 1) / 4 + gates, 6 * 6.75 / 2 + gates
+    assert float(found) == pytest.approx((2 * first + second) / 3, rel=1e-5)
+
+
+def test_who_has_walked_alone_drifts_less():
+    data, fresh = slides(200, 0), slides(50, 1)
+    errors = []
+    for horizon in (1, 10):
+        torch.manual_seed(0)
+        network = TransitionNetwork(SLIDER)
+        fit(network, data, 300, 0, horizon=horizon)
+        states = torch.from_numpy(fresh.states.reshape(50, 41, 2))
+        actions = torch.from_numpy(fresh.actions.reshape(50, 40, 1))
+        now = states[:, 0]
+        for step in range(40):
+            now = network.next_states(now, actions[:, step])
+        errors.append(float((now - states[:, -1]).square().mean().sqrt()))
+    assert errors[1] < 0.7 * errors[0], errors
+
+
+def test_walks_end_where_rollouts_do(rollouts, world):
+    torch.manual_seed(0)
+    network = TransitionNetwork(world.spec)  # most rollouts have fewer steps than the walks would
+    fit(network, rollouts, 50, 0, horizon=8)
+    assert all(weight.isfinite().all() for weight in network.parameters())
