@@ -178,7 +178,7 @@ def test_who_has_walked_alone_drifts_less():
         for step in range(40):
             now = network.next_states(now, actions[:, step])
         errors.append(float((now - states[:, -1]).square().mean().sqrt()))
-    assert errors[1] < 0.7 * errors[0], errors
+    assert errors[1] < 0.8 * errors[0], errors
 
 
 def test_walks_end_where_rollouts_do(rollouts, world):
