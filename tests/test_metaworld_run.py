@@ -2,35 +2,28 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from kalm.data import store
 from kalm.goals.metaworld_tasks import ENTITIES, ENTITY, TASKS
+from whole_runs import TINY, kalm
 
-TINY = [
-    "--set", "collect.rollouts=40", "--set", "collect.shard=20", "--set", "ground.held_out=4",
-    "--set", "ground.rollouts=12", "--set", "ground.match_rollouts=2", "--set", "ground.explain_rollouts=2",
-    "--set", "ground.evaluate_every=1000", "--set", "ground.network_steps=20", "--set", "inspect.rollouts=3",
-    "--set", "inspect.explanations=3", "--set", "inspect.transitions=4",
-    "--set", "imagine.rephrase=1", "--set", "imagine.easy=0", "--set", "imagine.hard=0",
+SMALL = [
+    *TINY, "--set", "collect.rollouts=40", "--set", "collect.shard=20",
+    "--set", "ground.held_out=4", "--set", "ground.rollouts=12", "--set", "inspect.rollouts=3",
     "--set", "imagine.horizon=3", "--set", "dynamics.members=1", "--set", "dynamics.forward_steps=20",
-    "--set", "train.algorithms=[bc, cql, td3bc, awac, iql, combo]", "--set", "train.seeds=[0]",
-    "--set", "train.steps=6", "--set", "train.batch=16", "--set", "train.checkpoint_every=6",
-    "--set", "train.imagined=all", "--set", "train.combo_rollouts=20",
-    "--set", "evaluate.episodes=3", "--set", "evaluate.horizon=5", "--set", "report.filmstrips=1",
+    "--set", "train.algorithms=[bc, cql, td3bc, awac, iql, combo]", "--set", "train.steps=6",
+    "--set", "train.batch=16", "--set", "train.checkpoint_every=6", "--set", "train.combo_rollouts=20",
+    "--set", "evaluate.episodes=3", "--set", "evaluate.horizon=5",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "arm"
-    command = [sys.executable, "-m", "kalm", "run", "--env", "metaworld", "--preset", "demo", "--out", folder]
-    done = subprocess.run([*map(str, command), *TINY, "--json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = kalm("run", "--env", "metaworld", "--preset", "demo", "--out", folder, *SMALL, "--json")
     return folder, json.loads(done.stdout)
 
 

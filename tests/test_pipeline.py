@@ -10,26 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from whole_runs import TINY, kalm
+
 SMALL = [
-    "--set", "collect.rollouts=240", "--set", "collect.shard=60",
-    "--set", "ground.held_out=16", "--set", "ground.match_rollouts=2", "--set", "ground.rollouts=60",
-    "--set", "ground.evaluate_every=1000", "--set", "ground.checkpoint_every=4",
-    "--set", "ground.explain_rollouts=2", "--set", "ground.network_steps=20", "--set", "inspect.rollouts=2",
-    "--set", "inspect.explanations=3", "--set", "inspect.transitions=4",
-    "--set", "imagine.rephrase=1", "--set", "imagine.easy=0", "--set", "imagine.hard=0",
+    *TINY, "--set", "collect.rollouts=240", "--set", "collect.shard=60",
+    "--set", "ground.held_out=16", "--set", "ground.rollouts=60", "--set", "ground.checkpoint_every=4",
     "--set", "imagine.horizon=2", "--set", "imagine.shard=200",
-    "--set", "train.steps=60", "--set", "train.checkpoint_every=20", "--set", "train.imagined=all",
-    "--set", "train.algorithms=[bc]", "--set", "train.seeds=[0]",
-    "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=6", "--set", "report.filmstrips=1",
+    "--set", "train.steps=60", "--set", "train.checkpoint_every=20",
+    "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=6",
 ]  # fmt: skip
-
-
-def kalm(*arguments, check=True, **options):
-    done = subprocess.run(
-        [sys.executable, "-m", "kalm", *map(str, arguments)], capture_output=True, text=True, **options
-    )
-    assert not check or done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 @pytest.fixture(scope="module")

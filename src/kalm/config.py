@@ -78,6 +78,12 @@ class GroundConfig(Section):
     state_to_action: bool = Field(
         default=False, description="the action head is also given the numbers of the present state"
     )
+    action_bins: int = Field(
+        default=0,
+        ge=0,
+        description="values per number of a continuous action that are rated, of which the likeliest is "
+        "taken; 0: actions come from a squared error",
+    )
     generation: float = Field(
         default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
     )
@@ -165,6 +171,10 @@ class GroundConfig(Section):
             )
         if self.still_gate and self.state_target == "absolute":
             raise ValueError("still_gate needs state_target=change; set still_gate=false")
+        if self.action_bins in (1, 2):
+            raise ValueError(
+                f"action_bins={self.action_bins} cannot tell actions apart; take 3 or more, or 0 for none"
+            )
         if self.tuning == "frozen" and self.train_embeddings:
             raise ValueError("tuning=frozen leaves words alone; use tuning=lora or train_embeddings=false")
         return self
@@ -295,6 +305,12 @@ class TrainConfig(Section):
         default="minilm", description="frozen sentence encoder: `minilm`, a hub name or a folder"
     )
     hidden: tuple[int, ...] = Field(default=(256, 256), description="hidden layers of the policy network")
+    goal_noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="length of the normal noise on goal vectors, as a share of theirs: what is worded nearly "
+        "the same then means the same",
+    )
     standardise: bool = Field(
         default=False, description="learners see states in units of their spread in the real data"
     )

@@ -17,9 +17,10 @@ LEVELS: tuple[Level, ...] = ("seen", "rephrase", "easy", "hard")
 NOVEL_LEVELS: tuple[Level, ...] = ("rephrase", "easy", "hard")
 
 Source = Literal["real", "imagined"]
+SOURCES: tuple[Source, ...] = ("real", "imagined")
+
 # Under which episodes are played: as the world is, as policies are measured, or in more ways than those.
 Conditions = Literal["plain", "tested", "varied"]
-SOURCES: tuple[Source, ...] = ("real", "imagined")
 
 Slot = "str | Goal | tuple[Slot, ...]"
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from kalm.errors import KalmError
 from kalm.lm import sft, tuning
 from kalm.lm.grounded import GroundedLM
-from kalm.lm.modules import Design, Relations
+from kalm.lm.modules import Design, Relations, likeliest, two_hot
 
 
 def test_relations_are_heading_and_distance_to_every_entity():
@@ -48,3 +49,31 @@ def test_actions_follow_from_the_numbers_of_the_state_only_where_asked(single, w
     rated = model.rate_actions(torch.zeros(4, model.backbone.width), states)
     assert rated.shape == (4, world.spec.action_size)
     assert torch.equal(rated[0], rated[3]) == (not told)
+
+
+def test_an_action_shared_out_between_two_values_comes_back():
+    actions = torch.tensor([[-1.0, 1.0], [0.33, -0.05], [3.0, 0.5]])
+    shares = two_hot(actions, 21)
+    assert shares.shape == (3, 2, 21) and torch.allclose(shares.sum(2), torch.ones(3, 2))
+    assert ((shares > 0).sum(2) <= 2).all()
+    assert torch.allclose(likeliest(shares.clamp(min=1e-9).log()), actions.clamp(-1, 1), atol=1e-5)
+
+
+def test_of_two_meanings_the_likelier_is_done_and_not_their_mean():
+    ratings = 0.6 * two_hot(torch.tensor([[-0.9]]), 21) + 0.4 * two_hot(torch.tensor([[0.9]]), 21)
+    assert float(likeliest(ratings.clamp(min=1e-9).log())) == pytest.approx(-0.9, abs=1e-5)
+
+
+def test_bins_learn_the_actions_of_continuous_worlds(single, world):
+    turning = SimpleNamespace(spec=replace(world.spec, action_kind="continuous", action_size=3, entities=()))
+    settings = single.model_copy(update={"action_bins": 11, "state_network": False})
+    model = sft.fresh(settings, turning, 0, "cpu")
+    hidden, states = torch.randn(8, model.backbone.width), torch.randn(8, world.spec.state_size)
+    wanted = torch.linspace(-1, 1, 24).reshape(8, 3)
+    optimizer = torch.optim.Adam(model.action_head.parameters(), 1e-2)
+    for _ in range(200):
+        loss = model.action_losses(hidden, states, wanted).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.allclose(model.rate_actions(hidden, states), wanted, atol=0.05)

@@ -53,6 +53,25 @@ def test_every_row_agrees_with_a_loop_over_rollouts(sets, encoder):
     assert row == buffer.transition_count == len(batch)
 
 
+def test_goal_vectors_are_shaken_as_asked_and_always_alike(sets, encoder):
+    plain = build(sets, encoder)
+    rows, size = np.arange(plain.transition_count), plain.spec.state_size
+    true = plain.gather_arrays(rows).observations
+    shaken, again = (
+        MixedBuffer(*sets, encoder, 0.5, np.random.default_rng(0), goal_noise=0.5) for _ in range(2)
+    )
+    found = shaken.gather_arrays(rows)
+    np.testing.assert_array_equal(found.observations, again.gather_arrays(rows).observations)
+    np.testing.assert_array_equal(found.observations[:, :size], true[:, :size])
+    np.testing.assert_array_equal(found.observations[:, size:], found.next_observations[:, size:])
+    off = np.linalg.norm((found.observations - true)[:, size:], axis=1)
+    assert (off / np.linalg.norm(true[:, size:], axis=1)).mean() == pytest.approx(0.5, abs=0.05)
+    states, goals = shaken.begins(rows[::7])
+    texts = [shaken.instructions[goal].text for goal in goals]
+    np.testing.assert_array_equal(encoder.encode(texts), true[::7, size:])
+    assert len({row.tobytes() for row in found.observations[:, size:]}) > len(plain.instructions)
+
+
 @pytest.mark.parametrize(("mix", "imagined"), [(0.0, 0), (0.3, 3), (0.5, 5), (1.0, 10)])
 def test_share_of_imagined_is_exact(sets, encoder, mix, imagined):
     rows = build(sets, encoder, mix).draw(10)

@@ -1,14 +1,16 @@
 """States in units of their spread: learners see them so, policies take the world's own."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.mlp import forward
-from kalm.rl.policy import load_policy
+from kalm.rl.policy import from_layers, load_policy
 from kalm.rl.train import fit
 from kalm.rl.units import Units
 
@@ -36,11 +38,16 @@ def test_observations_hold_measured_states_and_goals_as_they_are(faint, encoder)
 def test_a_folded_first_layer_gives_the_same_numbers_on_the_worlds_states(faint):
     torch.manual_seed(0)
     units = Units.of(faint, "cpu")
-    layers = [torch.nn.Linear(3 + 4, 8).double(), torch.nn.Linear(8, 2).double()]
+    layers = [torch.nn.Linear(3 + 4, 8), torch.nn.Linear(8, 2)]
     states, goals = torch.from_numpy(faint.states[:50]).double(), torch.randn(50, 4).double()
-    expected = forward(layers, torch.cat([units(states), goals], dim=1))
-    folded = [layer.double() for layer in units.folded(layers)]
-    found = forward(folded, torch.cat([states, goals], dim=1))
+    folded = deepcopy(layers)
+    for layer, (weight, bias) in zip(folded, units.folded(from_layers([layers])[0]), strict=True):
+        assert weight.dtype == bias.dtype == torch.float32
+        layer.weight.data, layer.bias.data = weight, bias
+    expected, found = (
+        forward([layer.double() for layer in network], torch.cat([given, goals], dim=1))
+        for network, given in ((layers, units(states)), (folded, states))
+    )
     # The folded layer is stored in single precision, its numbers are some thousand times larger.
     assert torch.allclose(found, expected, atol=2e-3)
 
@@ -64,3 +71,12 @@ def test_faint_states_are_heard_only_when_measured(name, faint, line, config, en
         texts = [faint.instructions[faint.which[i]].text for i in faint.owner]
         rates.append((policy.act(faint.states[faint.before], texts) == faint.actions).mean())
     assert rates[0] < 0.7 and rates[1] > 0.85
+
+
+def test_looking_changes_nothing_where_states_are_measured(faint, line, config, encoder, tmp_path):
+    looking = config.model_copy(update={"steps": 40, "evaluate_every": 10, "standardise": True})
+    stored = []
+    for name, look in (("looks", lambda policy, step: {"x": 0.0}), ("does not", None)):
+        fit(line.spec, faint, None, "cql-continuous", 0, looking, encoder, tmp_path / name, look=look)
+        stored.append(load_file(tmp_path / name / "policy.safetensors"))
+    assert all(torch.equal(stored[0][key], stored[1][key]) for key in stored[0])

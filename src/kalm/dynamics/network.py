@@ -101,7 +101,7 @@ class TransitionNetwork(nn.Module):
             actions: H tensors, the actions (n,) or (n, A) between them.
         """
         total, now = torch.zeros_like(true[0][0, 0]), true[0]
-        for before, action, after in zip(true, actions, true[1:], strict=False):
+        for before, action, after in zip(true[:-1], actions, true[1:], strict=True):
             n = len(action)
             now, moved = now[:n], (after - before[:n]) / self.usual
             change = self(now, action)
@@ -191,16 +191,17 @@ def fit(
     device = network.usual.device
     states = torch.from_numpy(rollouts.states).to(device)
     actions = torch.from_numpy(rollouts.actions).to(device)
-    before = torch.from_numpy(rollouts.before).to(device)
-    first = torch.from_numpy(rollouts.action_starts[rollouts.owner]).to(device)  # of each action's rollout
-    lengths = torch.from_numpy(rollouts.lengths[rollouts.owner]).to(device)
-    left = lengths - (torch.arange(len(first), device=device) - first)  # steps to go
+    # Rows stay on the CPU, where they are drawn; finding out which walks go on would make a GPU wait.
+    before = torch.from_numpy(rollouts.before)
+    starts = rollouts.action_starts[rollouts.owner]  # of each action's rollout
+    to_go = rollouts.lengths[rollouts.owner] - (np.arange(rollouts.transitions) - starts)
+    first, left = torch.from_numpy(starts), torch.from_numpy(to_go)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     order = torch.Generator().manual_seed(seed)
     network.train().requires_grad_(True)
     for _ in range(steps):
-        rows = torch.randint(len(before), (max(1, BATCH // horizon),), generator=order).to(device)
+        rows = torch.randint(len(before), (max(1, BATCH // horizon),), generator=order)
         if horizon > 1:
             rows[::FROM_START] = first[rows[::FROM_START]]
             rows = rows[left[rows].argsort(descending=True)]

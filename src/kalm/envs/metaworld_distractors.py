@@ -10,6 +10,7 @@ box in which those places lie, and that task's turn. The boxes were measured on 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal, get_args
 
 import numpy as np
@@ -57,13 +58,12 @@ class Distractors:
                 raise unknown("distractors", name, ENTITIES)
         if not names:
             raise KalmError("distractors names no entity. Name some, or choose distractor='none'.")
-        self.when: When = when
         self.each_step, self.names = when == "step", tuple(names)
         self.least, self.most = 1, 1
 
     def varied(self) -> Distractors:
         """Return the same with none, one or two at a time."""
-        other = Distractors(self.when, self.names)
+        other = copy(self)
         other.least, other.most = 0, 2
         return other
 

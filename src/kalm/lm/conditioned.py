@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
 from kalm.lm.backbone import Backbone
@@ -77,10 +76,7 @@ class ConditionedLM(nn.Module):
         tokens = tokens.index_copy(0, batch.return_at, returns).reshape(rows, width, -1)
         hidden = self.grounded.body(tokens, batch.visible, batch.position).flatten(0, 1)  # (B*L, D)
         asking = hidden[batch.ask_action_at]  # (r, D)
-        output = self.grounded.rate_actions(asking, batch.acting_states).to(self.mean.dtype)  # (r, A)
-        if self.grounded.spec.action_kind == "discrete":
-            return F.cross_entropy(output, batch.want_actions, reduction="none")
-        return ((output - batch.want_actions) ** 2).mean(1)
+        return self.grounded.action_losses(asking, batch.acting_states, batch.want_actions)
 
     def return_tokens(self, returns: Tensor) -> Tensor:
         """Embed returns: (g,) -> (g, D)."""

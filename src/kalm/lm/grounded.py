@@ -33,7 +33,9 @@ from kalm.lm.modules import (
     StateHead,
     action_mlp,
     embedding,
+    likeliest,
     name_vectors,
+    two_hot,
 )
 from kalm.lm.sequence import Speller
 from kalm.runs import atomic_folder, read_json, write_json
@@ -51,7 +53,8 @@ class Losses(NamedTuple):
 
     text: Tensor  # cross-entropy per word
     state: Tensor  # squared error per state number, in units of the data's own spread
-    action: Tensor  # cross-entropy per discrete action, squared error per continuous action number
+    # Cross-entropy per discrete action, squared error (or with bins cross-entropy) per continuous number.
+    action: Tensor
 
     def weighted(self, text: float, state: float, action: float) -> Tensor:
         """Return the training loss."""
@@ -157,6 +160,31 @@ class GroundedLM(nn.Module):
         # Heads are in float32 however the body is stored.
         return self.backbone.run(embedded, visible, position, cache).to(self.scales.mean.dtype)
 
+    def rate_actions(self, hidden: Tensor, states: Tensor) -> Tensor:
+        """O_A: hidden states of the tokens of states (m, D), these states (m, S) -> actions (m, A).
+
+        Discrete actions are rated, continuous ones given.
+        """
+        output = self._action_output(hidden, states)
+        return likeliest(output.float()) if output.dim() == 3 else output
+
+    def action_losses(self, hidden: Tensor, states: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss of each action: (m, D), (m, S), wanted (m,) or (m, A) -> (m,)."""
+        output = _wide(self._action_output(hidden, states))
+        if self.spec.action_kind == "discrete":
+            return F.cross_entropy(output, wanted, reduction="none")
+        if output.dim() == 3:
+            return F.cross_entropy(output.mT, two_hot(wanted, output.shape[2]).mT, reduction="none").mean(1)
+        return ((output.to(wanted.dtype) - wanted) ** 2).mean(1)
+
+    def _action_output(self, hidden: Tensor, states: Tensor) -> Tensor:
+        """Return what the action head says: (m, D), (m, S) -> (m, A), or with bins (m, A, bins)."""
+        if self.design.state_to_action:
+            hidden = torch.cat([hidden, self.scales.normal(states).to(hidden.dtype)], dim=1)
+        output = self.action_head(hidden)
+        size = self.spec.action_size
+        return output if output.shape[1] == size else output.unflatten(1, (size, -1))
+
     @property
     def reads_actions(self) -> bool:
         """Whether imagining needs its reading of actions: for what comes later, or for the next state."""
@@ -190,22 +218,10 @@ class GroundedLM(nn.Module):
             return self.state_head.layers(hidden).sum()
         return self.state_head.loss(hidden, batch.present_states, batch.want_states, self.scales)
 
-    def rate_actions(self, hidden: Tensor, states: Tensor) -> Tensor:
-        """O_A: hidden states of the tokens of states (m, D), these states (m, S) -> actions (m, A).
-
-        Discrete actions are rated, continuous ones given.
-        """
-        if self.design.state_to_action:
-            hidden = torch.cat([hidden, self.scales.normal(states).to(hidden.dtype)], dim=1)
-        return self.action_head(hidden)
-
     def _action_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
-        output, target = self.rate_actions(hidden, batch.acting_states), batch.want_actions
         if not len(hidden):
-            return output.sum()  # as above
-        if self.spec.action_kind == "discrete":
-            return F.cross_entropy(_wide(output), target)
-        return F.mse_loss(output.to(target.dtype), target)
+            return self._action_output(hidden, batch.acting_states).sum()  # as above
+        return self.action_losses(hidden, batch.acting_states, batch.want_actions).mean()
 
     def _new(self) -> dict[str, Tensor]:
         """Weights and scales of the new modules; what several modules share stands there once."""

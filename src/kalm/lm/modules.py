@@ -19,7 +19,10 @@ goes beyond them, each a switch:
   them, which looks right in the data and goes nowhere in imagination. Without memory it sees goal and present
   state alone;
 * *state to action*: the action head is also given the numbers of the present state. What a transformer passes
-  on of them is coarse, so a language model says what to do, but misses a handle by centimetres.
+  on of them is coarse, so a language model says what to do, but misses a handle by centimetres;
+* *action bins*: a continuous action is rated over so many values per number, and the likeliest taken. A
+  squared error learns the mean of all that a sentence may mean, which is often an action that no meaning
+  asks for, and slow.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ class Design:
         relations: embeddings are given heading and distance between entities (needs two or more).
         memory: actions are chosen from all that came before, else from goal and present state alone.
         state_to_action: the action head is given the present state besides the hidden state.
+        action_bins: values per number of a continuous action that the action head rates; 0: it gives actions.
     """
 
     state_target: Literal["change", "absolute"] = "change"
@@ -57,6 +61,7 @@ class Design:
     relations: bool = False
     memory: bool = True
     state_to_action: bool = False
+    action_bins: int = 0
 
 
 class Scales(nn.Module):
@@ -199,8 +204,23 @@ def mlp(inputs: int, width: int, size: int) -> nn.Sequential:
 
 def action_mlp(width: int, spec: WorldSpec, design: Design) -> nn.Sequential:
     """Make O_A: hidden state of the token of a state, and where asked for that state, to the action."""
-    last = mlp(width, width, spec.action_size)
+    bins = design.action_bins if spec.action_kind == "continuous" else 0
+    last = mlp(width, width, spec.action_size * max(1, bins))
     if not design.state_to_action:
         return last
     # What the language model means has to meet the numbers, hence a layer more.
     return nn.Sequential(nn.Linear(width + spec.state_size, width), nn.GELU(), *last)
+
+
+def two_hot(actions: Tensor, bins: int) -> Tensor:
+    """Share numbers out between the two nearest of evenly spaced values in [-1, 1]: (m, A) -> (m, A, B)."""
+    place = (actions.clamp(-1, 1) + 1) / 2 * (bins - 1)  # (m, A)
+    return (1 - (place[..., None] - torch.arange(bins, device=actions.device)).abs()).clamp(min=0)
+
+
+def likeliest(ratings: Tensor) -> Tensor:
+    """Return the mean of the likeliest of evenly spaced values and its neighbours: (m, A, B) -> (m, A)."""
+    values = torch.linspace(-1, 1, ratings.shape[2], device=ratings.device)
+    best = ratings.argmax(dim=2, keepdim=True)
+    near = (torch.arange(len(values), device=ratings.device) - best).abs() <= 1
+    return ratings.masked_fill(~near, -torch.inf).softmax(dim=2) @ values

@@ -29,6 +29,9 @@ from kalm.rl.transitions import Columns, Part, resident
 from kalm.rl.units import Units
 from kalm.types import SOURCES
 
+# Noise is drawn once for so many copies of a goal's vector. A transition always has the same one.
+NOISY_COPIES = 64
+
 
 class MixedBuffer:
     """Transitions of one or two `RolloutSet`s, sampled within each in proportion to their rollouts' weights.
@@ -45,6 +48,7 @@ class MixedBuffer:
         vectors: give discrete actions as one-hot vectors; continuous ones are vectors anyway.
         reward_scale: rewards are multiplied by it.
         units: what the states of observations are measured in; None: as they are.
+        goal_noise: length of the normal noise on goal vectors, as a share of theirs.
 
     Raises:
         KalmError: the parts differ in state width or actions, or one is empty, or a mix is not a share.
@@ -61,6 +65,7 @@ class MixedBuffer:
         vectors: bool = False,
         reward_scale: float = 1.0,
         units: Units | None = None,
+        goal_noise: float = 0.0,
     ) -> None:
         sets = [part for part in (real, imagined) if part is not None]
         _require(sets, mix)
@@ -72,8 +77,15 @@ class MixedBuffer:
         firsts = np.cumsum([0, *(len(part.instructions) for part in sets)])
         self._parts = [Part(part, int(first), device) for part, first in zip(sets, firsts, strict=False)]
         self._rng = rng
-        self.instructions = [item for part in sets for item in part.instructions]
-        encoded = encoder.encode([item.text for item in self.instructions])  # (goals, E)
+        instructions = [item for part in sets for item in part.instructions]
+        encoded = encoder.encode([item.text for item in instructions])  # (goals, E)
+        self._copies = NOISY_COPIES if goal_noise else 1
+        self.instructions = [item for item in instructions for _ in range(self._copies)]
+        encoded = encoded.repeat(self._copies, axis=0)  # (goals, E) from now on
+        if goal_noise:
+            lengths = np.linalg.norm(encoded, axis=1, keepdims=True)  # (goals, 1)
+            noise = rng.standard_normal(encoded.shape, dtype=np.float32) / encoded.shape[1] ** 0.5
+            encoded = encoded + goal_noise * lengths * noise
         self._goals = resident(np.pad(encoded, ((0, 0), (self.spec.state_size, 0))), device)  # (goals, S + E)
 
     @property
@@ -145,6 +157,13 @@ class MixedBuffer:
         return states if self._units is None else self._units(states)
 
     def _columns(self, rows: np.ndarray) -> Columns:
+        """Look up each row in its part, and deal the copies of goals out over them."""
+        found = self._found(rows)
+        if self._copies == 1:
+            return found
+        return found._replace(goal=found.goal * self._copies + resident(rows % self._copies, self.device))
+
+    def _found(self, rows: np.ndarray) -> Columns:
         """Look up each row in its part; the order of the rows is kept."""
         first = self.counts[0]
         here = rows < first

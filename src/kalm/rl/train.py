@@ -100,7 +100,10 @@ def fit(
         rng = derive_rng(seed, "train", "batches")
         scale = form.reward_scale(config)
         units = Units.of(real, device) if config.standardise else None
-        buffer = MixedBuffer(real, imagined, encoder, config.mix, rng, device, form.vectors, scale, units)
+        noise = config.goal_noise
+        buffer = MixedBuffer(
+            real, imagined, encoder, config.mix, rng, device, form.vectors, scale, units, noise
+        )
         learner = algorithms.create(algorithm, spec, buffer.observation_size, config, device)
         batches: Any = buffer
         if prepare is not None:
@@ -109,8 +112,9 @@ def fit(
         provenance = {"made_from": facts, "versions": versions()}
 
         def policy(step: int) -> MLPPolicy:
-            networks = algorithms.acting_networks(algorithm, spec, learner)
-            members = from_layers([units.folded(layers) for layers in networks] if units else networks)
+            members = from_layers(algorithms.acting_networks(algorithm, spec, learner))
+            if units is not None:
+                members = [units.folded(layers) for layers in members]
             facts = {"steps": step, **provenance}
             return MLPPolicy(spec, algorithm, encoder, members, device, facts, form.output)
 

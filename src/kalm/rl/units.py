@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.network import share, spreads
@@ -41,13 +41,10 @@ class Units:
         """Measure states: (n, S) -> (n, S)."""
         return (states - self.mean) / self.spread
 
-    @torch.no_grad()
-    def folded(self, layers: Sequence[nn.Linear]) -> list[nn.Linear]:
-        """Return layers on [state, goal vector] of which the first does the measuring itself."""
-        first, size = layers[0], len(self.mean)
-        layer = nn.Linear(first.in_features, first.out_features, device=first.weight.device)
-        weight, mean = first.weight.double(), self.mean.double()
-        measured = weight[:, :size] / self.spread.double()  # (H, S)
-        layer.weight.copy_(torch.cat([measured, weight[:, size:]], dim=1))
-        layer.bias.copy_(first.bias.double() - measured @ mean)
-        return [layer, *layers[1:]]
+    def folded(self, layers: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Return (weight, bias) of layers on [state, goal vector], the first of which does the measuring."""
+        (weight, bias), *rest = layers
+        size = len(self.mean)
+        measured = weight[:, :size].double() / self.spread.double()  # (H, S)
+        shifted = bias.double() - measured @ self.mean.double()
+        return [(torch.cat([measured.to(weight), weight[:, size:]], dim=1), shifted.to(bias)), *rest]
