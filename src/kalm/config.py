@@ -216,6 +216,12 @@ class ImagineConfig(Section):
         description="a rollout that misses its goal, or could not have happened, is decoded again until "
         "there are this many, of which the most plausible is kept; needs temperature or state_noise",
     )
+    analogies: int = Field(
+        default=0,
+        ge=0,
+        description="how many of the samples, the first, are asked for in words of the data: of the sentence "
+        "that the language model reads as most alike, then of the most alike with another goal, ...",
+    )
     heat: float = Field(
         default=1.0, ge=1, description="temperature of each such try, times that of the one before"
     )
@@ -257,6 +263,11 @@ class ImagineConfig(Section):
             raise ValueError(
                 f"samples={self.samples} would all be the same; set imagine.temperature or "
                 "imagine.state_noise above 0, or samples=1"
+            )
+        if self.analogies and self.analogies >= self.samples:
+            raise ValueError(
+                f"analogies={self.analogies} leaves none of samples={self.samples} to the sentence's own "
+                "words; raise samples or lower analogies"
             )
         return self
 

@@ -169,7 +169,8 @@ def _load(path: Path, sha256: str | None) -> pa.Table:
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise KalmError(f"{path}: checksum differs from {MANIFEST}; the file is cut off or was changed.")
     try:
-        return pq.ParquetFile(pa.BufferReader(data)).read()
+        # Arrow's threads may outlive the interpreter and then abort it (apache/arrow 34314, 39862).
+        return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise KalmError(f"{path}: not a readable Parquet file ({error}).") from None
 

@@ -11,8 +11,6 @@ state of the prompt, in closed form, after training): goals that read alike are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,11 +20,9 @@ from kalm.lm.backbone import Backbone
 from kalm.lm.collate import Batch
 from kalm.lm.grounded import GroundedLM, autocast
 from kalm.lm.modules import embedding
-from kalm.lm.reading import Reading
-from kalm.lm.sequence import GOAL_ORIENTED
+from kalm.lm.reading import gists
 
 AIMED_GOALS = 512  # sentences that the regression learns from, at most; all would take as long as 60 steps
-READ_TOGETHER = 64
 RIDGE = 1e-2  # penalty, as a share of the mean variance of the hidden states
 
 
@@ -93,16 +89,9 @@ class ConditionedLM(nn.Module):
         numbers, earned, weights = _earned(rollouts)
         texts = [rollouts.instructions[number].text for number in numbers]
         with autocast(self.grounded.device, precision):
-            gist = self._read(texts).to(torch.float64)  # (G, D)
+            gist = gists(self.grounded, texts).to(torch.float64)  # (G, D)
         self.aim.copy_(_ridge(gist, torch.from_numpy(earned), torch.from_numpy(weights)))
         self.aim_range.copy_(torch.tensor([earned.min(), earned.max()]))
-
-    def _read(self, texts: Sequence[str]) -> Tensor:
-        """Return the mean hidden state of each goal's prompt: (G, D)."""
-        speller = self.grounded.speller()
-        prompts = [speller.goal_prompt(text, GOAL_ORIENTED).value for text in texts]
-        parts = [prompts[at : at + READ_TOGETHER] for at in range(0, len(prompts), READ_TOGETHER)]
-        return torch.cat([Reading(self.grounded, part, np.arange(len(part))).gist.cpu() for part in parts])
 
 
 def _earned(rollouts: RolloutSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -80,6 +80,7 @@ def imagine(
     precision: str = "auto",
     actor: GroundedLM | None = None,
     starts: np.ndarray | None = None,
+    words: Sequence[str] | None = None,
     advance: Callable[[int], Any] | None = None,
 ) -> Imagined:
     """Decode one rollout per instruction (repeat an instruction for more).
@@ -96,6 +97,7 @@ def imagine(
         precision: see `GroundConfig.precision`.
         actor: a second model that chooses the actions while `model` gives the states; None: `model` both.
         starts: (N, S) initial states; None: as said at `instructions`.
+        words: N sentences that are read instead of the instructions' own; the goals stay.
         advance: called with the number of finished rollouts.
 
     Raises:
@@ -110,11 +112,12 @@ def imagine(
     horizon = horizon or world.spec.horizon
     seeds = np.asarray(seeds)
     states = initial_states(world, instructions, seeds) if starts is None else starts
+    texts = [instruction.text for instruction in instructions] if words is None else words
     parts, broken = [], []
     for first in range(0, len(instructions), batch):
         rows = slice(first, min(first + batch, len(instructions)))
         decoding = _Decoding(
-            model, world, instructions[rows], states[rows], seeds[rows], horizon, sampling, actor
+            model, world, instructions[rows], texts[rows], states[rows], seeds[rows], horizon, sampling, actor
         )
         with autocast(model.device, precision):
             decoding.run(PROMPTS[prompt])
@@ -133,6 +136,7 @@ class _Decoding:
         model: GroundedLM,
         world: World,
         instructions: Sequence[Instruction],
+        texts: Sequence[str],
         states: np.ndarray,
         seeds: np.ndarray,
         horizon: int,
@@ -140,7 +144,7 @@ class _Decoding:
         actor: GroundedLM,
     ) -> None:
         n, spec = len(instructions), world.spec
-        self.model, self.actor, self.instructions = model, actor, instructions
+        self.model, self.actor, self.instructions, self.texts = model, actor, instructions, texts
         self.horizon, self.sampling = horizon, sampling
         self.judge: Judge = world.judge([instruction.goal for instruction in instructions])
         dtype = model.scales.mean.numpy(force=True).dtype
@@ -188,8 +192,8 @@ class _Decoding:
     def _open(self, model: GroundedLM, template: str) -> Reading:
         """Read each distinct goal once."""
         speller = model.speller()
-        texts = {text: row for row, text in enumerate(dict.fromkeys(i.text for i in self.instructions))}
-        prompts = [speller.goal_prompt(text, template).value for text in texts]
+        distinct = {text: number for number, text in enumerate(dict.fromkeys(self.texts))}
+        prompts = [speller.goal_prompt(text, template).value for text in distinct]
         longest = max(map(len, prompts))
         needed = longest + (model.entities + 2) * (self.horizon if model.design.memory else 1)
         if needed > speller.context:
@@ -197,9 +201,7 @@ class _Decoding:
                 f"a goal of {longest} tokens and {self.horizon} steps need {needed} positions, "
                 f"the model has {speller.context}. Lower the horizon (imagine.horizon)."
             )
-        return Reading(
-            model, prompts, np.array([texts[instruction.text] for instruction in self.instructions])
-        )
+        return Reading(model, prompts, np.array([distinct[text] for text in self.texts]))
 
     def _actions(self, output: Tensor, rows: np.ndarray, step: int) -> Tensor:
         discrete, heat = self.model.spec.action_kind == "discrete", self.sampling.temperature

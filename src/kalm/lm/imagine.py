@@ -22,6 +22,7 @@ from kalm.data.score import fulfilled, possible
 from kalm.envs.base import World
 from kalm.envs.starts import initial_states
 from kalm.errors import KalmError
+from kalm.lm.analogies import analogies
 from kalm.lm.generate import Sampling, imagine
 from kalm.lm.grounded import GroundedLM
 from kalm.progress import Advance, silent
@@ -62,7 +63,8 @@ def imagine_dataset(
     on batches, shards, processes, or where a stop fell. Rollouts with a number that is not finite are
     dropped; the dataset's provenance counts them. With `config.samples` above 1, a row whose rollout misses
     its goal, or could not have happened, is decoded again from the same initial state, each time at a higher
-    temperature (`config.heat`), until one is right or there are that many. `origins` tells them apart.
+    temperature (`config.heat`), until one is right or there are that many. `origins` tells them apart. The
+    first `config.analogies` of them are asked for in words of the data (`kalm.lm.analogies`).
 
     Raises:
         KalmError: nothing to imagine, or nothing finite came out.
@@ -77,8 +79,12 @@ def imagine_dataset(
         advance(sum(len(shards[index]) for index in told), resumed=True)
     processes.wait()  # until all have seen the same shards
     left = [index for index in range(len(shards)) if index not in told]
+    known: dict[str, list[str]] = {}
+    if config.analogies:
+        texts = list(dict.fromkeys(row.text for row in rows))
+        known = analogies(actor or model, texts, world.suite("seen"), config.analogies, config.precision)
     for index in left[processes.index() :: processes.count()]:
-        decoded, facts = _decode(model, world, rows, shards[index], config, seed, actor, advance)
+        decoded, facts = _decode(model, world, rows, shards[index], config, seed, known, actor, advance)
         store.write_shard(folder, index, decoded, facts)
         told.add(index)
         told |= _tell(store.finished_shards(folder) - told, shards, advance)
@@ -101,6 +107,7 @@ def _decode(
     shard: range,
     config: ImagineConfig,
     seed: int,
+    known: dict[str, list[str]],
     actor: GroundedLM | None,
     advance: Advance,
 ) -> tuple[RolloutSet, dict[str, Any]]:
@@ -110,16 +117,19 @@ def _decode(
     states = initial_states(world, [rows[row] for row in left], seeds, config.conditions)
     parts, row_of, sample_of, dropped = [], [], [], 0
     for sample in range(config.samples):
+        own = sample >= config.analogies
+        heat = config.heat ** (sample - config.analogies) if own else 1.0
         done = imagine(
             model,
             world,
             [rows[row] for row in left],
             [_seed(seed, row, sample) for row in left],
             starts=states,
+            words=None if own else [known[rows[row].text][sample] for row in left],
             prompt=config.prompt,
             horizon=config.horizon,
             batch=config.batch,
-            sampling=Sampling(config.temperature * config.heat**sample, config.state_noise),
+            sampling=Sampling(config.temperature * heat, config.state_noise),
             precision=config.precision,
             actor=actor,
         )

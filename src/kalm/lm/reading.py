@@ -14,9 +14,11 @@ from torch import Tensor
 
 from kalm.lm.cache import block_cache, rewind
 from kalm.lm.grounded import GroundedLM
+from kalm.lm.sequence import GOAL_ORIENTED
 
 # Rows leave the cache in bulk: selecting rows copies it, so it must pay.
 DROP_SHARE = 0.2
+READ_TOGETHER = 64
 
 
 def worth_leaving(going: np.ndarray) -> bool:
@@ -95,3 +97,11 @@ class Reading:
         index = torch.from_numpy(rows).to(self.position.device)
         self.cache.batch_select_indices(index)
         self.visible, self.position = self.visible[index], self.position[index]
+
+
+def gists(model: GroundedLM, texts: Sequence[str]) -> Tensor:
+    """Return the mean hidden state of each goal's prompt, on the CPU: (N, D)."""
+    speller = model.speller()
+    prompts = [speller.goal_prompt(text, GOAL_ORIENTED).value for text in texts]
+    parts = [prompts[at : at + READ_TOGETHER] for at in range(0, len(prompts), READ_TOGETHER)]
+    return torch.cat([Reading(model, part, np.arange(len(part))).gist.cpu() for part in parts])
