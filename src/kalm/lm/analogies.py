@@ -8,16 +8,15 @@ a try only if it means something else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from kalm.errors import KalmError
 from kalm.lm.grounded import GroundedLM, autocast
 from kalm.lm.reading import gists
-from kalm.types import Instruction
+from kalm.types import Goal, Instruction
 
 
 @torch.inference_mode()
@@ -39,26 +38,25 @@ def analogies(
     Raises:
         KalmError: there are fewer known goals.
     """
-    goals = {goal: number for number, goal in enumerate(dict.fromkeys(i.goal for i in known))}
-    if count > len(goals):
-        raise KalmError(
-            f"imagine.analogies={count}: the known sentences have only {len(goals)} goals. Lower it."
-        )
+    goals = len({instruction.goal for instruction in known})
+    if count > goals:
+        raise KalmError(f"imagine.analogies={count}: the known sentences have only {goals} goals. Lower it.")
     with autocast(model.device, precision):
         read = gists(model, [*texts, *(instruction.text for instruction in known)]).float()
     new, old = read[: len(texts)], read[len(texts) :]
     # All prompts are alike in what they share.
     new, old = (F.normalize(part - old.mean(0), dim=1) for part in (new, old))
-    alike = new @ old.T  # (N, K)
-    owner = torch.tensor([goals[instruction.goal] for instruction in known])  # (K,)
-    best, sentence = _best_of(alike, owner, len(goals))
-    ranked = best.argsort(dim=1, descending=True)[:, :count]  # (N, count) goals
-    chosen = sentence.gather(1, ranked).tolist()
-    return {text: [known[i].text for i in row] for text, row in zip(texts, chosen, strict=True)}
+    ranked = (new @ old.T).argsort(dim=1, descending=True).tolist()  # (N, K)
+    return {
+        text: _one_per_goal((known[i] for i in row), count) for text, row in zip(texts, ranked, strict=True)
+    }
 
 
-def _best_of(values: Tensor, owner: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Return the largest value of each group of columns, and its column: (N, K), (K,) -> (N, G) each."""
-    inside = owner[None] == torch.arange(groups)[:, None]  # (G, K)
-    best = values[:, None].masked_fill(~inside, -torch.inf).max(dim=2)  # (N, G)
-    return best.values, best.indices
+def _one_per_goal(ranked: Iterable[Instruction], count: int) -> list[str]:
+    """Return the first sentence of each of the first `count` goals."""
+    found: dict[Goal, str] = {}
+    for instruction in ranked:
+        found.setdefault(instruction.goal, instruction.text)
+        if len(found) == count:
+            break
+    return list(found.values())

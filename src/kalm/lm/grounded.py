@@ -166,7 +166,7 @@ class GroundedLM(nn.Module):
         Discrete actions are rated, continuous ones given.
         """
         output = self._action_output(hidden, states)
-        return likeliest(output.float()) if output.dim() == 3 else output
+        return likeliest(_wide(output)) if output.dim() == 3 else output
 
     def action_losses(self, hidden: Tensor, states: Tensor, wanted: Tensor) -> Tensor:
         """Return the loss of each action: (m, D), (m, S), wanted (m,) or (m, A) -> (m,)."""

@@ -80,7 +80,7 @@ def imagine_dataset(
     processes.wait()  # until all have seen the same shards
     left = [index for index in range(len(shards)) if index not in told]
     known: dict[str, list[str]] = {}
-    if config.analogies:
+    if config.analogies and left:
         texts = list(dict.fromkeys(row.text for row in rows))
         known = analogies(actor or model, texts, world.suite("seen"), config.analogies, config.precision)
     for index in left[processes.index() :: processes.count()]:
@@ -117,8 +117,7 @@ def _decode(
     states = initial_states(world, [rows[row] for row in left], seeds, config.conditions)
     parts, row_of, sample_of, dropped = [], [], [], 0
     for sample in range(config.samples):
-        own = sample >= config.analogies
-        heat = config.heat ** (sample - config.analogies) if own else 1.0
+        own, hotter = sample >= config.analogies, max(0, sample - config.analogies)
         done = imagine(
             model,
             world,
@@ -129,7 +128,7 @@ def _decode(
             prompt=config.prompt,
             horizon=config.horizon,
             batch=config.batch,
-            sampling=Sampling(config.temperature * heat, config.state_noise),
+            sampling=Sampling(config.temperature * config.heat**hotter, config.state_noise),
             precision=config.precision,
             actor=actor,
         )

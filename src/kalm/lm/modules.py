@@ -220,7 +220,7 @@ def two_hot(actions: Tensor, bins: int) -> Tensor:
 
 def likeliest(ratings: Tensor) -> Tensor:
     """Return the mean of the likeliest of evenly spaced values and its neighbours: (m, A, B) -> (m, A)."""
-    values = torch.linspace(-1, 1, ratings.shape[2], device=ratings.device)
+    values = torch.linspace(-1, 1, ratings.shape[2], dtype=ratings.dtype, device=ratings.device)
     best = ratings.argmax(dim=2, keepdim=True)
     near = (torch.arange(len(values), device=ratings.device) - best).abs() <= 1
     return ratings.masked_fill(~near, -torch.inf).softmax(dim=2) @ values
