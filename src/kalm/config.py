@@ -243,7 +243,8 @@ class ImagineConfig(Section):
         default=0.8,
         ge=0,
         le=1,
-        description="plausibility=drop: smallest share of possible and unsurprising steps of a kept rollout",
+        description="plausibility=drop: smallest share of unsurprising steps of a kept rollout; none of its "
+        "steps is impossible",
     )
     least_weight: float = Field(
         default=0.1,

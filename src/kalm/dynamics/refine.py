@@ -5,7 +5,8 @@ In this order, each a setting of `imagine`:
 1. *relabel*: actions are read off the imagined states by the inverse model;
 2. *samples*: of several rollouts decoded for one wanted, the most plausible stays: goal reached, then fewest
    impossible steps, then least surprise, then fewest actions;
-3. *plausibility*: rollouts that miss their goal, or have too few plausible steps, are dropped or count less.
+3. *plausibility*: rollouts that miss their goal, hold an impossible step or too many surprising ones are
+   dropped, or count less.
 
 A step is plausible if the world finds nothing impossible in it (`kalm.data.score.impossible`) and it does not
 surprise the forward models: they agree on what the action does, and the imagined next state is near what they
@@ -107,7 +108,8 @@ def refine(
         rollouts, judged = rollouts.take(rows), judged.take(rows)
     chosen = rollouts
     if config.plausibility == "drop":
-        kept = ~judged.failed & (judged.plausible >= config.plausible_share)
+        kept = ~judged.failed & (judged.impossible == 0)
+        kept &= judged.plausible >= config.plausible_share
         facts["dropped"] = {"rollouts": int((~kept).sum()), "with": _reasons(judged.take(~kept))}
         rollouts = rollouts.take(kept)
     elif config.plausibility == "weight":
