@@ -329,6 +329,12 @@ class TrainConfig(Section):
     lr: float = Field(default=1e-3, gt=0, description="learning rate")
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount")
     cql_alpha: float = Field(default=10.0, ge=0, description="weight of CQL's conservative term (paper: 10)")
+    cql_samples: int = Field(
+        default=10,
+        gt=0,
+        description="CQL and COMBO on continuous actions: actions per state that their conservative term draws, "
+        "each of the policy here, of the policy one step later, and uniformly; time grows with it",
+    )
     td3bc_alpha: float = Field(default=2.5, gt=0, description="TD3+BC: weight of value against copying")
     awac_lambda: float = Field(default=1.0, gt=0, description="AWAC: temperature of the advantage")
     iql_expectile: float = Field(default=0.7, gt=0, lt=1, description="IQL: 0.5 values the mean, 1 the best")

@@ -1,4 +1,5 @@
-"""CQL for action vectors, as d3rlpy computes it: thirty sampled actions beside each of the data's.
+"""CQL for action vectors, as d3rlpy computes it: thirty sampled actions (thrice `train.cql_samples`) beside
+each of the data's.
 
 Nearly all of an update is the critics on sampled actions. Here one pass takes the data's action and all
 sampled ones together, and the first layer sees each observation once instead of thirty-one times. The actor's
@@ -35,6 +36,7 @@ def cql(config: TrainConfig) -> CQLConfig:
         conservative_weight=config.cql_alpha,
         alpha_learning_rate=0.0,
         alpha_threshold=0.0,
+        n_action_samples=config.cql_samples,
         gamma=config.gamma,
         batch_size=config.batch,
         **encoders(config, "actor", "critic"),
