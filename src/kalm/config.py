@@ -332,8 +332,8 @@ class TrainConfig(Section):
     cql_samples: int = Field(
         default=10,
         gt=0,
-        description="CQL and COMBO on continuous actions: actions per state that their conservative term draws, "
-        "each of the policy here, of the policy one step later, and uniformly; time grows with it",
+        description="CQL and COMBO on continuous actions: actions per state that their conservative term "
+        "draws from the policy, from the policy one step later, and uniformly; time grows with it",
     )
     td3bc_alpha: float = Field(default=2.5, gt=0, description="TD3+BC: weight of value against copying")
     awac_lambda: float = Field(default=1.0, gt=0, description="AWAC: temperature of the advantage")

@@ -54,7 +54,14 @@ def encoder() -> GoalEncoder:
 @pytest.fixture(scope="session")
 def config() -> TrainConfig:
     return TrainConfig(
-        steps=240, batch=32, hidden=(32, 32), checkpoint_every=80, lr=3e-3, real_rollouts=None, cql_alpha=1.0
+        steps=240,
+        batch=32,
+        hidden=(32, 32),
+        checkpoint_every=80,
+        lr=3e-3,
+        real_rollouts=None,
+        cql_alpha=1.0,
+        cql_samples=4,
     )
 
 

@@ -64,6 +64,7 @@ def stock(name, kind, config, size, actions):
                 conservative_weight=config.cql_alpha,
                 alpha_learning_rate=0.0,
                 alpha_threshold=0.0,
+                n_action_samples=config.cql_samples,
                 temp_learning_rate=config.lr,
                 **shared,
             ),
