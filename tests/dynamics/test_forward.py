@@ -28,7 +28,9 @@ def test_it_learns_a_known_system(fitted):
     assert error < 0.1 * still and fitted.errors.error == pytest.approx(error, rel=0.5)
     assert fitted.errors.nothing_moves == pytest.approx(still, rel=0.2)
     assert fitted.errors.transitions == 200
-    assert (prediction.spread > 0).all() and np.median(prediction.spread) < still
+    assert (prediction.spread >= 0).all() and 0 < np.median(
+        prediction.spread
+    ) < still  # 0: the third never moves
 
 
 def test_members_disagree_where_they_have_not_been(fitted):
@@ -90,8 +92,21 @@ def test_a_drawn_state_is_what_one_member_says(fitted):
     mean, members = prediction.mean, len(prediction.mean)
     spread = np.sqrt(np.square(prediction.spread).mean(0) + mean.var(0))  # (N, S) of the mixture
     assert draws.dtype == np.float32 and draws.shape == (400, *states.shape)
-    assert (np.abs(draws.mean(0) - mean.mean(0)) < 5 * spread / 20).all()
-    np.testing.assert_allclose(draws.std(0), spread, rtol=0.4)
+    assert (np.abs(draws.mean(0) - mean.mean(0)) < 5 * spread / 20 + 1e-5).all()
+    np.testing.assert_allclose(draws.std(0), spread, rtol=0.4, atol=1e-5)
     assert members == 3 and len(fitted.sample(states[:1], actions[:1], np.random.default_rng(0))) == 1
     again = fitted.sample(states, actions, np.random.default_rng(399))
     assert np.array_equal(again, draws[399])
+
+
+def test_draws_stay_where_real_states_are_however_often_they_are_fed_back():
+    real = rollouts(POINT, 300)
+    real.states[:, 1] = 0.25  # never changes
+    fitted = fit_forward(real, CONFIG.model_copy(update={"forward_steps": 50}), 0)
+    rng = np.random.default_rng(0)
+    states = real.states[real.before[:50]].astype(np.float32)
+    for _ in range(40):
+        states = fitted.sample(states, np.ones((50, POINT.action_size), np.float32), rng)
+    assert (states[:, 1] == 0.25).all()
+    assert (states >= real.states.min(0)).all() and (states <= real.states.max(0)).all()
+    assert (fitted.predict(states, np.ones((50, POINT.action_size))).spread[..., 1] == 0).all()

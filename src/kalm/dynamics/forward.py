@@ -24,7 +24,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.score import transitions
 from kalm.dynamics import storage
 from kalm.dynamics.frames import Frames
-from kalm.dynamics.members import Members, deviation, fit, held_out
+from kalm.dynamics.members import NEVER, Members, deviation, fit, held_out
 from kalm.progress import Advance, silent
 from kalm.runs import derive_seed
 from kalm.types import WorldSpec
@@ -79,7 +79,8 @@ class ForwardEnsemble(nn.Module):
     """
 
     shift: Tensor  # (S,) mean change, in the order in which a state is shown
-    scale: Tensor  # (S,)
+    scale: Tensor  # (S,) deviation of the changes; 0 where a number never changes
+    limits: Tensor  # (2, S) smallest and largest numbers of the real states
 
     def __init__(self, spec: WorldSpec, members: int, hidden: tuple[int, ...], seed: int = 0) -> None:
         super().__init__()
@@ -90,6 +91,7 @@ class ForwardEnsemble(nn.Module):
         self.network = Members(members, sizes, torch.Generator().manual_seed(seed))
         self.register_buffer("shift", torch.zeros(spec.state_size))
         self.register_buffer("scale", torch.ones(spec.state_size))
+        self.register_buffer("limits", torch.zeros(2, spec.state_size))
 
     def predict(self, states: np.ndarray, actions: np.ndarray) -> Prediction:
         """Predict the states after actions: (N, S), (N,) or (N, A)."""
@@ -100,7 +102,9 @@ class ForwardEnsemble(nn.Module):
     def sample(self, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draw the state after each action from a member chosen by chance: (N, S), (N,) or (N, A) -> (N, S).
 
-        The members share the rows out among themselves, so a draw costs what one member costs.
+        No number leaves the range that it has in the real rollouts: a draw may be fed back, and beyond what
+        the models have seen an error grows from step to step. The members share the rows out among
+        themselves, so a draw costs what one member costs.
         """
         count, members = len(states), self.network.count
         grid = np.resize(rng.permutation(count), (-(-count // members), members)).T  # (M, N / M) rows
@@ -111,7 +115,8 @@ class ForwardEnsemble(nn.Module):
         rows = self._frames.tensor(grid)
         change, spread = self._unshown(columns[rows], *self._heads(inputs[rows]))
         after = np.empty(states.shape, np.float32)
-        after[grid] = (before[rows] + change + spread * self._frames.tensor(noise)).numpy(force=True)
+        drawn = before[rows] + change + spread * self._frames.tensor(noise)
+        after[grid] = drawn.clamp(*self.limits).numpy(force=True)
         return after
 
     @torch.no_grad()
@@ -187,10 +192,13 @@ def fit_forward(
     inputs, targets = _examples(ensemble, learn)
     ensemble.network.fit_scale(inputs)
     ensemble.shift.copy_(targets.mean(dim=0))
-    ensemble.scale.copy_(deviation(targets))
-    targets = (targets - ensemble.shift) / ensemble.scale
+    unit, steady = deviation(targets), targets.std(dim=0, correction=0) <= NEVER
+    ensemble.scale.copy_(torch.where(steady, 0, unit))
+    lowest, highest = (ensemble._frames.tensor(end) for end in (real.states.min(0), real.states.max(0)))
+    ensemble.limits.copy_(torch.stack([lowest, highest]))
+    targets = (targets - ensemble.shift) / unit
     held_inputs, held_targets = _examples(ensemble, held)
-    held_targets = (held_targets - ensemble.shift) / ensemble.scale
+    held_targets = (held_targets - ensemble.shift) / unit
 
     def held_loss() -> Tensor:
         change, _ = ensemble._heads(held_inputs)
