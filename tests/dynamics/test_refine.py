@@ -87,7 +87,7 @@ def test_flaws_are_counted_by_step(flawed, clevr):
 
 
 def test_dropping_says_why(flawed, clevr):
-    config = ImagineConfig(plausibility="drop", plausible_share=0.5)  # of a rollout with one impossible step
+    config = ImagineConfig(plausibility="drop", plausible_share=0.5)  # the second has that share
     done = refine(flawed, np.arange(6), clevr, config, Models())
     assert np.array_equal(done.rollouts.states, flawed.take(np.array([0, 5])).states)
     assert done.facts == {
@@ -134,6 +134,18 @@ def test_unlikely_steps_surprise_the_forward_models(known, clevr, real):
     odd = judge(replace(fresh, states=jump), clevr, known.forward, 2.0)
     assert (usual.flaws["distance"] > 0).mean() < 0.1 < 0.9 < (odd.flaws["distance"] > 0).mean()
     assert np.median(odd.surprise) > 2 > np.median(usual.surprise)
+
+
+def test_surprising_steps_are_let_pass_up_to_a_share(known, clevr, real):
+    fresh = real.take(np.arange(100))
+    strict = ImagineConfig(plausibility="drop", tolerance=1e-9, plausible_share=0.0)
+    judged = judge(fresh, clevr, known.forward, strict.tolerance)
+    right = ~judged.failed & (judged.impossible == 0)
+    assert right.any() and (judged.plausible == 0).all()  # every step is surprising
+    done = refine(fresh, np.arange(100), clevr, strict, known)
+    assert np.array_equal(done.rollouts.states, fresh.take(np.flatnonzero(right)).states)
+    with pytest.raises(KalmError, match="no imagined rollout is plausible"):
+        refine(fresh, np.arange(100), clevr, strict.model_copy(update={"plausible_share": 0.01}), known)
 
 
 def test_labels_come_before_the_verdict(known, clevr, real):

@@ -24,7 +24,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.score import transitions
 from kalm.dynamics import storage
 from kalm.dynamics.frames import Frames
-from kalm.dynamics.members import NEVER, Members, deviation, fit, held_out
+from kalm.dynamics.members import Members, deviation, fit, held_out
 from kalm.progress import Advance, silent
 from kalm.runs import derive_seed
 from kalm.types import WorldSpec
@@ -192,10 +192,10 @@ def fit_forward(
     inputs, targets = _examples(ensemble, learn)
     ensemble.network.fit_scale(inputs)
     ensemble.shift.copy_(targets.mean(dim=0))
-    unit, steady = deviation(targets), targets.std(dim=0, correction=0) <= NEVER
-    ensemble.scale.copy_(torch.where(steady, 0, unit))
+    ensemble.scale.copy_(deviation(targets, still=0.0))
     lowest, highest = (ensemble._frames.tensor(end) for end in (real.states.min(0), real.states.max(0)))
     ensemble.limits.copy_(torch.stack([lowest, highest]))
+    unit = deviation(targets)
     targets = (targets - ensemble.shift) / unit
     held_inputs, held_targets = _examples(ensemble, held)
     held_targets = (held_targets - ensemble.shift) / unit

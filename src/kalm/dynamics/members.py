@@ -21,7 +21,6 @@ from kalm.progress import Advance, silent
 from kalm.runs import derive_rng
 
 WARMUP = 0.1  # share of steps with rising learning rate
-NEVER = 1e-6  # deviation of what never changes, up to rounding
 CLIP = 10.0  # largest gradient norm of all members together
 
 
@@ -69,10 +68,10 @@ class Members(nn.Module):
         return hidden
 
 
-def deviation(numbers: Tensor) -> Tensor:
-    """Return the standard deviation of each column, 1 where a column never changes: (N, F) -> (F,)."""
+def deviation(numbers: Tensor, still: float = 1.0) -> Tensor:
+    """Return the standard deviation of each column, `still` where one never changes: (N, F) -> (F,)."""
     spread = numbers.std(dim=0, correction=0)
-    return torch.where(spread > NEVER, spread, torch.ones_like(spread))
+    return torch.where(spread > 1e-6, spread, torch.full_like(spread, still))
 
 
 def fit(

@@ -81,20 +81,9 @@ def motion(states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> 
     aim = np.abs(next_states[:, TARGET] - states[:, TARGET]).max(axis=1)
     possible = (hand <= GRIPPER_STEP) & (steps <= ENTITY_STEP).all(axis=1)
     possible &= (there == still_there).all(axis=1) & ((aim <= SAME) | _composed(there))
-    possible &= ~through_wall(states, next_states)
+    possible &= ~_through_wall(there, states, next_states)
     measures = {"moving_entities": (steps > STILL).sum(axis=1), TOO_LARGE: ~possible}
     return {name: np.asarray(values, dtype=np.float32) for name, values in measures.items()}
-
-
-def through_wall(states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
-    """Say where the fingers go through a wall that stands on the table: (N, 91), (N, 91) -> (N,) bool."""
-    walls = states[:, ENTITY["wall"]]
-    stands = walls.any(axis=1) & (walls[:, 2] < RAISED)
-    before, after = (fingertips(each) - walls[:, :3] for each in (states, next_states))
-    crossed = stands & (before[:, 1] * after[:, 1] < 0)
-    covered = np.divide(before[:, 1], before[:, 1] - after[:, 1], out=np.zeros(len(states)), where=crossed)
-    at = before + covered[:, None] * (after - before)
-    return np.asarray(crossed & (np.abs(at[:, 0]) < WALL[0]) & (at[:, 2] < WALL[1]))
 
 
 def present(states: np.ndarray) -> np.ndarray:
@@ -108,6 +97,17 @@ def _composed(there: np.ndarray) -> np.ndarray:
         there[:, ENTITIES.index(name)] for name in ("coffee", "coffee-button", "lock", "handle")
     )
     return np.asarray((mug & machine) | (lock & handle))
+
+
+def _through_wall(there: np.ndarray, states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
+    """Say where the fingers go through a wall that stands on the table: -> (N,) bool."""
+    walls = states[:, ENTITY["wall"]]
+    stands = there[:, ENTITIES.index("wall")] & (walls[:, 2] < RAISED)
+    before, after = (fingertips(each) - walls[:, :3] for each in (states, next_states))
+    crossed = stands & (before[:, 1] * after[:, 1] < 0)
+    covered = np.divide(before[:, 1], before[:, 1] - after[:, 1], out=np.zeros(len(states)), where=crossed)
+    at = before + covered[:, None] * (after - before)
+    return np.asarray(crossed & (np.abs(at[:, 0]) < WALL[0]) & (at[:, 2] < WALL[1]))
 
 
 def _inside(numbers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

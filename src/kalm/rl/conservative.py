@@ -1,8 +1,8 @@
-"""CQL for action vectors, as d3rlpy computes it: thirty sampled actions beside each of the data's.
+"""CQL for action vectors, as d3rlpy computes it: many sampled actions beside each of the data's.
 
-Thirty is thrice `train.cql_samples`. Nearly all of an update is the critics on sampled actions. Here one pass
-takes the data's action and all sampled ones together, and the first layer sees each observation once instead
-of thirty-one times. The actor's outputs at s' serve both the target and the samples.
+They are three times `train.cql_samples`, and the critics on them are nearly all of an update. Here one pass
+takes the data's action and all sampled ones together, and the first layer sees each observation once for all
+of them. The actor's outputs at s' serve both the target and the samples.
 """
 
 from __future__ import annotations
