@@ -342,10 +342,10 @@ class TrainConfig(Section):
     reward_scale: float = Field(
         default=0.01,
         gt=0,
-        description="factor of rewards for td3bc, awac, iql and combo: scale 1",
+        description="factor of rewards for td3bc, awac, iql, and combo on discrete actions: scale 1",
     )
     combo_alpha: float = Field(
-        default=1.0, ge=0, description="weight of COMBO's conservative term, in units of scaled rewards"
+        default=10.0, ge=0, description="weight of COMBO's conservative term beside half of the squared error"
     )
     combo_real_share: float = Field(
         default=0.8, gt=0, lt=1, description="COMBO: share of a batch that is data; the rest is the model's"

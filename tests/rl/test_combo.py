@@ -54,7 +54,7 @@ def vectors(rollouts, rng):
 def made(real, encoder, folder, config=SMALL, imagined=None):
     """A learner, and its batches."""
     rng = np.random.default_rng(0)
-    data = MixedBuffer(real, imagined, encoder, config.mix, rng)
+    data = MixedBuffer(real, imagined, encoder, config.mix, rng, reward_scale=config.reward_scale)
     learner = create("combo", real.spec, data.observation_size, config, "cpu")
     material = combo.Material(plane.Plane(), real, config, QUICK, 0, folder)
     return SimpleNamespace(learner=learner, mix=combo.prepare(learner, data, material))
@@ -96,8 +96,8 @@ def test_loss_by_hand(real, encoder, tmp_path):
     # Double Q: the best action of Q at s' is 2, the target network gives it 7: goals 0.5 + 0.5 * 7 = 4, then
     # 5 (terminal), 1 + 3.5 = 4.5 and 3.5. Q of the actions: 1, 3, 2 + 1, 0.
     td = (3**2 + 2**2 + 1.5**2 + 3.5**2) / 2 / 4
-    down = math.log(sum(map(math.exp, [1, 3, 3, 2]))) + math.log(sum(map(math.exp, values)))
-    conservative = down / 2 - (1 + 3) / 2
+    down = math.log(sum(map(math.exp, [1, 3, 3, 2]))) + 3 * math.log(sum(map(math.exp, values)))
+    conservative = down / 4 - (1 + 3) / 2  # pushed down in every row, up only in those of the data
     assert losses["td_loss"].item() == pytest.approx(td, rel=1e-5)
     assert losses["conservative_loss"].item() == pytest.approx(conservative, rel=1e-5)
     assert losses["loss"].item() == pytest.approx(td + 3 * conservative, rel=1e-5)
@@ -123,7 +123,7 @@ def test_continuous_loss_by_hand(real, encoder, tmp_path):
     assert losses["td_loss"].item() == pytest.approx(td, rel=1e-5)
     # With Q the same everywhere the conservative term is the log-sum-exp of -log densities, in both critics.
     torch.manual_seed(5)
-    zeros = torch.zeros(2, 2)
+    zeros = torch.zeros(4, 2)
     _, densities = both.learner.impl.sampled((zeros, zeros), (zeros, zeros))
     gap = (-densities).logsumexp(1).mean().item()
     assert losses["conservative_loss"].item() == pytest.approx(2 * 1.5 * 2 * gap, rel=1e-4)

@@ -64,9 +64,7 @@ _TD3BC = Form(actor_critic.td3bc, actor_critic.TD3BC, _actor, vectors=True, squa
 _AWAC = Form(actor_critic.awac, actor_critic.AWAC, _actor, vectors=True, squash=True, scaled=True)
 _IQL = Form(actor_critic.iql, actor_critic.IQL, _actor, vectors=True, squash=True, scaled=True)
 _DISCRETE_COMBO = Form(combo.discrete_settings, combo.DiscreteCombo, _critics, scaled=True)
-_COMBO = Form(
-    combo.continuous_settings, combo.ContinuousCombo, _actor, vectors=True, squash=True, scaled=True
-)
+_COMBO = Form(combo.continuous_settings, combo.ContinuousCombo, _actor, vectors=True, squash=True)
 
 ALGORITHMS: dict[str, Algorithm] = {
     "bc": Algorithm(_DISCRETE_BC, _BC),

@@ -73,7 +73,7 @@ class MixedBuffer:
         self.mix = 0.0 if imagined is None else mix
         self._vectors = vectors or self.spec.action_kind == "continuous"
         self._one_hot = self.spec.action_size if vectors and self.spec.action_kind == "discrete" else None
-        self._scale, self._units = reward_scale, units
+        self.reward_scale, self._units = reward_scale, units
         firsts = np.cumsum([0, *(len(part.instructions) for part in sets)])
         self._parts = [Part(part, int(first), device) for part, first in zip(sets, firsts, strict=False)]
         self._rng = rng
@@ -129,7 +129,7 @@ class MixedBuffer:
     def gather(self, rows: np.ndarray) -> TorchMiniBatch:
         """Join the transitions at these rows (n,) into observations (n, S + E) and columns (n, 1)."""
         found = self._columns(np.asarray(rows))
-        rewards = found.reward.unsqueeze(1) * self._scale
+        rewards = found.reward.unsqueeze(1) * self.reward_scale
         return TorchMiniBatch(
             observations=self.observe(found.before, found.goal),
             actions=self._action(found.action),

@@ -2,19 +2,22 @@
 
 A forward ensemble is fitted on the real rollouts. The policy in training takes a few steps in it from states
 of the data, real and imagined (`model_rollouts`), and every batch is part data, part model. With d those
-transitions, D the data and M the model's among them,
+transitions and D the data among them,
 
 ::
 
     loss = mean_d 1/2 (r + gamma Q'(s', pi(s')) - Q(s, a))^2
-         + alpha ( mean_M log sum_a exp Q(s, a)  -  mean_D Q(s, a) )
+         + alpha ( mean_d log sum_a exp Q(s, a)  -  mean_D Q(s, a) )
 
-so values are pushed down where the model has been and up on what the data did. Networks, targets and
+so values are pushed down on what the policy might do and up on what the data did. Networks, targets and
 optimizers are those of d3rlpy's CQL; only the loss is ours.
 
-Unusual: the error is squared where d3rlpy's discrete learners use Huber's. Model states are not the data's,
-so the conservative term has no lower bound of its own; against an error that grows linearly values can run
-away as soon as alpha exceeds the share of data. The weight alpha is fixed, as in the paper.
+The paper leaves open at which states values are pushed down: at the model's alone, or at all of d. With the
+model's alone nothing sets the data's action apart from its neighbours, and policies are far worse in both
+worlds (docs/log.md). The weight alpha is fixed, as in the paper.
+
+Unusual: the error is squared where d3rlpy's discrete learners use Huber's. The conservative term has no
+lower bound, as model states are not the data's; against an error that grows linearly values can run away.
 """
 
 from __future__ import annotations
@@ -100,7 +103,6 @@ def prepare(learner: Any, data: MixedBuffer, material: Material) -> ModelMix:
         rollouts=config.combo_rollouts,
         refresh=config.combo_refresh,
         explore=config.combo_explore,
-        reward_scale=config.reward_scale,
         rng=derive_rng(seed, "train", "model"),
     )
 
@@ -158,7 +160,7 @@ class DiscreteCombo(discrete.CQL):
         actions = batch.actions.long()  # (B, 1)
         chosen = values.gather(2, actions.expand(len(values), -1, -1))  # (M, B, 1)
         td_loss = 0.5 * (chosen - self.goal(batch)).square().mean(dim=(1, 2)).sum()
-        conservative = values.mean(0)[count:].logsumexp(1).mean() - chosen[:, :count].mean()
+        conservative = values.mean(0).logsumexp(1).mean() - chosen[:, :count].mean()
         return {
             "loss": td_loss + self._alpha * conservative,
             "td_loss": td_loss,
@@ -181,12 +183,11 @@ class ContinuousCombo(conservative.CQL):
         seen, then = batch.observations, batch.next_observations
         assert isinstance(seen, torch.Tensor) and isinstance(then, torch.Tensor)
         with torch.no_grad():
-            here = gaussian(self._modules.policy, seen[count:])
-            mean, log_deviation = gaussian(self._modules.policy, then)
-            goal = self.goal(batch, (mean, log_deviation))
-            actions, densities = self.sampled(here, (mean[count:], log_deviation[count:]))
+            following = gaussian(self._modules.policy, then)
+            goal = self.goal(batch, following)
+            actions, densities = self.sampled(gaussian(self._modules.policy, seen), following)
         chosen = values(self.critics, seen, batch.actions)  # (M, B, 1)
-        others = torch.stack([value(net, seen[count:], actions) for net in self.critics]) - densities
+        others = torch.stack([value(net, seen, actions) for net in self.critics]) - densities
         gap = others.logsumexp(2).mean(1) - chosen[:, :count].mean(dim=(1, 2))  # (M,)
         down = self._conservative_weight * gap.sum()
         td_loss = squared_error(chosen, goal)

@@ -145,7 +145,6 @@ class ModelMix:
         rollouts: how many begin together.
         refresh: updates from one time to the next.
         explore: share of the steps whose action is drawn uniformly.
-        reward_scale: the model's rewards are multiplied by it, as the data's are.
         rng: draws everything that is the model's; belongs to the mix from now on.
     """
 
@@ -162,13 +161,12 @@ class ModelMix:
         rollouts: int,
         refresh: int,
         explore: float,
-        reward_scale: float,
         rng: np.random.Generator,
     ) -> None:
         self.data, self.ring, self.updates = data, ring, 0
         self._model, self._judge, self._impl = model, judge, impl
         self.real_share, self.horizon, self.rollouts = real_share, horizon, rollouts
-        self.refresh, self.explore, self.reward_scale, self._rng = refresh, explore, reward_scale, rng
+        self.refresh, self.explore, self._rng = refresh, explore, rng
 
     def sample(self, n: int) -> TorchMiniBatch:
         """Draw n transitions, those of the data first; roll the model out where that is due."""
@@ -189,7 +187,7 @@ class ModelMix:
         return TorchMiniBatch(
             observations=self.data.observe(self.ring.before[row], goals),
             actions=actions,
-            rewards=rewards * self.reward_scale,
+            rewards=rewards * self.data.reward_scale,
             next_observations=self.data.observe(self.ring.after[row], goals),
             next_actions=torch.zeros_like(actions),
             returns_to_go=torch.zeros_like(rewards),
