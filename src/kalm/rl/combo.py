@@ -12,12 +12,11 @@ transitions and D the data among them,
 so values are pushed down on what the policy might do and up on what the data did. Networks, targets and
 optimizers are those of d3rlpy's CQL; only the loss is ours.
 
-The paper leaves open at which states values are pushed down: at the model's alone, or at all of d. With the
-model's alone nothing sets the data's action apart from its neighbours, and policies are far worse in both
-worlds (docs/log.md). The weight alpha is fixed, as in the paper.
-
-Unusual: the error is squared where d3rlpy's discrete learners use Huber's. The conservative term has no
-lower bound, as model states are not the data's; against an error that grows linearly values can run away.
+Unusual: values are pushed down at all of d, where the paper takes the model's states alone. With those,
+nothing sets the data's action apart from its neighbours, and policies are far worse in both worlds
+(docs/log.md). And the error is squared where d3rlpy's discrete learners use Huber's: the conservative term
+has no lower bound, as model states are not the data's, so against an error that grows linearly values can
+run away. The weight alpha is fixed, as in the paper.
 """
 
 from __future__ import annotations
