@@ -42,6 +42,8 @@ def sweep(*more, workers=1):
     assert done.exit_code == 0, done.output
     return done
 
+pytestmark = pytest.mark.xdist_group("sweep")  # one worker, so that its run is made once
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> list[str]:
