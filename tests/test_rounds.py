@@ -33,6 +33,7 @@ def do(out, rounds, *more):
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
 
+
 pytestmark = pytest.mark.xdist_group("rounds")  # one worker, so that its run is made once
 
 

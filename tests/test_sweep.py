@@ -42,6 +42,7 @@ def sweep(*more, workers=1):
     assert done.exit_code == 0, done.output
     return done
 
+
 pytestmark = pytest.mark.xdist_group("sweep")  # one worker, so that its run is made once
 
 
