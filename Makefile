@@ -23,7 +23,7 @@ mini: $(VENV)/installed
 
 test: $(VENV)/installed
 	@echo "Running the tests ..."
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
 check: $(VENV)/installed
 	@echo "Checking style and types ..."

@@ -20,8 +20,6 @@ SMALL = [
     "--set", "evaluate.episodes=3", "--set", "evaluate.horizon=5",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.xdist_group("metaworld_run")  # one worker, so that its run is made once
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -20,8 +20,6 @@ SMALL = [
     "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=6",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.xdist_group("pipeline")  # one worker, so that its run is made once
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:

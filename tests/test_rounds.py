@@ -34,9 +34,6 @@ def do(out, rounds, *more):
     assert done.exit_code == 0, done.output
 
 
-pytestmark = pytest.mark.xdist_group("rounds")  # one worker, so that its run is made once
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"

@@ -43,9 +43,6 @@ def sweep(*more, workers=1):
     return done
 
 
-pytestmark = pytest.mark.xdist_group("sweep")  # one worker, so that its run is made once
-
-
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> list[str]:
     """Real rollouts, and the same with other sentences as if they were imagined."""

@@ -22,8 +22,6 @@ SMALL = [
     "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=6",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.xdist_group("third_world")  # one worker, so that its run is made once
-
 
 @pytest.fixture(scope="module")
 def plugged(tmp_path_factory) -> dict[str, str]:
