@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-from kalm.envs import make
 from kalm.envs.base import TOO_LARGE
 from kalm.envs.metaworld_checks import motion, violations
 from kalm.goals.metaworld_tasks import ENTITY, TARGET
-from kalm.types import Goal
 
 HAND = (0.0, 0.6, 0.2, 1.0)
 NAMES = ("floating", "off_workbench", "impossible_gripper")
@@ -115,40 +113,6 @@ def test_the_target_location_moves_on_in_composed_tasks():
     alone = {"coffee": (0, 0.72, 0.0)}
     before, after = state(target=(0, 0.72, 0), **alone), state(target=(0, 0.73, 0.3), **alone)
     assert motion(before, np.zeros((1, 4)), after)[TOO_LARGE][0] == 1
-
-
-@pytest.mark.parametrize(
-    ("wall", "hand", "through"),
-    [
-        ((0.1, 0.6, 0.0), (0.1, 0.57, 0.1, 1.0), 1),
-        ((0.1, 0.6, 0.0), (0.1, 0.57, 0.25, 1.0), 0),  # over it
-        ((0.1, 0.6, 0.0), (-0.05, 0.57, 0.1, 1.0), 0),  # around it
-        ((0.1, 0.75, 0.06), (0.1, 0.72, 0.1, 1.0), 0),  # perhaps a distractor, which stops nothing
-    ],
-)
-def test_fingers_go_over_or_around_a_wall_that_stands(wall, hand, through):
-    x, y, *rest = hand
-    sides = state(hand=hand, wall=wall), state(hand=(x, y + 0.06, *rest), wall=wall)
-    for before, after in (sides, sides[::-1]):
-        assert motion(before, np.zeros((1, 4)), after)[TOO_LARGE][0] == through
-
-
-def test_no_real_hand_goes_through_the_wall():
-    goals = [Goal.of("button-press-wall")] * 2
-    simulator = make("metaworld").simulator(2)
-    states = simulator.reset(goals, [0, 1])
-    to = states[:, :3] * [0, 1, 1] + [0.12, 0, 0]  # across the wall's middle, then down, then against it
-    for step in range(60):
-        if step == 15:
-            to[:, 2] = [0.06, 0.11]
-        elif step == 30:
-            to[:, 1] = 1.0
-        ways = np.clip(10 * (to - states[:, :3]), -1, 1)
-        actions = np.concatenate([ways, [[-1.0], [1.0]]], axis=1).astype(np.float32)
-        after = simulator.step(actions)
-        assert not motion(states, actions, after)[TOO_LARGE].any(), step
-        states = after
-    assert (states[:, 1] < 0.6).all() and (states[:, 2] < 0.2).all()  # they do press against it
 
 
 def test_many_rows_are_judged_alone():

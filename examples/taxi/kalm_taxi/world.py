@@ -52,6 +52,10 @@ class TaxiJudge:
         gained = self._left(states) - self._left(next_states)
         return np.where(self._left(next_states) == 0, 100.0, gained).astype(np.float32)
 
+    def violations(self, states: np.ndarray, next_states: np.ndarray) -> dict[str, np.ndarray]:
+        """Nothing: what is possible is the same for all goals."""
+        return {}
+
     def take(self, rows: np.ndarray) -> TaxiJudge:
         """Return the judge of these rows."""
         judge = copy(self)

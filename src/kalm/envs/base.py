@@ -34,6 +34,10 @@ class Judge(Protocol):
         """Reward of each transition: -> (N,) float32."""
         ...
 
+    def violations(self, states: np.ndarray, next_states: np.ndarray) -> dict[str, np.ndarray]:
+        """Name what this goal's episodes rule out, beyond `World.violations`: measure name -> (N,) bool."""
+        ...
+
     def take(self, rows: np.ndarray) -> Judge:
         """Return the judge of these rows (integer indices, repeats allowed)."""
         ...

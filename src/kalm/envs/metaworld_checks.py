@@ -39,10 +39,6 @@ HELD = 0.16  # from the fingertips; a hammer is held far from its middle, a ball
 GRIPPER_STEP = 0.08  # the arm trails what it is told and snaps after when something lets it go
 ENTITY_STEP = 0.05
 SAME = 1e-5  # metres: single precision moves a target location by less
-# The wall of button-press-wall stands on the table; one at this height is another task's, or only a
-# distractor's numbers, which stop nothing.
-RAISED = 0.03
-WALL = (0.09, 0.14)  # metres: half its width and its height, a centimetre less than they are
 
 
 def violations(states: np.ndarray) -> dict[str, np.ndarray]:
@@ -70,8 +66,8 @@ def motion(states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> 
     """Plausibility of N transitions: measure name -> (N,) float32.
 
     moving_entities: how many entities go more than 1 mm. step_too_large: 1 where the gripper or an entity
-    goes further than in any real step, an entity comes or goes, the fingers go through a wall, or the target
-    location moves, which it only does in composed tasks (a mug and a button, a lock and a handle).
+    goes further than in any real step, an entity comes or goes, or the target location moves, which it only
+    does in composed tasks (a mug and a button, a lock and a handle).
     """
     states, next_states = _checked(states), _checked(next_states)
     there, still_there = present(states), present(next_states)
@@ -81,7 +77,6 @@ def motion(states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> 
     aim = np.abs(next_states[:, TARGET] - states[:, TARGET]).max(axis=1)
     possible = (hand <= GRIPPER_STEP) & (steps <= ENTITY_STEP).all(axis=1)
     possible &= (there == still_there).all(axis=1) & ((aim <= SAME) | _composed(there))
-    possible &= ~_through_wall(there, states, next_states)
     measures = {"moving_entities": (steps > STILL).sum(axis=1), TOO_LARGE: ~possible}
     return {name: np.asarray(values, dtype=np.float32) for name, values in measures.items()}
 
@@ -97,17 +92,6 @@ def _composed(there: np.ndarray) -> np.ndarray:
         there[:, ENTITIES.index(name)] for name in ("coffee", "coffee-button", "lock", "handle")
     )
     return np.asarray((mug & machine) | (lock & handle))
-
-
-def _through_wall(there: np.ndarray, states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
-    """Say where the fingers go through a wall that stands on the table: -> (N,) bool."""
-    walls = states[:, ENTITY["wall"]]
-    stands = there[:, ENTITIES.index("wall")] & (walls[:, 2] < RAISED)
-    before, after = (fingertips(each) - walls[:, :3] for each in (states, next_states))
-    crossed = stands & (before[:, 1] * after[:, 1] < 0)
-    covered = np.divide(before[:, 1], before[:, 1] - after[:, 1], out=np.zeros(len(states)), where=crossed)
-    at = before + covered[:, None] * (after - before)
-    return np.asarray(crossed & (np.abs(at[:, 0]) < WALL[0]) & (at[:, 2] < WALL[1]))
 
 
 def _inside(numbers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -165,6 +165,10 @@ class Judge:
         many_steps = np.where(met.all(axis=1), 100.0, 10.0 * progress)
         return np.where(self.one_step, self._pushed(actions), many_steps).astype(np.float32)
 
+    def violations(self, states: np.ndarray, next_states: np.ndarray) -> dict[str, np.ndarray]:
+        """Nothing: what is possible is the same for all goals."""
+        return {}
+
     def take(self, rows: np.ndarray) -> Judge:
         """Return the judge of these rows: integer indices (repeats allowed) or an (N,) mask."""
         rows = np.asarray(rows)

@@ -37,6 +37,7 @@ from kalm.errors import KalmError, unknown
 from kalm.goals.metaworld_rewards import own_reward
 from kalm.goals.metaworld_tasks import ENTITY, SPEC, TARGET, TASKS
 from kalm.goals.metaworld_terms import fingertips, length
+from kalm.goals.metaworld_walls import through_wall
 from kalm.types import Goal
 
 Axes = tuple[float, float, float]
@@ -150,6 +151,7 @@ class Judge:
         axis: (N,) int64, axis of the target location that tells the stages apart.
         border: (N,) float64, where.
         side: (N,) int64, 1 or -1 as in `Stages`, 0 for single tasks.
+        wall: (N,) bool, the task has a wall.
     """
 
     def __init__(self, goals: Sequence[Goal]) -> None:
@@ -160,6 +162,7 @@ class Judge:
         self.axis = np.array([axis for _, axis, _, _ in rows], dtype=np.int64)
         self.border = np.array([border for _, _, border, _ in rows], dtype=np.float64)
         self.side = np.array([side for *_, side in rows], dtype=np.int64)
+        self.wall = np.array(["wall" in TASKS[goal.kind].entities for goal in self.goals], dtype=bool)
 
     def success(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:
         """Whether the next state of each transition meets its goal: (N, 91), (N, 4), (N, 91) -> (N,) bool."""
@@ -202,13 +205,21 @@ class Judge:
         stage = self.stage(states)
         return self._met(states, stage) & (stage == 0) & (self.side != 0)
 
+    def violations(self, states: np.ndarray, next_states: np.ndarray) -> dict[str, np.ndarray]:
+        """Name what goes through a wall that the task has: (N, 91) twice -> measure name -> (N,) bool."""
+        found = np.zeros(len(self.goals), dtype=bool)
+        found[self.wall] = through_wall(
+            self._checked(states)[self.wall], self._checked(next_states)[self.wall]
+        )
+        return {"through_wall": found}
+
     def take(self, rows: np.ndarray) -> Judge:
         """Return the judge of these rows: integer indices (repeats allowed) or an (N,) mask."""
         rows = np.asarray(rows)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         judge = copy(self)
         judge.goals = tuple([self.goals[row] for row in rows.tolist()])
-        for name in ("one_step", "tasks", "axis", "border", "side"):
+        for name in ("one_step", "tasks", "axis", "border", "side", "wall"):
             setattr(judge, name, getattr(self, name)[rows])
         return judge
 
