@@ -6,23 +6,21 @@ a vector action, episodes that can fail (noise), a goal that nobody can reach, a
 
 from __future__ import annotations
 
-from copy import copy
-
 import numpy as np
 
+from kalm.goals.rows import RowJudge
 from kalm.types import Goal, Instruction, WorldSpec
 
 ENDS = {"left": -1.0, "right": 1.0, "nowhere": 9.0}
 
 
-class CorridorJudge:
+class CorridorJudge(RowJudge):
+    rows = ("one_step", "ends")
+
     def __init__(self, goals):
-        self.goals = tuple(goals)
+        super().__init__(goals)
         self.one_step = np.array([goal.kind == "step" for goal in goals], dtype=bool)
         self.ends = np.array([ENDS[goal["end"]] for goal in goals])
-
-    def success(self, states, actions, next_states):
-        return self.reached(states, next_states)
 
     def reached(self, states, next_states):
         far = np.where(self.one_step, 0.1, 0.8)
@@ -30,15 +28,6 @@ class CorridorJudge:
 
     def reward(self, states, actions, next_states):
         return (np.sign(self.ends) * (next_states - states)[:, 0]).astype(np.float32)
-
-    def violations(self, states, next_states):
-        return {}
-
-    def take(self, rows):
-        other = copy(self)
-        other.goals = tuple(self.goals[row] for row in rows)
-        other.one_step, other.ends = self.one_step[rows], self.ends[rows]
-        return other
 
 
 def starts(seeds):

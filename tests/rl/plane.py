@@ -5,11 +5,10 @@ down, away from it. Who copies them, or trusts only moves that were seen on the 
 arrives; what the other moves do is plain from the other rollouts, and how far the corner is the judge knows.
 """
 
-from copy import copy
-
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
+from kalm.goals.rows import RowJudge
 from kalm.types import Goal, Instruction, WorldSpec
 
 MOVES = np.array([[0.3, 0.0], [0.0, 0.3], [-0.3, 0.0], [0.0, -0.3]])
@@ -19,17 +18,15 @@ EDGE = 0.5
 CORNER = Instruction("go to the upper right corner", "hard", Goal.of("corner"))
 
 
-class PlaneJudge:
+class PlaneJudge(RowJudge):
+    rows = ("one_step", "needs")
+
     def __init__(self, goals):
-        self.goals = tuple(goals)
-        self.one_step = np.zeros(len(goals), dtype=bool)
+        super().__init__(goals)
         needs = np.zeros((len(self.goals), 4), dtype=bool)
         for row, goal in enumerate(self.goals):
             needs[row, [0, 1] if goal.kind == "corner" else SIDES[goal["side"]]] = True
         self.needs = needs  # (N, 4)
-
-    def success(self, states, actions, next_states):
-        return self.reached(states, next_states)
 
     def reached(self, states, next_states):
         beyond = np.concatenate([next_states, -next_states], axis=1) > EDGE  # (N, 4) right, top, left, bottom
@@ -39,15 +36,6 @@ class PlaneJudge:
         here, there = (np.minimum(np.concatenate([at, -at], axis=1), EDGE) for at in (states, next_states))
         gained = ((there - here) * self.needs).sum(axis=1)
         return (gained + self.reached(states, next_states)).astype(np.float32)
-
-    def violations(self, states, next_states):
-        return {}
-
-    def take(self, rows):
-        other = copy(self)
-        other.goals = tuple(self.goals[row] for row in rows)
-        other.one_step, other.needs = self.one_step[rows], self.needs[rows]
-        return other
 
 
 class Plane:

@@ -11,13 +11,13 @@ array operations for any mixture of kinds. Positions are metres, +x right, +y be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from kalm.errors import KalmError, unknown
+from kalm.goals.rows import RowJudge
 from kalm.types import Goal
 
 BALLS = ("red", "blue", "green", "purple", "cyan")
@@ -107,7 +107,7 @@ def _check_relations(value: Any) -> None:
         parse_goal(part)
 
 
-class Judge:
+class Judge(RowJudge):
     """Verdicts and rewards for N goals of any mixture of kinds, one per row (`kalm.envs.base.Judge`).
 
     Args:
@@ -127,11 +127,13 @@ class Judge:
             or `NOTHING` (padding, always met).
     """
 
+    rows = ("one_step", "kind", "ball", "reference", "direction", "parts")
+
     def __init__(self, goals: Sequence[Goal], reward: RewardForm = "point") -> None:
         if reward not in REWARD_FORMS:
             raise unknown("reward", reward, REWARD_FORMS)
         self.form = reward
-        self.goals = tuple(goals)
+        super().__init__(goals)
         rows = [_compile(goal) for goal in self.goals]
         slots = np.array([slots for slots, _ in rows], dtype=np.int64).reshape(-1, 4)
         self.kind, self.ball, self.reference, self.direction = slots.T  # (N,) each
@@ -164,20 +166,6 @@ class Judge:
         progress = np.where(self.kind == RELATION, metres, gain)
         many_steps = np.where(met.all(axis=1), 100.0, 10.0 * progress)
         return np.where(self.one_step, self._pushed(actions), many_steps).astype(np.float32)
-
-    def violations(self, states: np.ndarray, next_states: np.ndarray) -> dict[str, np.ndarray]:
-        """Nothing: what is possible is the same for all goals."""
-        return {}
-
-    def take(self, rows: np.ndarray) -> Judge:
-        """Return the judge of these rows: integer indices (repeats allowed) or an (N,) mask."""
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        judge = copy(self)
-        judge.goals = tuple([self.goals[row] for row in rows.tolist()])
-        for name in ("one_step", "kind", "ball", "reference", "direction", "parts"):
-            setattr(judge, name, getattr(self, name)[rows])
-        return judge
 
     def _positions(self, states: np.ndarray) -> np.ndarray:
         """Return where the balls of N states are: (N, 10) -> (N, 5, 2) float64."""

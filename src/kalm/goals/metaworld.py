@@ -27,7 +27,6 @@ before and after a step with its action, the one that is known.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +37,7 @@ from kalm.goals.metaworld_rewards import own_reward
 from kalm.goals.metaworld_tasks import ENTITY, SPEC, TARGET, TASKS
 from kalm.goals.metaworld_terms import fingertips, length
 from kalm.goals.metaworld_walls import through_wall
+from kalm.goals.rows import RowJudge
 from kalm.types import Goal
 
 Axes = tuple[float, float, float]
@@ -137,7 +137,7 @@ def parse_goal(data: Mapping[str, Any]) -> Goal:
     return Goal.of(kind)
 
 
-class Judge:
+class Judge(RowJudge):
     """Verdicts and rewards for N goals of any mixture of tasks, one per row (`kalm.envs.base.Judge`).
 
     Args:
@@ -154,22 +154,19 @@ class Judge:
         wall: (N,) bool, the task has a wall.
     """
 
+    rows = ("one_step", "tasks", "axis", "border", "side", "wall")
+
     def __init__(self, goals: Sequence[Goal]) -> None:
-        self.goals = tuple(goals)
+        super().__init__(goals)
         rows = [_compile(goal.kind) for goal in self.goals]
-        self.one_step = np.zeros(len(rows), dtype=bool)
         self.tasks = np.array([tasks for tasks, *_ in rows], dtype=np.int64).reshape(-1, 2)
         self.axis = np.array([axis for _, axis, _, _ in rows], dtype=np.int64)
         self.border = np.array([border for _, _, border, _ in rows], dtype=np.float64)
         self.side = np.array([side for *_, side in rows], dtype=np.int64)
         self.wall = np.array(["wall" in TASKS[goal.kind].entities for goal in self.goals], dtype=bool)
 
-    def success(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:
-        """Whether the next state of each transition meets its goal: (N, 91), (N, 4), (N, 91) -> (N,) bool."""
-        return self.reached(states, next_states)
-
     def reached(self, states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
-        """Return the same verdict as `success`, which never looks at actions: -> (N,) bool."""
+        """Whether the next state of each transition meets its goal: (N, 91) twice -> (N,) bool."""
         stage = self.stage(next_states)
         return self._met(next_states, stage) & ((stage == 1) | (self.side == 0))
 
@@ -212,16 +209,6 @@ class Judge:
             self._checked(states)[self.wall], self._checked(next_states)[self.wall]
         )
         return {"through_wall": found}
-
-    def take(self, rows: np.ndarray) -> Judge:
-        """Return the judge of these rows: integer indices (repeats allowed) or an (N,) mask."""
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        judge = copy(self)
-        judge.goals = tuple([self.goals[row] for row in rows.tolist()])
-        for name in ("one_step", "tasks", "axis", "border", "side", "wall"):
-            setattr(judge, name, getattr(self, name)[rows])
-        return judge
 
     def _checked(self, states: np.ndarray) -> np.ndarray:
         assert states.shape == (len(self.goals), SPEC.state_size), (states.shape, len(self.goals))
