@@ -225,12 +225,6 @@ class ImagineConfig(Section):
     heat: float = Field(
         default=1.0, ge=1, description="temperature of each such try, times that of the one before"
     )
-    detours: int = Field(
-        default=0,
-        ge=0,
-        description="how many times a rollout whose next state could not be goes back a few steps and does "
-        "something random for a while; needs ground.memory=false and ground.state_network=true",
-    )
     relabel: bool = Field(
         default=False, description="actions are read off the imagined states by an inverse model of real data"
     )

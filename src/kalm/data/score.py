@@ -61,15 +61,9 @@ def fulfilled(rollouts: RolloutSet, world: World) -> np.ndarray:
 
 def impossible(rollouts: RolloutSet, world: World) -> dict[str, np.ndarray]:
     """Find steps that the world cannot make: measure -> (sum(T),) bool."""
-    return cannot_be(world, _judge(rollouts, world), *transitions(rollouts))
-
-
-def cannot_be(
-    world: World, judge: Judge, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Find which of N transitions the world cannot make under these goals: measure -> (N,) bool."""
-    flags = world.violations(next_states) | judge.violations(states, next_states)
-    motion = world.motion(states, actions, next_states)
+    before, actions, after = transitions(rollouts)
+    flags = world.violations(after) | _judge(rollouts, world).violations(before, after)
+    motion = world.motion(before, actions, after)
     if TOO_LARGE in motion:
         flags[TOO_LARGE] = motion[TOO_LARGE] > 0
     return flags

@@ -7,8 +7,7 @@ Each distinct goal is read once and its cache fanned out to all its rollouts. Th
                           s1      -> hidden -> action head -> a1   ...
 
 A rollout ends when the world's own success test holds on the imagined state, after one step for one-step
-goals, or at the horizon; ended rows leave the batch. A row may also go back and try another way
-(`kalm.lm.detours`), so each has a step of its own. Rewards come from the world's reward on the imagined
+goals, or at the horizon; ended rows leave the batch. Rewards come from the world's reward on the imagined
 states: no simulator. Every row depends on its own goal, initial state and seed alone, so the batch size
 changes nothing.
 """
@@ -24,11 +23,9 @@ import torch
 from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import cannot_be
 from kalm.envs.base import Judge, World
 from kalm.envs.starts import initial_states
 from kalm.errors import KalmError
-from kalm.lm.detours import Detours
 from kalm.lm.grounded import GroundedLM, autocast
 from kalm.lm.reading import Reading, worth_leaving
 from kalm.lm.sequence import PROMPTS
@@ -60,12 +57,10 @@ class Sampling:
     Attributes:
         temperature: of discrete actions, deviation of continuous ones; 0 takes the best.
         state_noise: normal noise on what changes in a state, in units of its usual change.
-        detours: how many times a rollout may turn back from an impossible step.
     """
 
     temperature: float = 0.0
     state_noise: float = 0.0
-    detours: int = 0
 
 
 GREEDY = Sampling()
@@ -106,17 +101,10 @@ def imagine(
         advance: called with the number of finished rollouts.
 
     Raises:
-        KalmError: the model was grounded in another world, cannot go back where it should, or goal and
-            horizon do not fit its context.
+        KalmError: the model was grounded in another world, or goal and horizon do not fit its context.
     """
     actor = actor or model
     for part in (model, actor):
-        if sampling.detours and part.reads_actions:
-            raise KalmError(
-                f"imagine.detours={sampling.detours}: this model remembers what it read of a rollout and "
-                "cannot go back. Ground one with ground.memory=false and ground.state_network=true, or set "
-                "imagine.detours=0."
-            )
         if part.spec != world.spec:
             raise KalmError(
                 f"the model was grounded in {part.spec.name!r}, which is not this world {world.spec.name!r}."
@@ -157,7 +145,7 @@ class _Decoding:
     ) -> None:
         n, spec = len(instructions), world.spec
         self.model, self.actor, self.instructions, self.texts = model, actor, instructions, texts
-        self.world, self.horizon, self.sampling = world, horizon, sampling
+        self.horizon, self.sampling = horizon, sampling
         self.judge: Judge = world.judge([instruction.goal for instruction in instructions])
         dtype = model.scales.mean.numpy(force=True).dtype
         self.spread = sampling.state_noise * model.scales.change.numpy(force=True)  # (S,)
@@ -167,13 +155,11 @@ class _Decoding:
         self.actions = np.zeros(shape, np.int64 if spec.action_kind == "discrete" else np.float32)
         self.rewards = np.zeros((n, horizon), np.float32)  # (N, H)
         self.lengths = np.zeros(n, np.int32)  # (N,)
-        self.at = np.zeros(n, np.int64)  # (N,) step that each row is at
         self.success = np.zeros(n, bool)  # (N,)
         self.broken = np.zeros(n, bool)  # (N,)
         of_actions = 0 if spec.action_kind == "discrete" else 2
         size = (horizon, spec.action_size)
         self.jitter = _noise(seeds, of_actions, size) if sampling.temperature else None
-        self.detours = Detours(spec, seeds, sampling.detours) if sampling.detours else None
         self.normal = _noise(seeds, 1, (horizon, spec.state_size)) if sampling.state_noise else None
 
     def run(self, template: str) -> None:
@@ -182,18 +168,17 @@ class _Decoding:
         actor, dreamer = readings[id(self.actor)], readings[id(self.model)]
         rows = np.arange(len(self.instructions))  # rows that are still read
         alive = np.ones(len(rows), bool)
-        while True:
-            at = np.minimum(self.at[rows], self.horizon - 1)  # (n,); ended rows are read on too
-            now = torch.from_numpy(self.states[rows, at]).to(self.model.device)  # (n, S)
+        for step in range(self.horizon):
+            now = torch.from_numpy(self.states[rows, step]).to(self.model.device)  # (n, S)
             seen = {name: r.read(r.model.state_tokens(now)) for name, r in readings.items()}
-            actions = self._actions(self.actor.rate_actions(seen[id(actor.model)], now), rows, at)
+            actions = self._actions(self.actor.rate_actions(seen[id(actor.model)], now), rows, step)
             told = {
                 name: reading.read(reading.model.embed_action(actions)[:, None])
                 for name, reading in readings.items()
                 if reading.model.reads_actions
             }
             after = self.model.next_states(told.get(id(dreamer.model)), now, actions)
-            alive = self._record(rows, actions, after, alive)
+            alive &= self._record(rows, step, actions, after, alive)
             if not alive.any():
                 return
             for reading in readings.values():
@@ -218,47 +203,35 @@ class _Decoding:
             )
         return Reading(model, prompts, np.array([distinct[text] for text in self.texts]))
 
-    def _actions(self, output: Tensor, rows: np.ndarray, at: np.ndarray) -> Tensor:
+    def _actions(self, output: Tensor, rows: np.ndarray, step: int) -> Tensor:
         discrete, heat = self.model.spec.action_kind == "discrete", self.sampling.temperature
         if self.jitter is not None:
-            jitter = torch.from_numpy(self.jitter[rows, at]).to(output)
+            jitter = torch.from_numpy(self.jitter[rows, step]).to(output)
             output = output / heat + jitter if discrete else output + heat * jitter
-        actions = output.argmax(dim=-1) if discrete else output.clamp(-1, 1)
-        if self.detours is None:
-            return actions
-        return torch.from_numpy(self.detours.follow(rows, actions.numpy(force=True))).to(actions)
+        return output.argmax(dim=-1) if discrete else output.clamp(-1, 1)
 
-    def _record(self, rows: np.ndarray, actions: Tensor, after: Tensor, alive: np.ndarray) -> np.ndarray:
-        """Store one step of the rows that are alive, or turn them back; return which of all rows go on."""
+    def _record(
+        self, rows: np.ndarray, step: int, actions: Tensor, after: Tensor, alive: np.ndarray
+    ) -> np.ndarray:
+        """Store one step of the rows that are alive and return which of all rows go on."""
         mine = rows[alive]
-        at = self.at[mine]
-        before, done = self.states[mine, at], actions.numpy(force=True)[alive]
+        before = self.states[mine, step]
+        self.actions[mine, step] = actions.numpy(force=True)[alive]
         new = after.to(self.model.scales.mean.dtype).numpy(force=True)[alive]
         if self.normal is not None:
             # What stands still is not shaken: the model is sure of that.
-            new += (new != before) * self.spread * self.normal[mine, at]
+            new += (new != before) * self.spread * self.normal[mine, step]
         broken = ~np.isfinite(new).all(axis=1)
         new[broken] = before[broken]
+        self.states[mine, step + 1] = new
         judge = self.judge.take(mine)
-        success = judge.success(before, done, new) & ~broken
-        self.actions[mine, at], self.states[mine, at + 1] = done, new
-        self.rewards[mine, at] = judge.reward(before, done, new)
-        self.at[mine] = self.lengths[mine] = at + 1
-        ended = success | broken | judge.one_step | (at + 1 == self.horizon)
-        if self.detours is not None:
-            back = (self.detours.left[mine] > 0) & ~broken & self._impossible(judge, before, done, new)
-            self.at[mine[back]] = self.detours.begin(mine[back], at[back])
-            success, ended = success & ~back, ended & ~back
+        success = judge.success(before, self.actions[mine, step], new) & ~broken
+        self.rewards[mine, step] = judge.reward(before, self.actions[mine, step], new)
+        self.lengths[mine] = step + 1
         self.success[mine], self.broken[mine] = success, broken
         goes_on = np.zeros(len(rows), bool)
-        goes_on[alive] = ~ended
+        goes_on[alive] = ~(success | broken | judge.one_step)
         return goes_on
-
-    def _impossible(
-        self, judge: Judge, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray
-    ) -> np.ndarray:
-        flags = cannot_be(self.world, judge, states, actions, next_states)
-        return np.any([np.zeros(len(states), bool), *flags.values()], axis=0)
 
     def rollouts(self) -> RolloutSet:
         """Return the finite rollouts as a set."""

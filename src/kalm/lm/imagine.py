@@ -128,7 +128,7 @@ def _decode(
             prompt=config.prompt,
             horizon=config.horizon,
             batch=config.batch,
-            sampling=Sampling(config.temperature * config.heat**hotter, config.state_noise, config.detours),
+            sampling=Sampling(config.temperature * config.heat**hotter, config.state_noise),
             precision=config.precision,
             actor=actor,
         )
