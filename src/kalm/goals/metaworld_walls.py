@@ -3,7 +3,7 @@
 Unusual: the 91 numbers do not tell whether a wall is one. In tests its numbers may show up where there is
 none (a distractor), and stop nothing; so the goal decides (`kalm.goals.metaworld.Judge.violations`). The
 distances are what experts, policies and hands that press against the walls from both sides never came nearer
-than in 100,000 steps, and a margin.
+than in 96,000 steps, and a margin.
 """
 
 from __future__ import annotations
