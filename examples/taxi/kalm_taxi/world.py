@@ -136,7 +136,8 @@ class TaxiWorld(PluginWorld):
         return {"impossible": ~(off < 0.5)}  # asked as "not near" so that a NaN is impossible
 
     def render(self, state, size=256):
-        picture = np.full((60, 60, 3), 230, dtype=np.uint8)  # 12 points per field
+        picture = np.full((60, 60, 3), 236, dtype=np.uint8)  # 12 points per field
+        picture -= np.arange(60, dtype=np.uint8)[:, None, None] // 12 * 6  # fields are told apart
         places = np.rint(12 * np.clip(np.nan_to_num(state[:4]), 0, 4) + 6).astype(int).reshape(2, 2)
         spots = [*zip(12 * PLACES + 6, COLOURS, strict=True), (places[0], 40), (places[1], 250)]
         for ((x, y), colour), half in zip(spots, (6, 6, 6, 6, 4, 2), strict=True):
