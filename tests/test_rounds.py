@@ -5,14 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from kalm.cli import app
 from kalm.config import load
 from kalm.data import store
 from kalm.errors import KalmError
 from kalm.evaluation.results import read_rows
 from kalm.rounds import collector, settings_of
+from whole_runs import here
 
 SMALL = [
     "--set", "collect.rollouts=80", "--set", "collect.shard=80",
@@ -29,9 +28,7 @@ SMALL = [
 
 
 def do(out, rounds, *more):
-    command = ["run", "--out", str(out), "--rounds", str(rounds), "--workers", "1", *SMALL, *more]
-    done = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    here("run", "--out", out, "--rounds", rounds, "--workers", 1, *SMALL, *more)
 
 
 @pytest.fixture(scope="module")

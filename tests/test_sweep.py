@@ -12,16 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from kalm import envs
-from kalm.cli import app
 from kalm.config import CollectConfig, GroundConfig
 from kalm.data import store
 from kalm.data.collect import collect
 from kalm.errors import KalmError
 from kalm.evaluation.results import read_rows
 from kalm.lm import sft
+from whole_runs import here
 
 TINY = [
     "--set", "train.steps=40", "--set", "train.checkpoint_every=10", "--set", "train.hidden=[16]",
@@ -38,9 +37,7 @@ def arguments(*more):
 def sweep(*more, workers=1):
     """Run the command in this process, its cells too."""
     command = ["sweep", *arguments("--workers", workers, *more)]
-    done = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done
+    return here(*command)
 
 
 @pytest.fixture(scope="module")

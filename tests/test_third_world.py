@@ -108,6 +108,10 @@ def test_its_measures_find_what_is_impossible(taxi):
     assert not world.violations(rules.STATES)["impossible"].any()
     strange = [[2, 2, 2, 2, 0], [7, 2, 0, 0, 0], [2, 2, 2, 2, 3], [np.nan, 0, 0, 0, 0]]
     assert world.violations(np.array(strange))["impossible"].all()
+    before, actions = rules.STATES[[60, 60]], np.array([1, 1])  # up, from the third row
+    measures = world.motion(before, actions, before + np.array([[0, -1, 0, 0, 0], [2, 0, 0, 0, 0]]))
+    np.testing.assert_array_equal(measures["as_the_rules_say"], [1, 0])
+    np.testing.assert_array_equal(measures["step_too_large"], [0, 1])
 
 
 def test_a_world_may_have_no_measures_at_all(taxi):
@@ -119,6 +123,9 @@ def test_a_world_may_have_no_measures_at_all(taxi):
 
     class Bare(type(world)):
         def violations(self, states):
+            return {}
+
+        def motion(self, states, actions, next_states):
             return {}
 
     config = CollectConfig(rollouts=8, noise=0.2)

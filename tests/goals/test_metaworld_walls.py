@@ -74,3 +74,4 @@ def test_nothing_real_goes_through(task):
         touched |= np.abs(after[:, 1] - wall[:, 1]) < 0.06
         states = after
     assert touched.all()
+    assert (states[~over, 1] < wall[~over, 1]).all()  # they press against it and do not get past

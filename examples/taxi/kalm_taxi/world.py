@@ -13,6 +13,7 @@ from importlib import resources
 import numpy as np
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 
+from kalm.envs.base import TOO_LARGE
 from kalm.envs.plugin import PluginWorld
 from kalm.goals.rows import RowJudge
 from kalm.types import Goal, WorldSpec
@@ -59,21 +60,23 @@ def left(goal: Goal) -> np.ndarray:
 
 
 class TaxiJudge(RowJudge):
-    rows = ("one_step", "table")
+    rows = ("one_step", "row")
 
     def __init__(self, goals):
         super().__init__(goals)
-        self.table = np.array([left(goal) for goal in goals]).reshape(-1, len(STATES))  # (N, 125)
+        known = list(dict.fromkeys(self.goals))
+        self.table = np.array([left(goal) for goal in known]).reshape(-1, len(STATES))  # (G, 125)
+        self.row = np.array([known.index(goal) for goal in self.goals], dtype=np.int64)  # (N,) of `table`
 
     def left(self, states):
-        return self.table[np.arange(len(states)), nearest(states)]
+        return self.table[self.row, nearest(states)]
 
     def reached(self, states, next_states):
         return self.left(next_states) == 0
 
     def reward(self, states, actions, next_states):
-        gained = self.left(states) - self.left(next_states)
-        return np.where(self.reached(states, next_states), 100.0, gained).astype(np.float32)
+        after = self.left(next_states)
+        return np.where(after == 0, 100.0, self.left(states) - after).astype(np.float32)
 
 
 class TaxiSimulator:
@@ -104,8 +107,7 @@ class TaxiExpert:
         self.noise = noise
 
     def act(self, states, judge, rng):
-        row = np.arange(len(states))[:, None]
-        best = judge.table[row, NEXT[nearest(states)]].argmin(axis=1)  # (N, 6) -> (N,)
+        best = judge.table[judge.row[:, None], NEXT[nearest(states)]].argmin(axis=1)  # (N, 6) -> (N,)
         return np.where(rng.random(len(states)) < self.noise, rng.integers(ACTIONS, size=len(states)), best)
 
 
@@ -134,6 +136,12 @@ class TaxiWorld(PluginWorld):
     def violations(self, states):
         off = np.abs(states - STATES[nearest(states)]).max(axis=1)
         return {"impossible": ~(off < 0.5)}  # asked as "not near" so that a NaN is impossible
+
+    def motion(self, states, actions, next_states):
+        driven = np.abs(next_states[:, :2] - states[:, :2]).sum(axis=1)
+        lawful = NEXT[nearest(states), actions] == nearest(next_states)
+        measures = {"fields_driven": driven, "as_the_rules_say": lawful, TOO_LARGE: ~(driven < 1.5)}
+        return {name: np.asarray(values, dtype=np.float32) for name, values in measures.items()}
 
     def render(self, state, size=256):
         picture = np.full((60, 60, 3), 236, dtype=np.uint8)  # 12 points per field

@@ -18,9 +18,8 @@ import yaml
 
 from kalm.envs.base import Expert, Judge, Simulator
 from kalm.errors import KalmError, unknown
+from kalm.goals.language import held_back
 from kalm.types import LEVELS, Conditions, Goal, Instruction, WorldSpec
-
-HELD_BACK = 5  # every fifth wording of a novel level
 
 
 class PluginWorld:
@@ -82,7 +81,7 @@ class PluginWorld:
                     level=level,
                     goal=Goal.of(kind, **slots),
                     wording=f"{level}/{kind}/{number}",
-                    held_back=level != "seen" and number % HELD_BACK == HELD_BACK - 1,
+                    held_back=held_back(level, number),
                 )
                 for number, wording in enumerate(wordings)
                 for slots in values

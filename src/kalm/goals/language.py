@@ -50,7 +50,7 @@ def clevr(level: str) -> tuple[Instruction, ...]:
             level=level,
             goal=goal,
             wording=f"{level}/{index:02d}",
-            held_back=_held_back(level, index),
+            held_back=held_back(level, index),
         )
         for index, pattern, goal in _FILLINGS[level](bank)
     )
@@ -71,7 +71,7 @@ def metaworld(level: str) -> tuple[Instruction, ...]:
             level=level,
             goal=Goal.of(task.name),
             wording=f"{level}/{task.name}/{index:02d}",
-            held_back=_held_back(level, index),
+            held_back=held_back(level, index),
         )
         for task in TASKS.values()
         if level in task.levels
@@ -79,7 +79,8 @@ def metaworld(level: str) -> tuple[Instruction, ...]:
     )
 
 
-def _held_back(level: str, index: int) -> bool:
+def held_back(level: str, index: int) -> bool:
+    """Whether nothing is imagined for this wording of a level."""
     return level in NOVEL_LEVELS and index % HELD_BACK_EVERY == HELD_BACK_EVERY - 1
 
 

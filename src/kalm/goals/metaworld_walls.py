@@ -24,19 +24,14 @@ def through_wall(states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
     """Whether the fingertips or the block end in a wall or cross it: (N, 91) twice -> (N,) bool."""
     wall = states[:, ENTITY["wall"]][:, :3]
     half, top, near = np.where(wall[:, 2:] < RAISED, STANDING, OTHERS).T
-    block = ENTITY["target_object"]
-    tips = _inside(fingertips(states) - wall, fingertips(next_states) - wall, half, top, near)
-    return tips | _inside(
-        states[:, block][:, :3] - wall,
-        next_states[:, block][:, :3] - wall,
-        half,
-        top,
-        np.full_like(near, BLOCK),
-    )
+    thing = ENTITY["target_object"]
+    tips = fingertips(states) - wall, fingertips(next_states) - wall
+    block = states[:, thing][:, :3] - wall, next_states[:, thing][:, :3] - wall
+    return _inside(*tips, half, top, near) | _inside(*block, half, top, BLOCK)
 
 
 def _inside(
-    before: np.ndarray, after: np.ndarray, half: np.ndarray, top: np.ndarray, near: np.ndarray
+    before: np.ndarray, after: np.ndarray, half: np.ndarray, top: np.ndarray, near: np.ndarray | float
 ) -> np.ndarray:
     """Whether a point that goes straight is in the wall at its end, or where it crosses the middle.
 
@@ -45,7 +40,7 @@ def _inside(
         after: (N, 3) likewise.
         half: (N,) half the wall's width.
         top: (N,) its height.
-        near: (N,) half its thickness, and the thing's.
+        near: (N,) or one, half its thickness, and the thing's.
     """
     crosses = before[:, 1] * after[:, 1] < 0
     covered = np.divide(before[:, 1], before[:, 1] - after[:, 1], out=np.ones(len(before)), where=crosses)
