@@ -34,6 +34,7 @@ BLOCK = {"target_object": (0.05, 0.65, 0.02)}
     [
         state(**BLOCK),
         state(target_object=(0.0, 0.6, 0.155)),  # between the fingertips
+        state(hand=(0.0, 0.6, 0.2, 1.03)),  # imagined: what shows 1 at most is not met to the hair
         state(soccer=(0.0, 0.7, 0.1)),  # knocked up, near the hand
         state(handle=(-0.3, 0.4, 0.15)),
         state(hammer=(0, 0.45, 0.03), nail=(0.24, 0.64, 0.11)),
