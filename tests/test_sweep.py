@@ -36,8 +36,7 @@ def arguments(*more):
 
 def sweep(*more, workers=1):
     """Run the command in this process, its cells too."""
-    command = ["sweep", *arguments("--workers", workers, *more)]
-    return here(*command)
+    return here("sweep", *arguments("--workers", workers, *more))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ Range = tuple[float, float]
 
 STILL = 1e-3  # metres: an entity that goes no further has not moved
 GRIPPER_SPACE = np.array([[-0.525, 0.348, 0.02], [0.525, 1.025, 0.55]])  # (2, 3) lower and upper corner
-OPENING = np.array([0.2, 1.05])  # fingers that touch are still 0.26 apart, and no wider than 1 is shown
+OPENING = np.array([0.2, 1.05])  # shown are 0.26, fingers that touch, to 1
 # Where entities can be: x, y, z in metres.
 PLACES: dict[str, tuple[Range, Range, Range]] = {
     "target_object": ((-0.6, 0.6), (0.3, 1.1), (0.0, 0.5)),
