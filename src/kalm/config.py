@@ -327,6 +327,13 @@ class TrainConfig(Section):
         default=False, description="learners see states in units of their spread in the real data"
     )
     lr: float = Field(default=1e-3, gt=0, description="learning rate")
+    lr_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the steps, the last, in which the learning rate falls to zero in a straight line; "
+        "0: it stays",
+    )
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount")
     cql_alpha: float = Field(default=10.0, ge=0, description="weight of CQL's conservative term (paper: 10)")
     cql_samples: int = Field(

@@ -69,6 +69,7 @@ class TestBattery:
         assert (steps[-1].values(states, texts) == policy.values(states, texts)).all()
 
     def test_resumes_exactly(self, name, line, sets, config, encoder, tmp_path):
+        config = config.model_copy(update={"lr_decay": 0.5})
         fit(line.spec, *sets, name, 0, config, encoder, tmp_path / "whole")
         with pytest.raises(Stopped):  # at 200 steps, the last checkpoint being at 160
             fit(line.spec, *sets, name, 0, config, encoder, tmp_path / "cut", advance=stop_after(200))
@@ -133,6 +134,34 @@ def test_diverging_losses_stop_the_training(line, sets, config, encoder, tmp_pat
     wild = config.model_copy(update={"lr": 1e30})
     with pytest.raises(KalmError, match="no longer finite by step 80:"):
         fit(line.spec, sets[0], None, "bc", 0, wild, encoder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bc", "cql", "td3bc", "cql-continuous"])
+def test_learning_rate_falls_to_zero(name, line, sets, config, encoder, tmp_path):
+    """The same as without until the fall begins; then ever smaller steps, down to next to nothing."""
+    every = {"steps": 80, "checkpoint_every": 1}
+    fit(line.spec, *sets, name, 0, config.model_copy(update=every), encoder, tmp_path / "stays")
+    falls = config.model_copy(update={**every, "lr_decay": 0.5})
+    fit(line.spec, *sets, name, 0, falls, encoder, tmp_path / "falls")
+
+    def weights(folder, step):
+        tensors = load_file(tmp_path / folder / "steps" / f"{step:08d}" / "policy.safetensors")
+        return np.concatenate([tensors[key].ravel() for key in sorted(tensors)])
+
+    assert np.array_equal(weights("stays", 41), weights("falls", 41))
+    assert not np.array_equal(weights("stays", 45), weights("falls", 45))
+    # two steps, since TD3+BC moves its actor every other step
+    size = {(run, at): np.abs(weights(run, at) - weights(run, at - 2)).max()
+            for run in ("stays", "falls") for at in (40, 80)}  # fmt: skip
+    assert size["falls", 80] < 0.1 * size["falls", 40]
+    assert size["stays", 80] > 0.2 * size["stays", 40]
+
+
+def test_more_steps_need_a_rate_that_stays(line, sets, config, encoder, tmp_path):
+    falls = config.model_copy(update={"steps": 20, "lr_decay": 0.5})
+    fit(line.spec, *sets, "bc", 0, falls, encoder, tmp_path)
+    with pytest.raises(KalmError, match="other settings or data"):
+        fit(line.spec, *sets, "bc", 0, falls.model_copy(update={"steps": 30}), encoder, tmp_path)
 
 
 def test_torch_is_left_as_it_was(line, sets, config, encoder, tmp_path):

@@ -105,6 +105,13 @@ def rebuild(stock: Any, update: type) -> Any:
     return update(**settings, compiled=False)
 
 
+def param_groups(impl: Any) -> list[dict[str, Any]]:
+    """Return what each optimizer of an implementation trains, with the learning rate of its next step."""
+    parts = vars(impl.modules).values()
+    wrappers = [part for part in parts if isinstance(part, OptimizerWrapper)]
+    return [group for wrapper in wrappers for group in wrapper.optim.param_groups]
+
+
 def descend(optimizer: OptimizerWrapper, loss: torch.Tensor) -> None:
     """Take one step down the loss; nothing but this optimizer's own weights gets a gradient."""
     adam = optimizer.optim

@@ -33,6 +33,7 @@ from kalm.rl import algorithms, checkpoint
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.combo import Material
 from kalm.rl.encoder import GoalEncoder
+from kalm.rl.learner import param_groups
 from kalm.rl.losses import Window, by_source
 from kalm.rl.policy import MLPPolicy, from_layers
 from kalm.rl.units import Units
@@ -138,11 +139,15 @@ def _run(
     """Take the steps that are left, with metrics, looks and checkpoints on the way."""
     path = folder / CHECKPOINT
     first, window = _resume(path, learner, buffer, key, config.steps, start)
+    rates = [(group, group["lr"]) for group in param_groups(learner.impl)]
     advance(first, resumed=True)
     told = first
     with closing(Metrics(folder, first)) as metrics:
         for step in range(first + 1, config.steps + 1):
             batch = buffer.sample(config.batch)
+            share = _rate(step, config)
+            for group, lr in rates:
+                group["lr"] = share * lr
             window.add(learner.impl.update(batch, step - 1))
             last = step == config.steps
             values: dict[str, float] = {}
@@ -164,6 +169,13 @@ def _run(
                 }
                 policy(step).save(folder / "steps" / f"{step:08d}")
                 checkpoint.save(path, learner, facts)
+
+
+def _rate(step: int, config: TrainConfig) -> float:
+    """Return the share of the learning rate for this step, counted from 1."""
+    falling = config.lr_decay * config.steps
+    left = config.steps + 1 - step
+    return min(1.0, left / falling) if falling else 1.0
 
 
 def _due(step: int, every: int, last: bool) -> bool:
@@ -221,6 +233,7 @@ def _made_from(
         "algorithm": algorithm,
         "seed": seed,
         "settings": config.model_dump(mode="json", exclude=NOT_IN_KEY),
+        **({"steps": config.steps} if config.lr_decay else {}),  # the rate at any step then depends on them
         "encoder": encoder.identity,
         "real": _facts(real),
         "imagined": None if imagined is None else _facts(imagined),
