@@ -331,8 +331,8 @@ class TrainConfig(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="share of the steps, the last, in which the learning rate falls to zero in a straight line; "
-        "0: it stays",
+        description="share of the steps, the last, in which the learning rate falls to zero, in a straight "
+        "line; 0: it stays",
     )
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount")
     cql_alpha: float = Field(default=10.0, ge=0, description="weight of CQL's conservative term (paper: 10)")
