@@ -163,10 +163,10 @@ class GroundedLM(nn.Module):
     def rate_actions(self, hidden: Tensor, states: Tensor) -> Tensor:
         """O_A: hidden states of the tokens of states (m, D), these states (m, S) -> actions (m, A).
 
-        Discrete actions are rated, continuous ones given.
+        Discrete actions are rated, continuous ones given; in float32 at least, whatever computes them.
         """
-        output = self._action_output(hidden, states)
-        return likeliest(_wide(output)) if output.dim() == 3 else output
+        output = _wide(self._action_output(hidden, states))
+        return likeliest(output) if output.dim() == 3 else output
 
     def action_losses(self, hidden: Tensor, states: Tensor, wanted: Tensor) -> Tensor:
         """Return the loss of each action: (m, D), (m, S), wanted (m,) or (m, A) -> (m,)."""

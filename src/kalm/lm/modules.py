@@ -223,4 +223,5 @@ def likeliest(ratings: Tensor) -> Tensor:
     values = torch.linspace(-1, 1, ratings.shape[2], dtype=ratings.dtype, device=ratings.device)
     best = ratings.argmax(dim=2, keepdim=True)
     near = (torch.arange(len(values), device=ratings.device) - best).abs() <= 1
-    return ratings.masked_fill(~near, -torch.inf).softmax(dim=2) @ values
+    # Not a matrix product: autocast would round that to bfloat16.
+    return (ratings.masked_fill(~near, -torch.inf).softmax(dim=2) * values).sum(dim=2)
