@@ -251,7 +251,8 @@ def test_a_training_can_go_on_from_a_policy(single, rollouts, tmp_path):
     for (name, one), two in zip(
         first.model.state_dict().items(), second.model.state_dict().values(), strict=True
     ):
-        assert torch.allclose(one, two, atol=1e-6), name
+        # Aims are fitted anew: a regression on readings, which enlarges what the processor rounds in them.
+        assert torch.allclose(one, two, atol=1e-4 if name == "aim" else 1e-6), name
     other = single.model_copy(update={"entity_tokens": True})
     with pytest.raises(KalmError, match="another backbone or other settings"):
         fit(other, rollouts, tmp_path / "three", start=tmp_path / "one")
