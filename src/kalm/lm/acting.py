@@ -145,7 +145,7 @@ class Episodes:
             tokens = self._tokens(now, self._spread(rewards, place))
             self._require_room(tokens.shape[1])
             output = self.model.rate_actions(self.reading.read(tokens), now)  # (h, A)
-        self.last = self._choose(output.to(self.model.scales.mean.dtype))
+        self.last = self._choose(output)
         self.steps += 1
         return self.last.numpy(force=True)[place]
 

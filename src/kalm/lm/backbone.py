@@ -109,8 +109,12 @@ class Backbone:
     def logits(self, hidden: Tensor) -> Tensor:
         """Read words from hidden states: (n, D) -> (n, V), wide enough for a softmax."""
         head = self.text_head
-        out = head(hidden.to(next(head.parameters()).dtype))
-        return out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
+        return wide(head(hidden.to(next(head.parameters()).dtype)))
+
+
+def wide(output: Tensor) -> Tensor:
+    """Give half-precision numbers the range that a softmax needs, and a form that NumPy knows."""
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
 def load(

@@ -23,7 +23,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.network import TransitionNetwork
 from kalm.errors import KalmError
 from kalm.lm import tuning
-from kalm.lm.backbone import Backbone, Origin
+from kalm.lm.backbone import Backbone, Origin, wide
 from kalm.lm.collate import Batch
 from kalm.lm.modules import (
     Design,
@@ -165,12 +165,12 @@ class GroundedLM(nn.Module):
 
         Discrete actions are rated, continuous ones given; in float32 at least, whatever computes them.
         """
-        output = _wide(self._action_output(hidden, states))
+        output = self._action_output(hidden, states)
         return likeliest(output) if output.dim() == 3 else output
 
     def action_losses(self, hidden: Tensor, states: Tensor, wanted: Tensor) -> Tensor:
         """Return the loss of each action: (m, D), (m, S), wanted (m,) or (m, A) -> (m,)."""
-        output = _wide(self._action_output(hidden, states))
+        output = self._action_output(hidden, states)
         if self.spec.action_kind == "discrete":
             return F.cross_entropy(output, wanted, reduction="none")
         if output.dim() == 3:
@@ -181,7 +181,7 @@ class GroundedLM(nn.Module):
         """Return what the action head says: (m, D), (m, S) -> (m, A), or with bins (m, A, bins)."""
         if self.design.state_to_action:
             hidden = torch.cat([hidden, self.scales.normal(states).to(hidden.dtype)], dim=1)
-        output = self.action_head(hidden)
+        output = wide(self.action_head(hidden))
         size = self.spec.action_size
         return output if output.shape[1] == size else output.unflatten(1, (size, -1))
 
@@ -297,8 +297,3 @@ def _mean(values: Tensor) -> Tensor:
     Processes that train together need that, for they exchange the gradients of all weights.
     """
     return values.sum() / max(values.numel(), 1)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """Give half-precision logits the range that a softmax over a vocabulary needs."""
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
