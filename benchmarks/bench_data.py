@@ -16,10 +16,10 @@ import numpy as np
 
 from kalm import envs
 from kalm.config import CollectConfig
-from kalm.data import store
-from kalm.data.checks import require_valid
-from kalm.data.collect import collect
-from kalm.data.score import score
+from kalm.data import storage
+from kalm.data.collect import collect_rollouts
+from kalm.data.scoring import score
+from kalm.data.validation import require_valid
 
 Result = TypeVar("Result")
 
@@ -42,14 +42,14 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     collected = timed(
         f"collect, {options.workers} processes",
         options.collect,
-        lambda: collect(world, config, 0, folder / "collected", options.workers),
+        lambda: collect_rollouts(world, config, 0, folder / "collected", options.workers),
     )
     rows = np.arange(options.store) % len(collected)
     many = timed("take", options.store, lambda: collected.take(rows))
     timed("check", options.store, lambda: require_valid(many))
     timed("score", options.store, lambda: score(many, world))
-    timed("write", options.store, lambda: store.write(many, folder / "many", {}))
-    timed("read and verify", options.store, lambda: store.read(folder / "many"))
+    timed("write", options.store, lambda: storage.write(many, folder / "many", {}))
+    timed("read and verify", options.store, lambda: storage.read(folder / "many"))
     size = sum(path.stat().st_size for path in (folder / "many").iterdir())
     print(f"on disk: {size / options.store:.0f} bytes per rollout")
 

@@ -39,16 +39,16 @@ from kalm import envs
 from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
-from kalm.lm import collate, sft
-from kalm.lm.collate import Batch, Group
-from kalm.lm.curriculum import Curriculum
-from kalm.lm.generate import imagine
-from kalm.lm.grounded import GroundedLM, autocast
-from kalm.lm.sequence import GOAL_ORIENTED
-from kalm.lm.team import Team
+from kalm.lm import packing, sft
+from kalm.lm.dataset import GroundingDataset
+from kalm.lm.distributed import DistributedTrainer
+from kalm.lm.generate import imagine_rollouts
+from kalm.lm.model import GroundedLM, autocast
+from kalm.lm.packing import PackedBatch, PackedRow
+from kalm.lm.prompts import GOAL_ORIENTED
 from kalm.lm.update import update
+from kalm.pretrained import locate
 from kalm.types import Instruction, Rollout
-from kalm.weights import locate
 
 LAYERS, WIDTH = 6, 256
 GOALS, PER_GOAL = 4, 8
@@ -160,7 +160,7 @@ def decoding(bench: Bench, steps: int, peak: float) -> None:
     seeds, found = range(len(rows)), {}
 
     def ours() -> None:
-        result = imagine(
+        result = imagine_rollouts(
             bench.model, bench.world, rows, seeds, horizon=steps, precision=bench.config.precision
         )
         found["ours"] = result.rollouts.states.reshape(len(rows), steps + 1, -1)
@@ -183,7 +183,7 @@ def imagining(bench: Bench) -> None:
     scene, expert = ENVIRONMENTS[f"{TASK}-v3-goal-observable"](seed=0), ENV_POLICY_MAP[f"{TASK}-v3"]()
 
     def ours() -> None:
-        imagine(
+        imagine_rollouts(
             bench.model, bench.world, rows, range(len(rows)), horizon=steps, precision=bench.config.precision
         )
 
@@ -209,8 +209,8 @@ def endless(world: World) -> list[Instruction]:
 @torch.inference_mode()
 def plainly_decoded(bench: Bench, rows: Sequence[Instruction], steps: int) -> np.ndarray:
     """Decode one batch, reading all that came before again for every token: -> states (N, T + 1, S)."""
-    model, speller = bench.model, bench.model.speller()
-    prompts = [speller.goal_prompt(row.text, GOAL_ORIENTED).value for row in rows]
+    model, prompt_builder = bench.model, bench.model.prompt_builder()
+    prompts = [prompt_builder.goal_prompt(row.text, GOAL_ORIENTED).value for row in rows]
     longest = max(map(len, prompts))
     ids = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in prompts])  # (N, P)
     padding = longest - torch.tensor([len(prompt) for prompt in prompts])  # (N,)
@@ -240,8 +240,8 @@ def last_hidden(model: GroundedLM, sequence: Tensor, padding: Tensor) -> Tensor:
 
 def decoding_work(model: GroundedLM, rows: Sequence[Instruction], steps: int) -> float:
     """Count the operations of decoding when each goal is read once (see the head of this file)."""
-    speller = model.speller()
-    prompts = {row.text: len(speller.goal_prompt(row.text, GOAL_ORIENTED)) for row in rows}
+    prompt_builder = model.prompt_builder()
+    prompts = {row.text: len(prompt_builder.goal_prompt(row.text, GOAL_ORIENTED)) for row in rows}
     body = (model.entities + 2) * steps
     tokens = sum(prompts.values()) + len(rows) * body
     pairs = sum(map(triangle, prompts.values()))
@@ -253,16 +253,16 @@ def fine_tuning(bench: Bench, peak: float) -> None:
     """Train once on the same examples, packed and padded."""
     model, config = bench.model, bench.config
     rollouts = short_rollouts(bench.world)
-    curriculum = Curriculum(rollouts, model.speller(), config, seed=0)
+    curriculum = GroundingDataset(rollouts, model.prompt_builder(), config, seed=0)
     rows = [row for step in range(curriculum.steps_per_epoch) for row in curriculum.groups(step)]
-    examples = [Group(g.prompt, (body,)) for row in rows for g in row for body in g.bodies]
+    examples = [PackedRow(g.prompt, (body,)) for row in rows for g in row for body in g.bodies]
     optimizer, _ = sft.optimizer_and_schedule(model, config, curriculum.steps)
-    team = Team(model, optimizer, config.precision)
+    team = DistributedTrainer(model, optimizer, config.precision)
 
     def packed() -> None:
         for step in range(curriculum.steps_per_epoch):
             groups = curriculum.groups(step)
-            update(team, [collate.batch(groups, rollouts, model.backbone.two_way_prompt)], config)
+            update(team, [packing.batch(groups, rollouts, model.backbone.two_way_prompt)], config)
 
     def padded() -> None:
         padded_trainer(bench, rollouts, examples).train()
@@ -282,11 +282,11 @@ class WithLoss(nn.Module):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the training loss of a batch."""
         config = self.grounding
-        losses = self.model(Batch(**batch))
+        losses = self.model(PackedBatch(**batch))
         return {"loss": losses.weighted(config.text_weight, config.state_weight, config.action_weight)}
 
 
-def padded_trainer(bench: Bench, rollouts: RolloutSet, examples: list[Group]) -> Trainer:
+def padded_trainer(bench: Bench, rollouts: RolloutSet, examples: list[PackedRow]) -> Trainer:
     """Return a Trainer that passes once over the examples, one example per row."""
     settings = TrainingArguments(
         output_dir=str(bench.folder / "trainer"),
@@ -303,9 +303,9 @@ def padded_trainer(bench: Bench, rollouts: RolloutSet, examples: list[Group]) ->
         dataloader_pin_memory=False,
     )
 
-    def pad(part: list[Group]) -> dict[str, Any]:
+    def pad(part: list[PackedRow]) -> dict[str, Any]:
         rows = [[example] for example in part]
-        return {"batch": vars(collate.batch(rows, rollouts, bench.model.backbone.two_way_prompt))}
+        return {"batch": vars(packing.batch(rows, rollouts, bench.model.backbone.two_way_prompt))}
 
     trainer = Trainer(
         WithLoss(bench.model, bench.config), settings, data_collator=pad, train_dataset=examples
@@ -327,7 +327,7 @@ def short_rollouts(world: World) -> RolloutSet:
     return RolloutSet.from_rollouts(world.spec, rollouts)
 
 
-def training_work(model: GroundedLM, groups: Sequence[Group]) -> float:
+def training_work(model: GroundedLM, groups: Sequence[PackedRow]) -> float:
     """Count the operations of learning these groups once (see the head of this file)."""
     tokens = sum(map(len, groups))
     pairs = sum(

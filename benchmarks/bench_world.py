@@ -15,9 +15,9 @@ from importlib.util import find_spec
 import mujoco
 import numpy as np
 
-from kalm.envs import clevr_physics as physics
-from kalm.envs import make
-from kalm.goals.clevr import PUSHES
+from kalm.envs.clevr import simulator
+from kalm.envs.clevr.spec import PUSHES
+from kalm.envs.registry import make
 from kalm.types import Goal
 
 TABLES = 512
@@ -28,7 +28,7 @@ ROUNDS = 3  # the best of these counts: other work on the machine only ever slow
 
 def plain_model() -> mujoco.MjModel:
     """Return the scene with contact types instead of listed pairs, as the original environment has it."""
-    text = re.sub("<contact>.*</contact>", "", physics.scene())
+    text = re.sub("<contact>.*</contact>", "", simulator.scene())
     defaults = '<geom friction=".8 .1 .1" margin=".002" condim="3"/>'
     text = text.replace('<geom contype="0" conaffinity="0"/>', defaults)
     text = re.sub(r'name="(wall_\w+|pusher)" type', r'name="\1" contype="1" conaffinity="0" type', text)
@@ -40,15 +40,15 @@ def plain_model() -> mujoco.MjModel:
 
 def plain_steps(model: mujoco.MjModel, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """Take one action on each table, one after another: (n, 10), (n,) -> (n, 10)."""
-    columns, after = physics.QPOS_XY.ravel(), np.empty_like(states)
+    columns, after = simulator.QPOS_XY.ravel(), np.empty_like(states)
     data = mujoco.MjData(model)
     for row, (state, action) in enumerate(zip(states, actions, strict=True)):
         mujoco.mj_resetData(model, data)
         data.qpos[columns] = state
         ball, push = divmod(int(action), len(PUSHES))
-        data.qpos[35:37] = data.qpos[7 * ball : 7 * ball + 2] - physics.START_BEHIND * PUSHES[push]
+        data.qpos[35:37] = data.qpos[7 * ball : 7 * ball + 2] - simulator.START_BEHIND * PUSHES[push]
         data.ctrl[:] = PUSHES[push]
-        for _ in range(physics.SUBSTEPS):
+        for _ in range(simulator.SUBSTEPS):
             mujoco.mj_step(model, data)
         after[row] = data.qpos[columns]
     return after
@@ -59,11 +59,11 @@ def plain_resets(count: int) -> None:
     for seed in range(count):
         rng, balls = np.random.default_rng(seed), np.zeros((0, 2))
         while len(balls) < 5:
-            for _ in range(physics.RESET_TRIES):
+            for _ in range(simulator.RESET_TRIES):
                 spot = rng.uniform([-0.5, -0.3], [0.5, 0.5])
                 gaps = np.abs(balls - spot)
-                if (np.hypot(*gaps.T) >= physics.RESET_DISTANCE).all() and (
-                    gaps >= physics.RESET_OFFSET
+                if (np.hypot(*gaps.T) >= simulator.RESET_DISTANCE).all() and (
+                    gaps >= simulator.RESET_OFFSET
                 ).all():
                     balls = np.vstack([balls, spot])
                     break
@@ -88,7 +88,7 @@ def report(name: str, rate: float, plain: float) -> None:
 
 def metaworld(threads: int) -> None:
     """Print one line per measurement of Meta-World."""
-    from kalm.envs.metaworld_scenes import build
+    from kalm.envs.metaworld.scenes import build
 
     world, goals = make("metaworld"), [Goal.of(ARMS[row % len(ARMS)]) for row in range(EPISODES)]
     actions = np.random.default_rng(0).uniform(-1, 1, (LENGTH, EPISODES, 4)).astype(np.float32)

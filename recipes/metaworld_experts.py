@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kalm.envs import make
-from kalm.envs.metaworld_composed import COMPOSED
-from kalm.envs.metaworld_experts import MetaWorldExpert
-from kalm.envs.metaworld_scenes import scene
-from kalm.goals.metaworld_tasks import SPEC, TASKS
+from kalm.envs.metaworld.composed import COMPOSED
+from kalm.envs.metaworld.expert import MetaWorldExpert
+from kalm.envs.metaworld.scenes import scene
+from kalm.envs.metaworld.spec import SPEC, TASKS
+from kalm.envs.registry import make
 from kalm.types import Goal
 
 LATE = 500

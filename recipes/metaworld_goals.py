@@ -2,7 +2,7 @@
 
 The package's environments are rolled out with its scripted policies, from exact to random, and go on after
 success. Every step is judged twice: by the package, which knows its simulator, and by
-`kalm.goals.metaworld`, which sees the numbers alone. A composed task is judged stage by stage, on the
+`kalm.envs.metaworld.goals`, which sees the numbers alone. A composed task is judged stage by stage, on the
 rollouts of its two single tasks.
 
     python recipes/metaworld_goals.py --csv results/metaworld-goals.csv
@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
-from kalm.envs.metaworld_scenes import build
-from kalm.goals.metaworld import SINGLE, STAGES, Judge
-from kalm.goals.metaworld_tasks import ENTITY, GRIPPER, SPEC, TARGET, TASKS
+from kalm.envs.metaworld.goals import SINGLE, STAGES, MetaWorldJudge
+from kalm.envs.metaworld.scenes import build
+from kalm.envs.metaworld.spec import ENTITY, GRIPPER, SPEC, TARGET, TASKS
 from kalm.types import Goal
 
 NOISE = (0.0, 0.1, 0.3, 0.5, 1.0)  # probability of a random action, by episode
@@ -96,13 +96,13 @@ def measure(task: str, episodes: int, horizon: int, seed: int) -> list[dict]:
     """Return the rows of a single task: its own, and that of each stage it is."""
     observations, actions, reached, reward = rollouts(task, episodes, horizon, seed)
     states = states_of(task, observations)
-    judge = Judge([Goal.of(task)] * len(states))
+    judge = MetaWorldJudge([Goal.of(task)] * len(states))
     own = judge.own_reward(actions, states)
     rows = [agreement(task, judge.reached(states, states), own, reached, reward)]
     for name, stages in STAGES.items():
         if task in stages.tasks:
             stage = stages.tasks.index(task)
-            judge = Judge([Goal.of(name)] * len(states))
+            judge = MetaWorldJudge([Goal.of(name)] * len(states))
             judged = judge.reached(states, states) if stage else judge.first_stage_done(states)
             own = 2 * (judge.own_reward(actions, states) - 5 * stage)
             rows.append(agreement(f"{name}, stage {stage + 1}", judged, own, reached, reward))

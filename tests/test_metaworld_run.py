@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from kalm.data import store
-from kalm.goals.metaworld_tasks import ENTITIES, ENTITY, TASKS
+from kalm.data import storage
+from kalm.envs.metaworld.spec import ENTITIES, ENTITY, TASKS
 from whole_runs import TINY, kalm
 
 SMALL = [
@@ -46,14 +46,14 @@ def test_every_algorithm_is_trained_plain_and_with_imagined_rollouts(run):
 
 
 def test_data_have_none_one_or_two_distractors_and_imagination_and_inspection_one_as_tests(run):
-    assert set(distractors(store.read(run[0] / "real"))) == {0, 1, 2}
+    assert set(distractors(storage.read(run[0] / "real"))) == {0, 1, 2}
     for folder in ("imagined", "inspection/rollouts"):
-        assert set(distractors(store.read(run[0] / folder))) == {1}
+        assert set(distractors(storage.read(run[0] / folder))) == {1}
 
 
 def test_actions_are_vectors_in_range_everywhere(run):
     for folder in ("real", "imagined"):
-        actions = store.read(run[0] / folder).actions
+        actions = storage.read(run[0] / folder).actions
         assert actions.shape[1] == 4 and np.abs(actions).max() <= 1 and actions.std() > 0
 
 

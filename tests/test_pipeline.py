@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kalm.cli import main
+from kalm.cli.main import main
 from kalm.errors import KalmError
 from whole_runs import TINY, here, kalm
 
@@ -199,7 +199,8 @@ def test_goals_can_be_shown_written_and_checked(tmp_path):
 def test_when_all_policies_are_finished_no_data_are_read(tmp_path):
     from kalm import policies
     from kalm.config import Config
-    from kalm.runs import JOB, write_json
+    from kalm.run.folder import JOB
+    from kalm.run.io import write_json
 
     config = Config()
     for job in policies.jobs(config):

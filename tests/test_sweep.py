@@ -15,8 +15,8 @@ import pytest
 
 from kalm import envs
 from kalm.config import CollectConfig, GroundConfig
-from kalm.data import store
-from kalm.data.collect import collect
+from kalm.data import storage
+from kalm.data.collect import collect_rollouts
 from kalm.errors import KalmError
 from kalm.evaluation.results import read_rows
 from kalm.lm import sft
@@ -44,10 +44,10 @@ def inputs(tmp_path_factory) -> list[str]:
     """Real rollouts, and the same with other sentences as if they were imagined."""
     folder = tmp_path_factory.mktemp("inputs")
     world = envs.make("clevr")
-    real = collect(world, CollectConfig(rollouts=30, shard=30), 0, folder / "real")
+    real = collect_rollouts(world, CollectConfig(rollouts=30, shard=30), 0, folder / "real")
     novel = [replace(one, held_back=False) for one in world.suite("rephrase")[: len(real.instructions)]]
     dreams = replace(real, instructions=tuple(novel), source=np.ones_like(real.source))
-    store.write(dreams, folder / "imagined", {})
+    storage.write(dreams, folder / "imagined", {})
     return ["--real", str(folder / "real"), "--imagined", str(folder / "imagined")]
 
 
@@ -160,8 +160,8 @@ def test_bad_input_is_refused_before_anything_starts(done, inputs, change, says)
 
 def altered(inputs, tmp_path, change):
     """Return the inputs with other imagined rollouts."""
-    dreams = store.read(Path(inputs[3]))
-    store.write(change(dreams), tmp_path / "dreams", {})
+    dreams = storage.read(Path(inputs[3]))
+    storage.write(change(dreams), tmp_path / "dreams", {})
     return [*inputs[:3], str(tmp_path / "dreams")]
 
 
@@ -193,7 +193,7 @@ def test_rollouts_that_cannot_be_learnt_from_are_told_before_training(inputs, tm
 
 def test_the_language_model_and_the_decision_transformer_are_cells(inputs, tmp_path):
     model = sft.fresh(GroundConfig(state_network=False), envs.make("clevr"), 0, "cpu")
-    model.fit_scales(store.read(Path(inputs[1])))
+    model.fit_scales(storage.read(Path(inputs[1])))
     model.save(tmp_path / "run" / "grounded" / "model")
     sweep(*inputs, "--out", tmp_path / "out", "--algos", "lm", "dt", "--seeds", 0, "--levels", "seen",
           "--model", tmp_path / "run", "--set", "decision.steps=2", "--set", "evaluate.episodes=1",

@@ -5,7 +5,7 @@ import sys
 
 from typer.testing import CliRunner
 
-from kalm.cli import app
+from kalm.cli.main import app
 
 TINY = [
     "--set", "ground.match_rollouts=2", "--set", "ground.explain_rollouts=2",

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kalm.envs import register_gymnasium
+from kalm.envs.registry import register_gymnasium
 
 if TYPE_CHECKING:
-    from kalm.envs import make
-    from kalm.learners import load_policy
+    from kalm.envs.registry import make
+    from kalm.registry import load_policy
 
 __version__ = "0.1.0"
 __all__ = ["load_policy", "make"]
 
 # Looked up on first use, so that `import kalm` loads neither torch nor mujoco.
-_PLACES = {"load_policy": "kalm.learners", "make": "kalm.envs"}
+_PLACES = {"load_policy": "kalm.registry", "make": "kalm.envs.registry"}
 
 
 def __getattr__(name: str) -> Any:

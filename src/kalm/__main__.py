@@ -1,5 +1,5 @@
 """``python -m kalm``, for launchers that want a module."""
 
-from kalm.cli import main
+from kalm.cli.main import main
 
 main()

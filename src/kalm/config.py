@@ -13,16 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from kalm.errors import KalmError, unknown
+from kalm.run.section import Section
 from kalm.types import LEVELS, Conditions
-
-
-class Section(BaseModel):
-    """Settings of one stage; unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class CollectConfig(Section):

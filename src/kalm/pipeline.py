@@ -11,8 +11,8 @@ One run is one folder::
     evaluation/rows.csv    one row per episode
     report/                report.html, report.md, figures
 
-What is done already is skipped (`kalm.stages`). Started as several processes (`kalm.processes`), all of them
-ground and imagine together; the main one does the other stages while the others wait.
+What is done already is skipped (`kalm.session`). Started as several processes (`kalm.run.processes`), all of
+them ground and imagine together; the main one does the other stages while the others wait.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kalm import envs, processes, stages
+from kalm import envs, session
 from kalm.config import Config
+from kalm.data.goal_files import read_goals
 from kalm.errors import KalmError
-from kalm.goals.suites import read_goals
 from kalm.policies import Inputs, evaluate, instructions, made_from, require_learners, train
-from kalm.progress import track
-from kalm.runs import (
+from kalm.run import processes
+from kalm.run.folder import (
     DYNAMICS,
     EVALUATION,
     GROUNDED,
@@ -41,10 +41,10 @@ from kalm.runs import (
     REAL,
     REFINED,
     ROWS,
-    atomic_write,
-    write_json,
 )
-from kalm.stages import device, only, stage, world_of
+from kalm.run.io import atomic_write, write_json
+from kalm.run.progress import track
+from kalm.session import device, only, stage, world_of
 from kalm.types import LEVELS
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def run(config: Config, folder: Path, command: str = "") -> Keys:
 
 def collect(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     """Collect real rollouts into a dataset folder."""
-    from kalm.data.collect import collect as collect_rollouts
-    from kalm.data.store import read_manifest
+    from kalm.data.collect import collect_rollouts
+    from kalm.data.storage import read_manifest
 
     world = envs.make(config.env)
     with track("collect", config.collect.rollouts) as advance:
@@ -128,25 +128,26 @@ def ground(config: Config, data: Path, folder: Path, start: Path | None = None) 
 
     With `start`, the folder of a grounded model of the same settings, grounding goes on from its weights.
     """
-    from kalm.data import store
-    from kalm.lm import grounded, sft
+    from kalm.data import storage
+    from kalm.lm import sft
+    from kalm.lm.model import load_model
 
-    rollouts = store.read(data)
+    rollouts = storage.read(data)
     world = world_of(rollouts.spec.name, config)
     model = sft.fresh(config.ground, world, config.seed, device(config.device))
     if start is not None:
-        model.load_state_dict(grounded.load(start, device(config.device)).state_dict())
+        model.load_state_dict(load_model(start, device(config.device)).state_dict())
     conditions = config.imagine.conditions
-    sft.train(model, rollouts, world, config.ground, config.seed, folder, track, conditions)
+    sft.finetune(model, rollouts, world, config.ground, config.seed, folder, track, conditions)
     return {"rollouts": len(rollouts)}
 
 
 def budget(config: Config, data: Path, count: int) -> dict[str, Any]:
     """Return what `ground` would cost, from settings, tokenizer and data alone (`kalm ground --dry-run`)."""
-    from kalm.data import store
+    from kalm.data import storage
     from kalm.lm.budget import estimate
 
-    rollouts = store.read(data)
+    rollouts = storage.read(data)
     world = world_of(rollouts.spec.name, config)
     return estimate(config.ground, rollouts, world, config.seed, device(config.device), count)
 
@@ -179,16 +180,16 @@ def imagine(
     Raises:
         KalmError: models of the dynamics are needed and `real` is missing, or what the stages raise.
     """
-    from kalm.lm import grounded
     from kalm.lm.imagine import imagine_dataset, origins, plan, repeated
+    from kalm.lm.model import load_model
 
-    lm = grounded.load(model, device(config.device))
+    lm = load_model(model, device(config.device))
     world = world_of(lm.spec.name, config)
     if goals is not None:
         rows = repeated(read_goals(goals, world.parse_goal, world.spec.state_size), config.imagine)
     else:
         rows = [i for i in plan(world, config.imagine) if levels is None or i.level in levels]
-    doer = grounded.load(actor, device(config.device)) if actor else None
+    doer = load_model(actor, device(config.device)) if actor else None
     models = _fit_dynamics(config, real, folder / DYNAMICS)
     provenance = {
         "made_by": "imagine",
@@ -215,7 +216,7 @@ def _fit_dynamics(config: Config, real: Path | None, folder: Path) -> Models | N
     """Fit what the refinement needs from real rollouts, in the main process; None where it needs nothing."""
     if not config.imagine.refined or not processes.main():
         return None
-    from kalm.data import store
+    from kalm.data import storage
     from kalm.dynamics.models import Models, fitted, needed
 
     kinds = needed(config.imagine, config.dynamics)
@@ -227,7 +228,7 @@ def _fit_dynamics(config: Config, real: Path | None, folder: Path) -> Models | N
             f"({', '.join(kinds)}), fitted on real rollouts. Give --real FOLDER. With dynamics.members=0 "
             "there are no forward ones."
         )
-    rollouts = store.read(real)
+    rollouts = storage.read(real)
     world_of(rollouts.spec.name, config)
     return fitted(folder, rollouts, config.dynamics, kinds, config.seed, device(config.device), track)
 
@@ -246,18 +247,18 @@ def _refine(
 
     Raw quality is that of the `first` sample of each row: the rows that failed have more samples.
     """
-    from kalm.data import store
-    from kalm.data.checks import require_valid
-    from kalm.dynamics.refine import refine
+    from kalm.data import storage
+    from kalm.data.validation import require_valid
+    from kalm.dynamics.filter import refine
     from kalm.evaluation.imagined import quality
 
     assert models is not None
     refined = refine(raw, origin, world, config.imagine, models)
     require_valid(refined.rollouts)
     facts = {**refined.facts, "models": models.to_json()}
-    store.write(refined.rollouts, folder, {**provenance, "refined": facts})
-    stages = zip(REFINED, (first, refined.chosen, refined.rollouts), strict=True)
-    found = {name: quality(rollouts, world) for name, rollouts in stages}
+    storage.write(refined.rollouts, folder, {**provenance, "refined": facts})
+    session = zip(REFINED, (first, refined.chosen, refined.rollouts), strict=True)
+    found = {name: quality(rollouts, world) for name, rollouts in session}
     return {
         "refined": facts,
         **{name: {level: part.to_json() for level, part in of.items()} for name, of in found.items()},
@@ -300,15 +301,15 @@ def inspect(
     Returns:
         The `Inspection`, JSON-ready.
     """
-    from kalm.data import store
+    from kalm.data import storage
     from kalm.evaluation import grounding
-    from kalm.lm import grounded
+    from kalm.lm.model import load_model
 
-    lm = grounded.load(stages.model_folder(model), device(config.device))
+    lm = load_model(session.model_folder(model), device(config.device))
     world = world_of(lm.spec.name, config)
     chosen = instructions(world, goals, levels)
     if data is not None:
-        real = store.read(data)
+        real = storage.read(data)
         world_of(real.spec.name, config)
     else:
         real = grounding.fresh_rollouts(world, config.inspect, config.collect, config.seed)
@@ -318,7 +319,7 @@ def inspect(
         )
     if folder is not None:
         provenance = {"made_by": "inspect", "command": command, "world": config.env, "seed": config.seed}
-        store.write(evidence.imagined, folder / "rollouts", provenance)
+        storage.write(evidence.imagined, folder / "rollouts", provenance)
         with atomic_write(folder / "explanations.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in evidence.lines()))
         write_json(folder / INSPECTED, found.to_json())
@@ -330,7 +331,7 @@ def inspect_inputs(
 ) -> dict[str, object]:
     """Return what an inspection depends on besides the settings of its own section (for `alone`)."""
     settings = {**only(config, "imagine"), **only(config, "collect")}
-    return {"model": stages.model_folder(model), "goals": goals, "levels": levels, "data": data, **settings}
+    return {"model": session.model_folder(model), "goals": goals, "levels": levels, "data": data, **settings}
 
 
 def report(run: Path, folder: Path, effects: Path | None = None) -> dict[str, Any]:

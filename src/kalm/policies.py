@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kalm import envs, learners, processes
+from kalm import envs, registry
 from kalm.config import Config
+from kalm.data.goal_files import read_goals
 from kalm.errors import KalmError
-from kalm.goals.suites import read_goals
-from kalm.progress import track
-from kalm.runs import JOB, LOOKS, ROWS, Job, derive_seed, trained, write_json
-from kalm.stages import device, only
+from kalm.run import processes
+from kalm.run.folder import EVALUATIONS, JOB, ROWS, PolicyJob, trained_policies
+from kalm.run.io import write_json
+from kalm.run.progress import track
+from kalm.run.seeding import derive_seed
+from kalm.session import device, only
 from kalm.types import LEVELS, NOVEL_LEVELS, Instruction
 
 if TYPE_CHECKING:
@@ -55,14 +58,14 @@ class Inputs:
     before: Path | None = None
 
 
-def jobs(config: Config, imagined: bool = True) -> list[Job]:
+def jobs(config: Config, imagined: bool = True) -> list[PolicyJob]:
     """Return the policies asked for, cheapest information first: all of one seed, then the next."""
     per_level: tuple[str | None, ...] = NOVEL_LEVELS if config.train.per_level else (None,)
     return [
-        Job(algorithm, kalm, seed, level)
+        PolicyJob(algorithm, kalm, seed, level)
         for seed in config.train.seeds
         for algorithm in config.train.algorithms
-        for kalm in ((False, True) if imagined and learners.table()[algorithm].trains else (False,))
+        for kalm in ((False, True) if imagined and registry.table()[algorithm].trains else (False,))
         for level in (per_level if kalm else (None,))
     ]
 
@@ -88,7 +91,7 @@ def train(config: Config, inputs: Inputs, folder: Path) -> dict[str, Any]:
 
 def made_from(config: Config) -> dict[str, Any]:
     """Return all settings that the policies asked for depend on."""
-    known = learners.table()
+    known = registry.table()
     sections = {name for algorithm in config.train.algorithms for name in known[algorithm].sections}
     settings = config.model_dump(mode="json")
     return {**only(config, "train"), **{name: settings[name] for name in sorted(sections)}}
@@ -104,16 +107,16 @@ def require_learners(config: Config, model: Path | None, comes: bool = False) ->
     """
     spec = envs.make(config.env).spec
     for algorithm in config.train.algorithms:
-        learners.require(algorithm, spec, model, comes)
+        registry.require(algorithm, spec, model, comes)
 
 
-def prepare(config: Config, todo: Sequence[Job], inputs: Inputs, folder: Path) -> None:
+def prepare(config: Config, todo: Sequence[PolicyJob], inputs: Inputs, folder: Path) -> None:
     """Check what the jobs learn from, and encode all sentences once, before several processes ask for them.
 
     Raises:
         KalmError: the data cannot be learnt from.
     """
-    from kalm.data.checks import require_data
+    from kalm.data.validation import require_data
 
     real, imagined = _read(inputs.real), _read(inputs.imagined)
     spec = envs.make(config.env).spec
@@ -124,12 +127,12 @@ def prepare(config: Config, todo: Sequence[Job], inputs: Inputs, folder: Path) -
     _encoder(config, folder).encode([instruction.text for instruction in sentences])
 
 
-def train_one(config: Config, job: Job, inputs: Inputs, folder: Path) -> None:
+def train_one(config: Config, job: PolicyJob, inputs: Inputs, folder: Path) -> None:
     """Train one policy into ``folder/NAME``, or go on where a stopped training ended."""
     collected = [_read(folder) for folder in inputs.collected]
     real, imagined = _chosen(config, job, _read(inputs.real), _read(inputs.imagined), collected)
     place = folder / job.name
-    task = learners.Task(
+    task = registry.TrainingTask(
         job=job,
         config=config,
         real=real,
@@ -141,28 +144,28 @@ def train_one(config: Config, job: Job, inputs: Inputs, folder: Path) -> None:
         look=_look(config, job, place),
         start=inputs.before / job.name if inputs.before else None,
     )
-    learners.table()[job.algorithm].fit(task)
+    registry.table()[job.algorithm].fit(task)
     write_json(place / JOB, asdict(job))
 
 
 def _read(folder: Path | None) -> Any:
-    from kalm.data import store
+    from kalm.data import storage
 
-    return None if folder is None else store.read(folder)
+    return None if folder is None else storage.read(folder)
 
 
 def _chosen(
     config: Config,
-    job: Job,
+    job: PolicyJob,
     real: RolloutSet,
     imagined: RolloutSet | None,
     collected: Sequence[RolloutSet],
 ) -> tuple[RolloutSet, RolloutSet | None]:
     """Return what this policy learns from."""
     from kalm.data.rollouts import RolloutSet
-    from kalm.rl.choice import select
+    from kalm.rl.select import select_rollouts
 
-    real, imagined = select(real, imagined if job.kalm else None, config.train, job.seed, job.level)
+    real, imagined = select_rollouts(real, imagined if job.kalm else None, config.train, job.seed, job.level)
     return (RolloutSet.concat([real, *collected]) if collected else real), imagined
 
 
@@ -172,22 +175,21 @@ def _encoder(config: Config, folder: Path) -> GoalEncoder:
     return GoalEncoder(config.train.encoder, device(config.device), folder / ENCODINGS)
 
 
-def _look(config: Config, job: Job, place: Path) -> Callable[[Any, int], Mapping[str, float]]:
+def _look(config: Config, job: PolicyJob, place: Path) -> Callable[[Any, int], Mapping[str, float]]:
     """Return what plays a policy while it is trained: rows to ``looks.csv``, success per level as metrics.
 
     Every look plays the same episodes, which are not those of the evaluation.
     """
-    from kalm.evaluation.episodes import evaluate as play
-    from kalm.evaluation.episodes import sample_episodes
+    from kalm.evaluation.episodes import evaluate_policy, sample_episodes
     from kalm.evaluation.results import read_rows, write_rows
 
-    world, file = envs.make(config.env), place / LOOKS
+    world, file = envs.make(config.env), place / EVALUATIONS
     suite = [instruction for level in LEVELS for instruction in world.suite(level)]
     seed = derive_seed(config.seed, "looks", job.seed)
     chosen, seeds = sample_episodes(suite, config.train.evaluate_episodes, seed)
 
     def look(policy: Any, step: int) -> Mapping[str, float]:
-        rows = play(policy, world, chosen, seeds, config.evaluate.horizon, 1, _label(job, step))
+        rows = evaluate_policy(policy, world, chosen, seeds, config.evaluate.horizon, 1, _label(job, step))
         # What a stopped training looked at after its last checkpoint is looked at again.
         earlier = [row for row in read_rows(file) if row.step < step] if file.exists() else []
         write_rows(file, [*earlier, *rows])
@@ -200,7 +202,7 @@ def _share(rows: Sequence[Episode], level: str) -> float:
     return float(np.mean([row.success for row in rows if row.level == level]))
 
 
-def _label(job: Job, step: int) -> Any:
+def _label(job: PolicyJob, step: int) -> Any:
     from kalm.evaluation.results import Label
 
     return Label(job.policy, job.algorithm, job.kalm, job.seed, step)
@@ -221,7 +223,7 @@ def evaluate(
     from kalm.evaluation.results import write_rows
 
     suite = instructions(envs.make(config.env), goals, levels)
-    found = trained(policies)
+    found = trained_policies(policies)
     if not found:
         raise KalmError(f"no trained policy in {policies}. Train one with: kalm train --help.")
     # A run's encodings are shared; beside a policy from elsewhere nothing is written.
@@ -237,25 +239,24 @@ def evaluate(
 
 def play_one(
     config: Config,
-    job: Job,
+    job: PolicyJob,
     place: Path,
     suite: Sequence[Instruction],
     encoder: GoalEncoder,
     threads: int = 1,
 ) -> list[Episode]:
     """Play the last checkpoints of one policy, which divide its episodes among themselves."""
-    from kalm.evaluation.episodes import evaluate as play
-    from kalm.evaluation.episodes import sample_episodes
+    from kalm.evaluation.episodes import evaluate_policy, sample_episodes
 
     world = envs.make(config.env)
     mine = [instruction for instruction in suite if job.level in (None, instruction.level)]
     chosen, seeds = sample_episodes(mine, config.evaluate.episodes, derive_seed(config.seed, job.seed))
-    turns = learners.checkpoints(place, config.evaluate.checkpoints)
+    turns = registry.checkpoints(place, config.evaluate.checkpoints)
     rows = []
     for turn, (step, checkpoint) in enumerate(turns):
-        policy = learners.load_policy(checkpoint, device(config.device), encoder)
+        policy = registry.load_policy(checkpoint, device(config.device), encoder)
         share = range(turn, len(chosen), len(turns))
-        rows += play(
+        rows += evaluate_policy(
             policy,
             world,
             [chosen[i] for i in share],

@@ -24,7 +24,7 @@ from pathlib import Path
 from traceback import format_exception
 from typing import Any
 
-from kalm import envs, learners, processes
+from kalm import envs, registry
 from kalm.config import Config
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, read_rows, write_rows
@@ -38,23 +38,11 @@ from kalm.policies import (
     require_learners,
     train_one,
 )
-from kalm.progress import track
-from kalm.runs import (
-    EVALUATION,
-    JOB,
-    POLICIES,
-    REPORT,
-    ROWS,
-    SETTINGS,
-    Job,
-    atomic_write,
-    fingerprint,
-    read_json,
-    trained,
-    versions,
-    write_json,
-)
-from kalm.stages import device, trace
+from kalm.run import processes
+from kalm.run.folder import EVALUATION, JOB, POLICIES, REPORT, ROWS, SETTINGS, PolicyJob, trained_policies
+from kalm.run.io import atomic_write, fingerprint, read_json, versions, write_json
+from kalm.run.progress import track
+from kalm.session import device, trace
 
 TABLE_CSV, TABLE_MD = "sweep.csv", "sweep.md"
 SECTIONS = ("train", "evaluate", "decision", "dynamics", "ground")  # settings that cells may depend on
@@ -98,7 +86,9 @@ def sweep(
     return rows
 
 
-def _attempt(config: Config, job: Job, inputs: Inputs, folder: Path, levels: Sequence[str]) -> str | None:
+def _attempt(
+    config: Config, job: PolicyJob, inputs: Inputs, folder: Path, levels: Sequence[str]
+) -> str | None:
     """Do a cell; return why it failed, or None."""
     try:
         do_cell(config, job, inputs, folder, levels)
@@ -107,7 +97,7 @@ def _attempt(config: Config, job: Job, inputs: Inputs, folder: Path, levels: Seq
     return None
 
 
-def do_cell(config: Config, job: Job, inputs: Inputs, folder: Path, levels: Sequence[str]) -> None:
+def do_cell(config: Config, job: PolicyJob, inputs: Inputs, folder: Path, levels: Sequence[str]) -> None:
     """Train one policy unless it is trained, and play the levels that it has not played."""
     from kalm.rl.encoder import GoalEncoder
 
@@ -120,14 +110,14 @@ def do_cell(config: Config, job: Job, inputs: Inputs, folder: Path, levels: Sequ
     write_rows(place / ROWS, [*earlier, *play_one(config, job, place, suite, encoder)])
 
 
-def _missing(folder: Path, job: Job, levels: Sequence[str]) -> list[str]:
+def _missing(folder: Path, job: PolicyJob, levels: Sequence[str]) -> list[str]:
     """Return the levels that a cell has still to play; a policy of one level plays only that."""
     path = folder / POLICIES / job.name / ROWS
     there = {row.level for row in read_rows(path)} if path.exists() else set()
     return [level for level in levels if level not in there and job.level in (None, level)]
 
 
-def _untrained(cells: Sequence[Job], folder: Path) -> list[Job]:
+def _untrained(cells: Sequence[PolicyJob], folder: Path) -> list[PolicyJob]:
     return [job for job in cells if not (folder / POLICIES / job.name / JOB).exists()]
 
 
@@ -182,8 +172,8 @@ def _write_table(folder: Path, world: str) -> list[Episode]:
     from kalm.report.scores import scores
     from kalm.report.tables import markdown
 
-    done = [place / ROWS for _, place in trained(folder / POLICIES) if (place / ROWS).exists()]
-    order = list(learners.table())
+    done = [place / ROWS for _, place in trained_policies(folder / POLICIES) if (place / ROWS).exists()]
+    order = list(registry.table())
     rows = sorted(
         (row for path in done for row in read_rows(path)), key=lambda row: order.index(row.algorithm)
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kalm.goals.rows import RowJudge
+from kalm.envs.simple import RowJudge
 from kalm.types import Goal, Instruction, WorldSpec
 
 ENDS = {"left": -1.0, "right": 1.0, "nowhere": 9.0}

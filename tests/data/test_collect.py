@@ -16,10 +16,10 @@ from sets import assert_same
 
 from kalm import envs
 from kalm.config import CollectConfig
-from kalm.data import store
-from kalm.data.checks import require_valid
-from kalm.data.collect import collect, plan
-from kalm.data.score import score
+from kalm.data import storage
+from kalm.data.collect import collect_rollouts, plan
+from kalm.data.scoring import score
+from kalm.data.validation import require_valid
 from kalm.errors import KalmError
 
 SMALL = CollectConfig(rollouts=50, noise=0.5, shard=20)
@@ -36,7 +36,7 @@ def provenance(folder):
 
 
 def test_keeps_successes_only_and_stays_balanced(tmp_path, world):
-    rollouts = collect(world, SMALL, 0, tmp_path, command="kalm collect")
+    rollouts = collect_rollouts(world, SMALL, 0, tmp_path, command="kalm collect")
     require_valid(rollouts)
     assert len(rollouts) == 50 and rollouts.success.all()
     assert sorted(Counter(rollouts.which.tolist()).values()) == [12, 12, 13, 13]
@@ -47,7 +47,7 @@ def test_keeps_successes_only_and_stays_balanced(tmp_path, world):
 
 
 def test_keeps_all(tmp_path, world):
-    rollouts = collect(world, SMALL.model_copy(update={"keep": "all"}), 0, tmp_path)
+    rollouts = collect_rollouts(world, SMALL.model_copy(update={"keep": "all"}), 0, tmp_path)
     failed = ~rollouts.success
     assert len(rollouts) == 50 and 0 < failed.sum() < 50
     walks = np.array([rollout.instruction.goal.kind == "walk" for rollout in rollouts])
@@ -62,7 +62,7 @@ def test_keeps_all(tmp_path, world):
 
 
 def test_stops_at_the_first_success(tmp_path, world):
-    rollouts = collect(world, SMALL, 1, tmp_path)
+    rollouts = collect_rollouts(world, SMALL, 1, tmp_path)
     for rollout in rollouts:
         judge = world.judge([rollout.instruction.goal] * len(rollout.actions))
         hits = judge.success(rollout.states[:-1], rollout.actions, rollout.states[1:])
@@ -70,55 +70,57 @@ def test_stops_at_the_first_success(tmp_path, world):
 
 
 def test_rewards_and_verdicts_are_those_of_the_stored_states(tmp_path, world):
-    rollouts = collect(world, SMALL, 2, tmp_path)
+    rollouts = collect_rollouts(world, SMALL, 2, tmp_path)
     assert_same(score(rollouts, world), rollouts)
     moved = rollouts.states[rollouts.before + 1] - rollouts.states[rollouts.before]
     assert moved == pytest.approx(0.25 * rollouts.actions, abs=0.51)  # the walls shorten a step at most
 
 
 def test_starts_where_the_instruction_says(tmp_path):
-    rollouts = collect(Corridor(start=(0.125, 0.25)), SMALL, 0, tmp_path)
+    rollouts = collect_rollouts(Corridor(start=(0.125, 0.25)), SMALL, 0, tmp_path)
     assert (rollouts.first_states == [0.125, 0.25]).all()
 
 
 def test_workers_do_not_change_the_rollouts(tmp_path, world):
-    alone = collect(world, SMALL, 3, tmp_path / "one", workers=1)
-    assert_same(collect(world, SMALL, 3, tmp_path / "two", workers=2), alone)
+    alone = collect_rollouts(world, SMALL, 3, tmp_path / "one", workers=1)
+    assert_same(collect_rollouts(world, SMALL, 3, tmp_path / "two", workers=2), alone)
 
 
 def test_seeds_differ_and_repeat(tmp_path, world):
-    first = collect(world, SMALL, 4, tmp_path / "a")
-    assert_same(collect(world, SMALL, 4, tmp_path / "b"), first)
-    assert not np.array_equal(collect(world, SMALL, 5, tmp_path / "c").first_states, first.first_states)
+    first = collect_rollouts(world, SMALL, 4, tmp_path / "a")
+    assert_same(collect_rollouts(world, SMALL, 4, tmp_path / "b"), first)
+    assert not np.array_equal(
+        collect_rollouts(world, SMALL, 5, tmp_path / "c").first_states, first.first_states
+    )
 
 
 def test_resumes_at_the_missing_shard(tmp_path, world):
-    whole = collect(world, SMALL, 6, tmp_path)
+    whole = collect_rollouts(world, SMALL, 6, tmp_path)
     before = provenance(tmp_path)
     (tmp_path / "dataset.json").unlink()
-    store.shard_path(tmp_path, 1).unlink()
-    kept = store.shard_path(tmp_path, 0).stat().st_mtime_ns
+    storage.shard_path(tmp_path, 1).unlink()
+    kept = storage.shard_path(tmp_path, 0).stat().st_mtime_ns
     calls = []
-    again = collect(
+    again = collect_rollouts(
         world, SMALL, 6, tmp_path, advance=lambda n=1, resumed=False, **_: calls.append((n, resumed))
     )
     assert_same(again, whole)
     assert calls == [(30, True), (20, False)]
-    assert store.shard_path(tmp_path, 0).stat().st_mtime_ns == kept
+    assert storage.shard_path(tmp_path, 0).stat().st_mtime_ns == kept
     assert provenance(tmp_path) == {**before, "command": ""}
 
 
 def test_finished_collection_is_only_read(tmp_path, world):
-    whole = collect(world, SMALL, 7, tmp_path)
+    whole = collect_rollouts(world, SMALL, 7, tmp_path)
     written = (tmp_path / "dataset.json").stat().st_mtime_ns
-    assert_same(collect(world, SMALL, 7, tmp_path), whole)
+    assert_same(collect_rollouts(world, SMALL, 7, tmp_path), whole)
     assert (tmp_path / "dataset.json").stat().st_mtime_ns == written
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    collect(envs.make("clevr"), MANY_SHARDS, 1, folder)
+    collect_rollouts(envs.make("clevr"), MANY_SHARDS, 1, folder)
     return folder
 
 
@@ -151,8 +153,8 @@ def test_killed_collection_goes_on(tmp_path, undisturbed, workers):
     process = subprocess.Popen(command, start_new_session=True)
     assert process.wait() == -signal.SIGKILL
     wait_for_group(process.pid)
-    assert 3 <= len(store.finished_shards(folder)) < 20 and not store.sealed(folder)
-    assert_same(collect(envs.make("clevr"), MANY_SHARDS, 1, folder), store.read(undisturbed))
+    assert 3 <= len(storage.finished_shards(folder)) < 20 and not storage.sealed(folder)
+    assert_same(collect_rollouts(envs.make("clevr"), MANY_SHARDS, 1, folder), storage.read(undisturbed))
     assert provenance(folder) == provenance(undisturbed)
 
 
@@ -168,33 +170,33 @@ def wait_for_group(group):
 
 
 def test_folder_of_another_collection(tmp_path, world):
-    collect(world, SMALL, 0, tmp_path)
+    collect_rollouts(world, SMALL, 0, tmp_path)
     with pytest.raises(KalmError, match="holds a collection with other seed"):
-        collect(world, SMALL, 1, tmp_path)
+        collect_rollouts(world, SMALL, 1, tmp_path)
     with pytest.raises(KalmError, match="holds a collection with other settings"):
-        collect(world, SMALL.model_copy(update={"noise": 0.2}), 0, tmp_path)
+        collect_rollouts(world, SMALL.model_copy(update={"noise": 0.2}), 0, tmp_path)
     with pytest.raises(KalmError, match="holds a collection with other dynamics, instructions"):
-        collect(Corridor(ends=("left",)), SMALL, 0, tmp_path)
+        collect_rollouts(Corridor(ends=("left",)), SMALL, 0, tmp_path)
 
 
 @pytest.mark.parametrize("options", [{"physics": "mujoco3"}, {"reward": "distance"}])
 def test_folder_of_other_world_options(tmp_path, options):
     config = CollectConfig(rollouts=2, shard=2)
-    collect(envs.make("clevr"), config, 0, tmp_path)
+    collect_rollouts(envs.make("clevr"), config, 0, tmp_path)
     with pytest.raises(KalmError, match="holds a collection with other dynamics"):
-        collect(envs.make("clevr", **options), config, 0, tmp_path)
+        collect_rollouts(envs.make("clevr", **options), config, 0, tmp_path)
 
 
 def test_folder_of_foreign_rollouts(tmp_path, world):
-    store.write(collect(world, SMALL, 0, tmp_path / "a"), tmp_path / "b", {})
+    storage.write(collect_rollouts(world, SMALL, 0, tmp_path / "a"), tmp_path / "b", {})
     with pytest.raises(KalmError, match="holds rollouts that no collection made"):
-        collect(world, SMALL, 0, tmp_path / "b")
+        collect_rollouts(world, SMALL, 0, tmp_path / "b")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_goal_that_the_expert_cannot_reach(tmp_path, workers):
     with pytest.raises(KalmError, match="failed 200 times at 'step nowhere'"):
-        collect(Corridor(ends=("nowhere",)), SMALL, 0, tmp_path, workers)
+        collect_rollouts(Corridor(ends=("nowhere",)), SMALL, 0, tmp_path, workers)
 
 
 class Deadly(Corridor):
@@ -206,7 +208,7 @@ class Deadly(Corridor):
 
 def test_worker_that_dies(tmp_path):
     with pytest.raises(KalmError, match="a worker process died"):
-        collect(Deadly(), SMALL, 0, tmp_path, workers=2)
+        collect_rollouts(Deadly(), SMALL, 0, tmp_path, workers=2)
 
 
 def test_plan_deals_every_instruction_equally():
@@ -222,7 +224,9 @@ def test_plan_deals_every_instruction_equally():
 
 def test_clevr(tmp_path):
     world = envs.make("clevr")
-    rollouts = collect(world, CollectConfig(rollouts=60, shard=30, noise=0.2), 0, tmp_path, workers=2)
+    rollouts = collect_rollouts(
+        world, CollectConfig(rollouts=60, shard=30, noise=0.2), 0, tmp_path, workers=2
+    )
     assert len(rollouts) == 60 and rollouts.success.all()
     assert_same(score(rollouts, world), rollouts)
     assert rollouts.actions.max() < 40 and rollouts.lengths.max() <= world.spec.horizon

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sets import INSTRUCTIONS, SPECS, assert_same, make, ragged
 
-from kalm.data.checks import require_valid
 from kalm.data.rollouts import RolloutSet
+from kalm.data.validation import require_valid
 
 
 @given(ragged())

@@ -8,10 +8,10 @@ from pushed import POINT, THINGS, rollouts
 
 from kalm import envs
 from kalm.config import CollectConfig, DynamicsConfig
-from kalm.data.collect import collect
-from kalm.data.score import score
+from kalm.data.collect import collect_rollouts
+from kalm.data.scoring import score
 from kalm.dynamics import inverse
-from kalm.dynamics.inverse import fit_inverse, measure, relabel
+from kalm.dynamics.inverse import fit_inverse, measure_inverse, relabel
 from kalm.errors import KalmError
 
 CONFIG = DynamicsConfig(hidden=(64, 64), inverse_steps=600, look_every=200, lr=5e-3)
@@ -24,7 +24,9 @@ def clevr():
 
 @pytest.fixture(scope="module")
 def real(clevr, tmp_path_factory):
-    return collect(clevr, CollectConfig(rollouts=1200, shard=1200), 0, tmp_path_factory.mktemp("real"))
+    return collect_rollouts(
+        clevr, CollectConfig(rollouts=1200, shard=1200), 0, tmp_path_factory.mktemp("real")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +36,13 @@ def labeller(real):
 
 def test_it_tells_discrete_actions():
     model = fit_inverse(rollouts(THINGS, 4000), CONFIG, 0)
-    assert measure(model, rollouts(THINGS, 500, seed=5)).accuracy > 0.97
+    assert measure_inverse(model, rollouts(THINGS, 500, seed=5)).accuracy > 0.97
     assert model.hits.transitions == 200 and model.hits.error is None
 
 
 def test_it_tells_continuous_actions():
     model = fit_inverse(rollouts(POINT, 4000), CONFIG, 0)
-    found = measure(model, rollouts(POINT, 500, seed=5))
+    found = measure_inverse(model, rollouts(POINT, 500, seed=5))
     assert found.accuracy is None and found.error < 0.05
     assert np.abs(model.actions(*[np.full((3, 2), x, np.float32) for x in (0, 9)])).max() <= 1
 
@@ -70,7 +72,7 @@ def test_a_one_step_goal_is_reached_with_the_right_label(labeller, clevr, real):
 
 def test_saved_and_loaded_it_is_the_same(labeller, real, tmp_path):
     labeller.save(tmp_path / "m")
-    loaded = inverse.load(tmp_path / "m")
+    loaded = inverse.load_inverse(tmp_path / "m")
     states = real.states[real.before[:50]], real.states[real.before[:50] + 1]
     assert np.array_equal(loaded.outputs(*states), labeller.outputs(*states))
     assert loaded.hits == labeller.hits

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from kalm.envs import make
-from kalm.envs.clevr import ClevrWorld
+from kalm.envs.clevr.world import ClevrWorld
+from kalm.envs.registry import make
 from kalm.errors import KalmError
 from kalm.types import Goal
 

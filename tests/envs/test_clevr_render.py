@@ -5,9 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from kalm.envs import clevr_render
-from kalm.envs.clevr_rays import cast_rays
-from kalm.envs.clevr_render import render
+from kalm.envs.clevr.rays import cast_rays
+from kalm.envs.clevr.render import _painter, render
 from kalm.errors import KalmError
 
 #                 red         blue       green       purple      cyan
@@ -33,7 +32,7 @@ def test_right_side_up(draw):
 
 
 def test_both_ways_of_drawing_show_the_same_scene():
-    if clevr_render._painter() is cast_rays:
+    if _painter() is cast_rays:
         pytest.skip("no GL on this machine")
     difference = np.abs(render(STATE, 128).astype(float) - cast_rays(STATE, 128))
     assert np.percentile(difference, 90) < 40
@@ -42,9 +41,9 @@ def test_both_ways_of_drawing_show_the_same_scene():
 def test_without_gl_rays_are_cast_and_the_environment_is_left_alone():
     code = (
         "import os, logging; logging.basicConfig(level=logging.INFO);"
-        "import numpy as np; from kalm.envs.clevr_render import render;"
+        "import numpy as np; from kalm.envs.clevr.render import _painter, render;"
         f"s = np.array({STATE.tolist()}); a = render(s, 32); b = render(s, 32);"
-        "from kalm.envs.clevr_rays import cast_rays;"
+        "from kalm.envs.clevr.rays import cast_rays;"
         "assert (a == cast_rays(s, 32)).all() and (a == b).all();"
         "assert os.environ['PYOPENGL_PLATFORM'] == 'glx' and 'MUJOCO_GL' not in os.environ"
     )

@@ -6,13 +6,13 @@ import pytest
 
 from kalm.config import CollectConfig
 from kalm.data.lockstep import run_expert
-from kalm.envs import make
-from kalm.envs import metaworld_scenes as scenes
-from kalm.envs.metaworld_distractors import BOXES
-from kalm.envs.metaworld_experts import observation
-from kalm.envs.starts import initial_states
+from kalm.envs.metaworld import scenes
+from kalm.envs.metaworld.distractors import BOXES
+from kalm.envs.metaworld.expert import observation
+from kalm.envs.metaworld.spec import ENTITIES, ENTITY, GRIPPER, TARGET, TASKS
+from kalm.envs.registry import make
+from kalm.envs.rollout import initial_states
 from kalm.errors import KalmError
-from kalm.goals.metaworld_tasks import ENTITIES, ENTITY, GRIPPER, TARGET, TASKS
 from kalm.types import Goal
 
 # One whose entity is loose, one that keeps swinging as it is reset, one with two entities.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kalm.errors import KalmError
-from kalm.evaluation.effects import Effect, Spread, read_effects, summarize, write_effects
+from kalm.evaluation.effects import Effect, EffectSpread, read_effects, summarize, write_effects
 from kalm.evaluation.statistics import pooled
 
 TABLE = """variant,seed,measure,value,count
@@ -26,9 +26,9 @@ def test_shares_are_pooled_and_sizes_averaged(tmp_path):
     assert list(found) == ["default", "plain, absolute"]
     assert found["default"]["match/rephrase"] == pooled([80, 30], [100, 50])
     size = found["default"]["relative_error/dynamics"]
-    assert isinstance(size, Spread) and size.seeds == 2
+    assert isinstance(size, EffectSpread) and size.seeds == 2
     assert size.mean == pytest.approx(0.32) and size.deviation == pytest.approx(0.04 / np.sqrt(2))
-    assert found["plain, absolute"]["relative_error/dynamics"] == Spread(1.5, None, 1)
+    assert found["plain, absolute"]["relative_error/dynamics"] == EffectSpread(1.5, None, 1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from kalm import envs
 from kalm.errors import KalmError
-from kalm.evaluation.episodes import evaluate, play, sample_episodes
+from kalm.evaluation.episodes import evaluate_policy, play, sample_episodes
 from kalm.evaluation.results import Label
 from kalm.types import LEVELS, Goal, Instruction
 
@@ -64,7 +64,9 @@ def test_agrees_with_a_plain_loop(world):
     suites = [instruction for level in LEVELS for instruction in world.suite(level)]
     instructions, seeds = sample_episodes(suites, 6, seed=3)
     policy = ByText(world, instructions)
-    rows = evaluate(policy, world, instructions, seeds, threads=2, label=Label("expert", "none", False, 4))
+    rows = evaluate_policy(
+        policy, world, instructions, seeds, threads=2, label=Label("expert", "none", False, 4)
+    )
     assert policy.asked[0] == 24 and policy.asked[-1] < 24  # finished episodes are not asked again
     played = play(policy, world, instructions, seeds)
     for row, rollout, instruction, seed in zip(rows, played, instructions, seeds, strict=True):
@@ -91,14 +93,14 @@ def test_initial_state_is_never_judged(world):
     instruction = Instruction("red right of blue", "seen", goal, state=state)
     judge = world.judge([goal])
     assert judge.reached(np.array([state]), np.array([state]))[0]
-    row = evaluate(Always(8 * 3), world, [instruction], [0])[0]
+    row = evaluate_policy(Always(8 * 3), world, [instruction], [0])[0]
     assert row.success and row.steps == 1
 
 
 def test_one_step_goals_end_after_one_action(world):
     goal = Goal.of("move", ball="green", direction="left")
     instruction = Instruction("green left", "easy", goal)
-    rows = evaluate(Always(8 * 2 + 2, 8 * 2 + 0), world, [instruction] * 2, [0, 1])
+    rows = evaluate_policy(Always(8 * 2 + 2, 8 * 2 + 0), world, [instruction] * 2, [0, 1])
     assert [row.success for row in rows] == [True, False]
     assert [row.steps for row in rows] == [1, 1] and [row.reward for row in rows] == [1.0, 0.0]
 
@@ -106,10 +108,10 @@ def test_one_step_goals_end_after_one_action(world):
 def test_horizon(world):
     goal = Goal.of("line", order=["red", "blue", "green", "purple", "cyan"])
     instruction = Instruction("a line", "hard", goal)
-    assert evaluate(Always(0), world, [instruction], [5])[0].steps == world.spec.horizon
-    assert evaluate(Always(0), world, [instruction], [5], horizon=3)[0].steps == 3
+    assert evaluate_policy(Always(0), world, [instruction], [5])[0].steps == world.spec.horizon
+    assert evaluate_policy(Always(0), world, [instruction], [5], horizon=3)[0].steps == 3
     with pytest.raises(KalmError, match="horizon must be at least 1"):
-        evaluate(Always(0), world, [instruction], [5], horizon=0)
+        evaluate_policy(Always(0), world, [instruction], [5], horizon=0)
 
 
 def test_an_instruction_may_bring_its_state(world):
@@ -124,7 +126,7 @@ def test_an_instruction_may_bring_its_state(world):
 
 
 def test_no_episodes(world):
-    assert evaluate(Always(0), world, [], []) == []
+    assert evaluate_policy(Always(0), world, [], []) == []
 
 
 @pytest.mark.parametrize(
@@ -137,12 +139,12 @@ def test_wrong_actions_of_a_policy(world, action, message):
             return np.atleast_1d(action)
 
     with pytest.raises(KalmError, match=message):
-        evaluate(Wrong(), world, world.suite("seen")[:1], [0])
+        evaluate_policy(Wrong(), world, world.suite("seen")[:1], [0])
 
 
 def test_one_seed_per_instruction(world):
     with pytest.raises(KalmError, match="2 instructions"):
-        evaluate(Always(0), world, world.suite("seen")[:2], [0])
+        evaluate_policy(Always(0), world, world.suite("seen")[:2], [0])
 
 
 def instructions_of(level, count):

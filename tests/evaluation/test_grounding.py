@@ -12,8 +12,8 @@ from kalm.config import CollectConfig, GroundConfig, ImagineConfig, InspectConfi
 from kalm.errors import KalmError
 from kalm.evaluation.grounding import Inspection, fresh_rollouts, inspect
 from kalm.lm import sft
+from kalm.pretrained import locate
 from kalm.types import LEVELS
-from kalm.weights import locate
 
 CONFIG = InspectConfig(rollouts=6, explanations=5, transitions=20)
 SAMPLING = ImagineConfig(horizon=3, precision="float32")

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from kalm.lm.sequence import DYNAMICS, EXPLANATION, PROMPTS
+from kalm.lm.prompts import DYNAMICS, EXPLANATION, PROMPTS
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,

@@ -9,7 +9,7 @@ from checkpoints import SPECIAL, write_checkpoint
 
 from kalm import envs
 from kalm.config import CollectConfig, GroundConfig
-from kalm.data.collect import collect
+from kalm.data.collect import collect_rollouts
 from kalm.lm import sft
 
 
@@ -21,7 +21,7 @@ def world():
 @pytest.fixture(scope="session")
 def rollouts(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
-    return collect(world, CollectConfig(rollouts=160, shard=160), 0, folder)
+    return collect_rollouts(world, CollectConfig(rollouts=160, shard=160), 0, folder)
 
 
 @pytest.fixture(scope="session", params=SPECIAL)

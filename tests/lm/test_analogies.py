@@ -8,9 +8,9 @@ from kalm.config import ImagineConfig
 from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.analogies import analogies
-from kalm.lm.generate import Sampling, imagine
+from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.imagine import imagine_dataset, origins, plan
-from kalm.runs import derive_seed
+from kalm.run.seeding import derive_seed
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_other_words_are_read_and_the_goal_stays(reader, world):
     seen, new = world.suite("seen")[:4], world.suite("rephrase")[:4]
     seeds, words = np.arange(4), [instruction.text for instruction in seen]
     options = {"horizon": 4, "precision": "float32"}
-    asked = imagine(reader, world, new, seeds, words=words, **options).rollouts
-    own = imagine(reader, world, seen, seeds, **options).rollouts
+    asked = imagine_rollouts(reader, world, new, seeds, words=words, **options).rollouts
+    own = imagine_rollouts(reader, world, seen, seeds, **options).rollouts
     assert tuple(asked.instructions[i] for i in asked.which) == tuple(new)
     for i in range(4):  # up to where one of them reaches its goal
         one, other = asked[i].actions, own[i].actions
@@ -60,7 +60,7 @@ def test_first_samples_are_asked_for_in_known_words(reader, world, tmp_path):
     ):
         at = np.flatnonzero(sample == which)
         first = found.take(np.flatnonzero(sample == 0)).first_states[row[at]]
-        expected = imagine(
+        expected = imagine_rollouts(
             reader,
             world,
             [rows[i] for i in row[at]],

@@ -8,8 +8,8 @@ from checkpoints import SPECIAL, make_tokenizer, write_checkpoint
 from transformers import AutoConfig, AutoTokenizer, DynamicCache
 
 from kalm.errors import KalmError
-from kalm.lm import admission, backbone, sft
-from kalm.lm.sequence import Speller
+from kalm.lm import backbone, compatibility, sft
+from kalm.lm.prompts import PromptBuilder
 
 
 def describe(folder, family, **settings):
@@ -32,44 +32,48 @@ def describe(folder, family, **settings):
 )
 def test_architectures_that_cannot_be_grounded_are_refused_without_their_weights(tmp_path, family, why):
     with pytest.raises(KalmError, match=why) as refused:
-        backbone.load(describe(tmp_path, family))
+        backbone.load_backbone(describe(tmp_path, family))
     assert "such as Llama" in str(refused.value)
 
 
 def test_a_body_that_takes_no_embeddings_is_refused(tmp_path):
     with pytest.raises(KalmError, match="takes no inputs_embeds, attention_mask, position_ids"):
-        backbone.load(describe(tmp_path, "bart", is_encoder_decoder=False, d_model=32, encoder_layers=1))
+        backbone.load_backbone(
+            describe(tmp_path, "bart", is_encoder_decoder=False, d_model=32, encoder_layers=1)
+        )
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(KalmError, match="no causal language model at"):
-        backbone.load(str(tmp_path))
+        backbone.load_backbone(str(tmp_path))
     with pytest.raises(KalmError, match="no causal language model at"):  # a plan, no weights
-        backbone.load(describe(tmp_path, "llama", vocab_size=500))
+        backbone.load_backbone(describe(tmp_path, "llama", vocab_size=500))
 
 
 def test_attention_that_mistakes_the_mask_is_found_out(checkpoint):
-    loaded = backbone.load(str(checkpoint))
+    loaded = backbone.load_backbone(str(checkpoint))
     loaded.model.set_attn_implementation("eager")  # adds a true-or-false mask to its scores
     with pytest.raises(KalmError, match="hidden states are off"):
-        admission.require_by_trial(loaded)
+        compatibility.require_by_trial(loaded)
 
 
 def test_positions_that_do_not_count_are_found_out(tmp_path):
-    loaded = backbone.load(str(write_checkpoint("gpt2", tmp_path)))
+    loaded = backbone.load_backbone(str(write_checkpoint("gpt2", tmp_path)))
     loaded.body.wpe.register_forward_pre_hook(lambda module, inputs: (inputs[0] // 2,))
     # GPT-2 itself then halves its positions too; only the mask with positions that start anew tells.
     assert backbone.Backbone.first_position.fget(loaded) == 0
-    admission.require_by_trial(loaded)
+    compatibility.require_by_trial(loaded)
     loaded.body.wpe.register_forward_pre_hook(
         lambda module, inputs: (torch.arange(inputs[0].numel()).reshape(inputs[0].shape) + 3,)
     )
     with pytest.raises(KalmError, match="hidden states are off"):
-        admission.require_by_trial(loaded)
+        compatibility.require_by_trial(loaded)
 
 
 def test_roberta_begins_behind_the_paddings_position(tmp_path):
-    loaded = backbone.load(str(write_checkpoint("roberta", tmp_path, pad_token_id=1)))  # tried out in there
+    loaded = backbone.load_backbone(
+        str(write_checkpoint("roberta", tmp_path, pad_token_id=1))
+    )  # tried out in there
     assert loaded.first_position == 2
     assert loaded.context == 256 - 2
 
@@ -82,7 +86,7 @@ def test_roberta_begins_behind_the_paddings_position(tmp_path):
     ],
 )
 def test_up_to_its_window_a_model_with_sliding_windows_is_right(tmp_path, family, settings):
-    loaded = backbone.load(str(write_checkpoint(family, tmp_path, **settings)))
+    loaded = backbone.load_backbone(str(write_checkpoint(family, tmp_path, **settings)))
     assert loaded.context == 24
     ids = torch.arange(10, 10 + loaded.context)[None]
     with torch.inference_mode():
@@ -102,11 +106,11 @@ def test_up_to_its_window_a_model_with_sliding_windows_is_right(tmp_path, family
 
 def test_qwen2_without_its_window_keeps_its_context(tmp_path):
     settings = {"sliding_window": 24, "use_sliding_window": False}
-    assert backbone.load(str(write_checkpoint("qwen2", tmp_path, **settings))).context == 256
+    assert backbone.load_backbone(str(write_checkpoint("qwen2", tmp_path, **settings))).context == 256
 
 
 def test_a_plan_has_the_shapes_of_the_model(checkpoint):
-    loaded, planned = backbone.load(str(checkpoint)), backbone.planned(str(checkpoint))
+    loaded, planned = backbone.load_backbone(str(checkpoint)), backbone.planned(str(checkpoint))
     shapes = [{n: p.shape for n, p in b.model.named_parameters()} for b in (loaded, planned)]
     assert shapes[0] == shapes[1]
     assert all(p.is_meta for p in planned.model.parameters())
@@ -119,15 +123,15 @@ def test_the_families_have_the_tokenizers_that_make_trouble(tmp_path):
         found[family] = AutoTokenizer.from_pretrained(write_checkpoint(family, tmp_path / family))
     assert found["llama"].pad_token is None and found["gpt2"].pad_token is None
     assert found["qwen2"].bos_token is None and found["qwen2"].cls_token is None
-    speller = Speller(found["qwen2"], 256)
-    assert speller.prompt("Push").value.tolist() == speller.ids("Push")  # no start token
-    speller = Speller(found["gpt2"], 256)
-    assert speller.start == speller.end
+    prompt_builder = PromptBuilder(found["qwen2"], 256)
+    assert prompt_builder.prompt("Push").value.tolist() == prompt_builder.ids("Push")  # no start token
+    prompt_builder = PromptBuilder(found["gpt2"], 256)
+    assert prompt_builder.start == prompt_builder.end
 
 
 def test_a_tokenizer_that_cannot_end_a_text_is_refused():
     with pytest.raises(KalmError, match="could not end"):
-        Speller(make_tokenizer({"bos_token": "<s>"}), 256)
+        PromptBuilder(make_tokenizer({"bos_token": "<s>"}), 256)
 
 
 def test_a_random_body_has_the_size_of_the_pretrained_one(config, world):
@@ -146,7 +150,7 @@ def test_a_random_body_has_the_size_of_the_pretrained_one(config, world):
 def test_a_rollout_longer_than_the_context_is_refused_before_training(single, world, rollouts, tmp_path):
     narrow = write_checkpoint("llama", tmp_path / "narrow", max_position_embeddings=80)
     with pytest.raises(KalmError, match=r"steps and its goal need \d+ positions, the model has 80"):
-        sft.train(
+        sft.finetune(
             sft.fresh(single.model_copy(update={"backbone": str(narrow)}), world, 0, "cpu"),
             rollouts,
             world,
@@ -158,22 +162,22 @@ def test_a_rollout_longer_than_the_context_is_refused_before_training(single, wo
 
 
 def test_the_room_asked_for_is_that_of_the_longest_example(single, world, rollouts):
-    from kalm.lm.sequence import PROMPTS
+    from kalm.lm.prompts import PROMPTS
 
-    speller = sft.fresh(single, world, 0, "cpu").speller()
-    examples = [speller.explanation(rollouts, i) for i in range(len(rollouts))]
+    prompt_builder = sft.fresh(single, world, 0, "cpu").prompt_builder()
+    examples = [prompt_builder.explanation(rollouts, i) for i in range(len(rollouts))]
     for template in PROMPTS.values():
-        examples += [speller.generation(rollouts, i, template) for i in range(len(rollouts))]
-    speller.context = max(len(example.prompt) + len(example.body) for example in examples)
-    speller.require_room(rollouts)
-    speller.context -= 1
+        examples += [prompt_builder.generation(rollouts, i, template) for i in range(len(rollouts))]
+    prompt_builder.context = max(len(example.prompt) + len(example.body) for example in examples)
+    prompt_builder.require_room(rollouts)
+    prompt_builder.context -= 1
     with pytest.raises(KalmError, match="too long"):
-        speller.require_room(rollouts)
+        prompt_builder.require_room(rollouts)
 
 
 def test_a_model_of_another_world_does_not_imagine(model, world, rows):
-    from kalm.lm.generate import imagine
+    from kalm.lm.generate import imagine_rollouts
 
     model.spec = dataclasses.replace(model.spec, name="elsewhere")
     with pytest.raises(KalmError, match="grounded in 'elsewhere'"):
-        imagine(model, world, rows[:1], [0], horizon=1)
+        imagine_rollouts(model, world, rows[:1], [0], horizon=1)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from kalm.cli import app
+from kalm.cli.main import app
 from kalm.config import CollectConfig
-from kalm.data.collect import collect
-from kalm.lm import budget, collate, sft
-from kalm.lm.curriculum import Curriculum
+from kalm.data.collect import collect_rollouts
+from kalm.lm import budget, packing, sft
+from kalm.lm.dataset import GroundingDataset
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
@@ -23,7 +23,7 @@ def test_counts_are_those_of_the_model(single, world, rollouts, tuning):
     assert figures["trainable"] == learning
     assert figures["examples_per_epoch"]["explanation"] == len(rollouts) - config.held_out
     data, _ = sft.divide(rollouts, config, 0)
-    assert figures["tokens_per_epoch"] == Curriculum(data, model.speller(), config, 0).tokens()
+    assert figures["tokens_per_epoch"] == GroundingDataset(data, model.prompt_builder(), config, 0).tokens()
 
 
 def test_memory_by_hand(single, world, rollouts):
@@ -45,8 +45,8 @@ def test_memory_by_hand(single, world, rollouts):
 def test_activations_are_what_a_real_pass_keeps(config, world, rollouts, tuning):
     config = config.model_copy(update={"tuning": tuning, "explanation": 0.0})
     model = sft.fresh(config, world, 0, "cpu").train()
-    curriculum = Curriculum(rollouts, model.speller(), config, 0)
-    batch = collate.batch(curriculum.groups(0), rollouts, model.backbone.two_way_prompt)
+    curriculum = GroundingDataset(rollouts, model.prompt_builder(), config, 0)
+    batch = packing.batch(curriculum.groups(0), rollouts, model.backbone.two_way_prompt)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
@@ -79,7 +79,7 @@ def test_sharing_a_batch_and_checkpointing_save_activations(single, world, rollo
 
 
 def test_the_dry_run_needs_no_weights_and_writes_nothing(llama, world, tmp_path):
-    collect(world, CollectConfig(rollouts=60, shard=60), 0, tmp_path / "data")
+    collect_rollouts(world, CollectConfig(rollouts=60, shard=60), 0, tmp_path / "data")
     plan = tmp_path / "plan"
     plan.mkdir()
     for file in llama.iterdir():

@@ -4,9 +4,9 @@ import torch
 
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
-from kalm.lm import collate, sft
+from kalm.lm import packing, sft
 from kalm.lm.explain import explain, verdicts
-from kalm.lm.sequence import Tokens, explanation_prompts
+from kalm.lm.prompts import Tokens, explanation_prompts
 from kalm.types import Rollout
 
 PROMPTS = explanation_prompts("five balls")
@@ -14,20 +14,20 @@ PROMPTS = explanation_prompts("five balls")
 
 def slowly(model, rollouts, row, prompt, words):
     """The same text, reading the whole sequence again for every word."""
-    speller = model.speller()
-    example, ids = speller.question(rollouts, row, prompt), []
+    prompt_builder = model.prompt_builder()
+    example, ids = prompt_builder.question(rollouts, row, prompt), []
     while len(ids) < words:
         body = Tokens.join([example.body, Tokens.text(ids)])
-        batch = collate.batch(
-            [[collate.Group(example.prompt, (body,))]], rollouts, model.backbone.two_way_prompt
+        batch = packing.batch(
+            [[packing.PackedRow(example.prompt, (body,))]], rollouts, model.backbone.two_way_prompt
         )
         with torch.inference_mode():
             hidden = model.body(model.embed(batch), batch.visible, batch.position)[0, -1]
             word = int(model.backbone.text_head(hidden).argmax())
-        if word == speller.end:
+        if word == prompt_builder.end:
             break
         ids.append(word)
-    return speller.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return prompt_builder.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 @pytest.fixture(params=[False, True], ids=["states", "entities"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kalm.config import ImagineConfig
-from kalm.data.score import fulfilled, possible
+from kalm.data.scoring import fulfilled, possible
 from kalm.errors import KalmError
 from kalm.lm.imagine import imagine_dataset, origins, plan
 

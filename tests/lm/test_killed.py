@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kalm.cli import app
-from kalm.data import store
-from kalm.goals.suites import write_goals
+from kalm.cli.main import app
+from kalm.data import storage
+from kalm.data.goal_files import write_goals
 
 GROUND = {
     "rows": 2,
@@ -32,7 +32,7 @@ IMAGINE = {"per_file_instruction": 4, "horizon": 6, "shard": 8}
 @pytest.fixture(scope="module")
 def place(world, rollouts, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("killed")
-    store.write(rollouts, place / "real", {})
+    storage.write(rollouts, place / "real", {})
     write_goals(place / "goals.jsonl", world.suite("rephrase")[:12])
     return place
 
@@ -70,9 +70,9 @@ def test_a_killed_grounding_and_a_killed_imagination_go_on_to_the_same_result(pl
         assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
     app(imagine(place, "whole", "imagined"), standalone_mode=False)
-    kill_at(imagine(place, "whole", "again"), store.shard_path(place / "again", 1))
-    assert not store.sealed(place / "again")
+    kill_at(imagine(place, "whole", "again"), storage.shard_path(place / "again", 1))
+    assert not storage.sealed(place / "again")
     app(imagine(place, "whole", "again"), standalone_mode=False)
-    whole, killed = store.read(place / "imagined"), store.read(place / "again")
+    whole, killed = storage.read(place / "imagined"), storage.read(place / "again")
     for name in ("states", "actions", "rewards", "lengths", "which", "success"):
         assert np.array_equal(getattr(whole, name), getattr(killed, name)), name

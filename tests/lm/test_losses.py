@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from kalm.data.rollouts import RolloutSet
-from kalm.lm import backbone as backbones
-from kalm.lm import collate
-from kalm.lm.grounded import GroundedLM
-from kalm.lm.modules import Design
-from kalm.lm.sequence import GOAL_ORIENTED
+from kalm.lm import packing
+from kalm.lm.backbone import load_backbone
+from kalm.lm.heads import Design
+from kalm.lm.model import GroundedLM
+from kalm.lm.prompts import GOAL_ORIENTED
 from kalm.types import Rollout
 
 
@@ -30,13 +30,13 @@ def one_step(model, world):
 
 @pytest.fixture
 def backbone(checkpoint):
-    return backbones.load(str(checkpoint))
+    return load_backbone(str(checkpoint))
 
 
 def losses(model, rollouts):
-    speller = model.speller()
-    example = speller.generation(rollouts, 0, GOAL_ORIENTED)
-    return model(collate.batch([[collate.group([example])]], rollouts, model.backbone.two_way_prompt))
+    prompt_builder = model.prompt_builder()
+    example = prompt_builder.generation(rollouts, 0, GOAL_ORIENTED)
+    return model(packing.batch([[packing.group([example])]], rollouts, model.backbone.two_way_prompt))
 
 
 def silence(layers):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from kalm.lm import collate, sft
-from kalm.lm.acting import LMPolicy
-from kalm.lm.curriculum import Curriculum
-from kalm.lm.generate import imagine
-from kalm.lm.sequence import ACTION, GOAL_ORIENTED, STATE
+from kalm.lm import packing, sft
+from kalm.lm.dataset import GroundingDataset
+from kalm.lm.generate import imagine_rollouts
+from kalm.lm.policy import LMPolicy
+from kalm.lm.prompts import ACTION, GOAL_ORIENTED, STATE
 
 
 @pytest.fixture(params=[False, True], ids=["", "state_to_action"])
@@ -20,9 +20,9 @@ def forgetful(config, world, rollouts, request):
 
 
 def test_a_rollout_is_learnt_step_by_step(forgetful, rollouts):
-    speller = forgetful.speller()
+    prompt_builder = forgetful.prompt_builder()
     long = int(np.argmax(rollouts.lengths))
-    examples = speller.generations(rollouts, long, GOAL_ORIENTED)
+    examples = prompt_builder.generations(rollouts, long, GOAL_ORIENTED)
     assert len(examples) == rollouts.lengths[long] > 1
     for step, example in enumerate(examples):
         assert example.body.kind.tolist() == [STATE, ACTION] and example.body.asks.tolist() == [ACTION, STATE]
@@ -38,7 +38,7 @@ def test_a_rollout_is_learnt_step_by_step(forgetful, rollouts):
 
 def test_token_counts_of_the_plan_are_those_of_the_batches(config, forgetful, rollouts):
     config = config.model_copy(update={"memory": False, "explanation": 0.0, "dynamics": 0.0})
-    plan = Curriculum(rollouts, forgetful.speller(), config, 0)
+    plan = GroundingDataset(rollouts, forgetful.prompt_builder(), config, 0)
     groups = [group for step in range(plan.steps_per_epoch) for row in plan.groups(step) for group in row]
     planned = [item.tokens for row in plan._rows(0)[: config.rows * plan.steps_per_epoch] for item in row]
     assert [len(group) for group in groups] == planned
@@ -46,7 +46,7 @@ def test_token_counts_of_the_plan_are_those_of_the_batches(config, forgetful, ro
 
 def test_every_step_of_a_rollout_is_dealt_out_once(config, forgetful, rollouts):
     config = config.model_copy(update={"memory": False, "explanation": 0.0, "dynamics": 0.0})
-    plan = Curriculum(rollouts, forgetful.speller(), config, 0)
+    plan = GroundingDataset(rollouts, forgetful.prompt_builder(), config, 0)
     groups = [plan._spell(item) for row in plan._rows(0) for item in row]
     actions = np.concatenate([body.answer[:1] for group in groups for body in group.bodies])
     assert np.array_equal(np.sort(actions), np.arange(rollouts.lengths.sum()))
@@ -54,13 +54,13 @@ def test_every_step_of_a_rollout_is_dealt_out_once(config, forgetful, rollouts):
 
 
 def test_imagined_actions_are_those_of_goal_and_state_read_alone(forgetful, world, rows):
-    found = imagine(forgetful, world, rows, range(len(rows)), horizon=5).rollouts
+    found = imagine_rollouts(forgetful, world, rows, range(len(rows)), horizon=5).rollouts
     assert found.lengths.max() > 2
-    speller = forgetful.speller()
+    prompt_builder = forgetful.prompt_builder()
     for index in range(len(found)):
-        examples = speller.generations(found, index, GOAL_ORIENTED)
+        examples = prompt_builder.generations(found, index, GOAL_ORIENTED)
         for example, action in zip(examples, found[index].actions, strict=True):
-            alone = collate.batch([[collate.group([example])]], found, forgetful.backbone.two_way_prompt)
+            alone = packing.batch([[packing.group([example])]], found, forgetful.backbone.two_way_prompt)
             with torch.inference_mode():
                 hidden = forgetful.body(
                     forgetful.embed(alone).double(), alone.visible, alone.position

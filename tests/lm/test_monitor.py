@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from kalm.lm import collate
+from kalm.lm import packing
 from kalm.lm.explain import explain, verdicts
-from kalm.lm.monitor import Monitor
-from kalm.lm.sequence import GOAL_ORIENTED, explanation_prompts
+from kalm.lm.monitor import GroundingMonitor
+from kalm.lm.prompts import GOAL_ORIENTED, explanation_prompts
 from kalm.types import LEVELS
 
 
@@ -16,7 +16,7 @@ def look(model, world, rollouts, config):
 
     def numbers(**changes):
         settings = config.model_copy(update={"match_rollouts": 3, "explain_rollouts": 8, **changes})
-        return Monitor(model.float(), world, held_out, model.speller(), settings, 0).look()
+        return GroundingMonitor(model.float(), world, held_out, model.prompt_builder(), settings, 0).look()
 
     return numbers
 
@@ -62,14 +62,14 @@ def test_what_is_not_asked_for_is_left_out(look):
 
 def test_packed_losses_are_those_of_each_example_in_a_row_of_its_own(look, model, rollouts):
     found = look(match_rollouts=0, explain_rollouts=0)
-    some, speller = rollouts.take(np.arange(12)), model.speller()
+    some, prompt_builder = rollouts.take(np.arange(12)), model.prompt_builder()
     for task, name in (("dynamics", "state"), ("generation", "action"), ("explanation", "text")):
         spell = {
-            "dynamics": lambda i: speller.dynamics(some, i, 0),
-            "generation": lambda i: speller.generation(some, i, GOAL_ORIENTED),
-            "explanation": lambda i: speller.explanation(some, i),
+            "dynamics": lambda i: prompt_builder.dynamics(some, i, 0),
+            "generation": lambda i: prompt_builder.generation(some, i, GOAL_ORIENTED),
+            "explanation": lambda i: prompt_builder.explanation(some, i),
         }[task]
-        rows = [[collate.group([spell(i)])] for i in range(12)]
+        rows = [[packing.group([spell(i)])] for i in range(12)]
         with torch.inference_mode():
-            losses = model(collate.batch(rows, some, model.backbone.two_way_prompt))
+            losses = model(packing.batch(rows, some, model.backbone.two_way_prompt))
         assert found[f"held_out/{task}_{name}"] == pytest.approx(float(getattr(losses, name)), rel=1e-4)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from kalm.lm import collate
+from kalm.lm import packing
 from kalm.lm.predict import SHARED_PROMPT, predict, squared_errors
 
 
@@ -9,11 +9,11 @@ def test_many_at_a_time_equal_one_by_one(model, rollouts):
     picked = np.arange(0, rollouts.transitions, 7)
     assert len(picked) > 2 * SHARED_PROMPT
     together = predict(model, rollouts, picked)
-    speller = model.speller()
+    prompt_builder = model.prompt_builder()
     for row, found in zip(picked[:20], together, strict=False):
         owner = int(rollouts.owner[row])
-        example = speller.dynamics(rollouts, owner, int(row - rollouts.action_starts[owner]))
-        batch = collate.batch([[collate.group([example])]], rollouts, model.backbone.two_way_prompt)
+        example = prompt_builder.dynamics(rollouts, owner, int(row - rollouts.action_starts[owner]))
+        batch = packing.batch([[packing.group([example])]], rollouts, model.backbone.two_way_prompt)
         with torch.inference_mode():
             hidden = model.body(model.embed(batch), batch.visible, batch.position)[:, -1]
             alone = model.predicted_states(hidden, batch.present_states)

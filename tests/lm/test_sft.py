@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from kalm.errors import KalmError
-from kalm.lm import grounded, sft
-from kalm.lm.curriculum import Curriculum
-from kalm.runs import read_metrics
+from kalm.lm import sft
+from kalm.lm.dataset import GroundingDataset
+from kalm.lm.model import load_model
+from kalm.run.metrics import read_metrics
 
 
 def run(config, world, rollouts, folder, seed=0):
-    return sft.train(sft.fresh(config, world, seed, "cpu"), rollouts, world, config, seed, folder)
+    return sft.finetune(sft.fresh(config, world, seed, "cpu"), rollouts, world, config, seed, folder)
 
 
 def test_losses_fall(config, world, rollouts, tmp_path):
@@ -44,7 +45,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(config, world, rollouts,
         yield advance
 
     with pytest.raises(Stop):
-        sft.train(
+        sft.finetune(
             sft.fresh(config, world, 0, "cpu"), rollouts, world, config, 0, tmp_path / "stopped", stopping
         )
     resumed = run(config, world, rollouts, tmp_path / "stopped")
@@ -66,7 +67,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(config, world, rollouts, t
     with torch.no_grad():
         model.action_head.get_parameter("2.bias")[0] = float("inf")
     with pytest.raises(KalmError, match="the loss is"):
-        sft.train(model, rollouts, world, config, 0, tmp_path)
+        sft.finetune(model, rollouts, world, config, 0, tmp_path)
 
 
 def test_too_few_rollouts_are_refused(config, world, rollouts, tmp_path):
@@ -76,23 +77,23 @@ def test_too_few_rollouts_are_refused(config, world, rollouts, tmp_path):
 
 def test_every_rollout_gives_one_example_of_each_task(config, world, rollouts):
     model = sft.fresh(config, world, 0, "cpu")
-    speller = model.speller()
-    curriculum = Curriculum(rollouts, speller, config, 0)
+    prompt_builder = model.prompt_builder()
+    curriculum = GroundingDataset(rollouts, prompt_builder, config, 0)
     assert curriculum.examples() == dict.fromkeys(("generation", "explanation", "dynamics"), len(rollouts))
     ablated = config.model_copy(update={"dynamics": 0.0, "explanation": 0.5})
-    counts = Curriculum(rollouts, speller, ablated, 0).examples()
+    counts = GroundingDataset(rollouts, prompt_builder, ablated, 0).examples()
     assert counts == {"generation": len(rollouts), "explanation": len(rollouts) // 2}
 
 
 def test_a_saved_model_gives_the_same_losses(model, config, rollouts, tmp_path):
-    from kalm.lm import collate
+    from kalm.lm import packing
 
     model = model.float()
-    speller = model.speller()
-    rows = Curriculum(rollouts, speller, config, 0).groups(0)
-    batch = collate.batch(rows, rollouts, model.backbone.two_way_prompt)
+    prompt_builder = model.prompt_builder()
+    rows = GroundingDataset(rollouts, prompt_builder, config, 0).groups(0)
+    batch = packing.batch(rows, rollouts, model.backbone.two_way_prompt)
     model.save(tmp_path / "model")
-    loaded = grounded.load(tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
     assert loaded.spec == model.spec
     for name, value in model(batch)._asdict().items():
         assert torch.allclose(value, getattr(loaded(batch), name), atol=1e-6)
@@ -103,9 +104,9 @@ def test_a_damaged_model_is_refused(model, tmp_path):
     weights = tmp_path / "model" / "modules.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(KalmError, match="damaged"):
-        grounded.load(tmp_path / "model")
+        load_model(tmp_path / "model")
     with pytest.raises(KalmError, match="does not exist"):
-        grounded.load(tmp_path / "nothing")
+        load_model(tmp_path / "nothing")
 
 
 def test_frozen_parts_do_not_move(config, world, rollouts, tmp_path):

@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kalm import processes
 from kalm.config import GroundConfig, ImagineConfig
-from kalm.data import store
+from kalm.data import storage
 from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.imagine import imagine_dataset, plan
-from kalm.runs import read_json, read_metrics
+from kalm.run import processes
+from kalm.run.io import read_json
+from kalm.run.metrics import read_metrics
 
 # Weights move by 1e-3. The world's numbers are float32, so are the heads' outputs, and Adam enlarges that.
 ROUNDING = 1e-6
@@ -42,14 +43,14 @@ def settings(llama):
 def train(settings, world, rollouts, folder):
     # In float64, because Adam turns gradients that are nothing but rounding into steps of full size.
     model = sft.fresh(settings, world, 0, "cpu").double()
-    return sft.train(model, rollouts, world, settings, 0, folder)
+    return sft.finetune(model, rollouts, world, settings, 0, folder)
 
 
 @pytest.fixture(scope="module")
 def place(settings, world, rollouts, tmp_path_factory) -> Path:
     """A folder with what one process did, and then two."""
     place = tmp_path_factory.mktemp("together")
-    store.write(rollouts, place / "real", {})
+    storage.write(rollouts, place / "real", {})
     (place / "ground.json").write_text(settings.model_dump_json())
     (place / "imagine.json").write_text(IMAGINE.model_dump_json())
     train(settings, world, rollouts, place / "alone")
@@ -89,12 +90,12 @@ def test_one_process_continues_what_two_with_shards_began(place, settings, world
 
 
 def test_two_processes_imagine_what_one_imagines_to_the_bit(place, world, tmp_path):
-    from kalm.lm import grounded
+    from kalm.lm.model import load_model
 
-    model = grounded.load(place / "alone" / "model")
+    model = load_model(place / "alone" / "model")
     one = imagine_dataset(model, world, plan(world, IMAGINE)[:20], IMAGINE, 0, tmp_path, {})
-    two = store.read(place / "imagined")
-    assert store.finished_shards(tmp_path) == store.finished_shards(place / "imagined") == set(range(5))
+    two = storage.read(place / "imagined")
+    assert storage.finished_shards(tmp_path) == storage.finished_shards(place / "imagined") == set(range(5))
     for name in ("states", "actions", "rewards", "lengths", "which", "success"):
         assert np.array_equal(getattr(one, name), getattr(two, name)), name
 

@@ -6,9 +6,9 @@ import torch
 from kalm.config import GroundConfig
 from kalm.errors import KalmError
 from kalm.lm import sft
-from kalm.lm.curriculum import Curriculum
-from kalm.lm.grounded import Losses
-from kalm.lm.team import Team
+from kalm.lm.dataset import GroundingDataset
+from kalm.lm.distributed import DistributedTrainer
+from kalm.lm.model import GroundingLosses
 from kalm.lm.update import measured, update
 
 
@@ -16,8 +16,8 @@ def prepared(config, world, rollouts):
     model = sft.fresh(config, world, 0, "cpu")
     model.fit_scales(rollouts)
     optimizer, _ = sft.optimizer_and_schedule(model, config, 10)
-    team = Team(model, optimizer, config.precision, config.compile)
-    return team, Curriculum(rollouts, model.speller(), config, 0)
+    team = DistributedTrainer(model, optimizer, config.precision, config.compile)
+    return team, GroundingDataset(rollouts, model.prompt_builder(), config, 0)
 
 
 def test_no_gradient_is_computed_for_what_is_frozen(config, world, rollouts):
@@ -41,7 +41,7 @@ def test_every_weight_has_a_gradient_also_without_answers_of_its_kind(config, wo
 
 
 def test_the_measured_loss_is_the_weighted_sum(config):
-    losses = Losses(*torch.tensor([2.0, 3.0, 5.0]))
+    losses = GroundingLosses(*torch.tensor([2.0, 3.0, 5.0]))
     weights = {"text_weight": 0.5, "state_weight": 1.0, "action_weight": 2.0}
     values = measured(losses, torch.tensor(7.0), config.model_copy(update=weights))
     assert values == {"loss": 1 + 3 + 10, "text": 2, "state": 3, "action": 5, "gradient_norm": 7}

@@ -9,11 +9,13 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 
-from kalm import envs, processes
+from kalm import envs
 from kalm.config import GroundConfig, ImagineConfig
-from kalm.data import store
-from kalm.lm import grounded, sft
+from kalm.data import storage
+from kalm.lm import sft
 from kalm.lm.imagine import imagine_dataset, plan
+from kalm.lm.model import load_model
+from kalm.run import processes
 
 SHARDED = {
     "ACCELERATE_USE_FSDP": "true",
@@ -35,12 +37,12 @@ class ShardingOnCPUs(accelerate.Accelerator):
 def main(place: Path) -> None:
     """Train replicated, train sharded, continue sharded, imagine; all below `place`."""
     assert processes.count() == 2
-    world, rollouts = envs.make("clevr"), store.read(place / "real")
+    world, rollouts = envs.make("clevr"), storage.read(place / "real")
     config = GroundConfig.model_validate_json((place / "ground.json").read_text())
 
     def train(name: str) -> None:
         model = sft.fresh(config, world, 0, "cpu").double()
-        sft.train(model, rollouts, world, config, 0, place / name)
+        sft.finetune(model, rollouts, world, config, 0, place / name)
         assert isinstance(model.lm.base_model.layers[0], FSDPModule) == (name != "replicated")
         AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -50,7 +52,7 @@ def main(place: Path) -> None:
     train("sharded")
     train("continued")
     imagining = ImagineConfig.model_validate_json((place / "imagine.json").read_text())
-    model = grounded.load(place / "alone" / "model")
+    model = load_model(place / "alone" / "model")
     imagine_dataset(model, world, plan(world, imagining)[:20], imagining, 0, place / "imagined", {})
     processes.leave()
 

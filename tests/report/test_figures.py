@@ -10,14 +10,7 @@ from kalm import envs
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Label
 from kalm.evaluation.statistics import rate
-from kalm.report.figures import (
-    Curve,
-    ability_curves,
-    loss_curves,
-    policy_curves,
-    quality_bars,
-    success_bars,
-)
+from kalm.report.figures import Curve, ability_curves, loss_curves, policy_curves, quality_bars, success_bars
 from kalm.report.films import Film, Filmstrip, film, filmstrip
 from kalm.report.scores import Score
 from kalm.report.style import DARK, LEVEL_COLORS, PRINT, color_of

@@ -9,7 +9,7 @@ from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode, Label
 from kalm.evaluation.statistics import rate
-from kalm.report.document import Code, Document, Section, html, to_markdown
+from kalm.report.document import Code, Document, DocumentSection, html, to_markdown
 from kalm.report.figures import Curve
 from kalm.report.films import Film, Filmstrip
 from kalm.report.page import ReportData, compose, headline, write_report
@@ -146,6 +146,6 @@ def test_a_single_policy_says_what_is_not_compared():
 
 
 def test_code_with_backticks_stays_code():
-    document = Document("t", (), (Section("s", (Code("a\n```\nb", "All"),)),))
+    document = Document("t", (), (DocumentSection("s", (Code("a\n```\nb", "All"),)),))
     assert "````\na\n```\nb\n````" in to_markdown(document, "figures")
     assert "<details><summary>All</summary><pre>a\n```\nb</pre></details>" in html(document)

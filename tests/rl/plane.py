@@ -8,7 +8,7 @@ arrives; what the other moves do is plain from the other rollouts, and how far t
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
-from kalm.goals.rows import RowJudge
+from kalm.envs.simple import RowJudge
 from kalm.types import Goal, Instruction, WorldSpec
 
 MOVES = np.array([[0.3, 0.0], [0.0, 0.3], [-0.3, 0.0], [0.0, -0.3]])

@@ -16,10 +16,10 @@ from kalm.rl import combo
 from kalm.rl.algorithms import acting_networks, create
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.mlp import linears
-from kalm.rl.model_rollouts import Ring, Transitions, data_rows, roll_out
+from kalm.rl.model_buffer import ModelBuffer, Transitions, data_rows, roll_out
 from kalm.rl.policy import load_policy
-from kalm.rl.train import fit
-from kalm.runs import read_metrics
+from kalm.rl.train import train_offline
+from kalm.run.metrics import read_metrics
 
 CONFIG = TrainConfig(
     batch=128, hidden=(64, 64), lr=3e-3, gamma=0.5, reward_scale=1, cql_alpha=0.05, combo_alpha=0.05,
@@ -56,7 +56,7 @@ def made(real, encoder, folder, config=SMALL, imagined=None):
     rng = np.random.default_rng(0)
     data = MixedBuffer(real, imagined, encoder, config.mix, rng, reward_scale=config.reward_scale)
     learner = create("combo", real.spec, data.observation_size, config, "cpu")
-    material = combo.Material(plane.Plane(), real, config, QUICK, 0, folder)
+    material = combo.ModelContext(plane.Plane(), real, config, QUICK, 0, folder)
     return SimpleNamespace(learner=learner, mix=combo.prepare(learner, data, material))
 
 
@@ -170,7 +170,7 @@ def test_a_model_that_runs_away_is_noticed():
 
 
 def test_the_ring_keeps_the_newest():
-    ring = Ring(5, 1, 1, "cpu")
+    ring = ModelBuffer(5, 1, 1, "cpu")
 
     def add(*numbers):
         column = np.array(numbers)
@@ -266,8 +266,8 @@ def test_resumes_exactly(kind, real, encoder, tmp_path):
 
     def train(folder, **options):
         torch.manual_seed(99)
-        fit(data.spec, data, None, "combo", 0, config, encoder, tmp_path / folder, world=plane.Plane(),
-            dynamics=QUICK, **options)  # fmt: skip
+        train_offline(data.spec, data, None, "combo", 0, config, encoder, tmp_path / folder,
+            world=plane.Plane(), dynamics=QUICK, **options)  # fmt: skip
 
     def stop(n=1, *, resumed=False, **fields):
         if n >= 100:
@@ -294,10 +294,12 @@ def test_resumes_exactly(kind, real, encoder, tmp_path):
 def test_a_training_that_goes_on_forgets_the_old_model(real, encoder, tmp_path):
     config = SMALL.model_copy(update={"steps": 20})
     options = {"world": plane.Plane(), "dynamics": QUICK}
-    fit(plane.SPEC, real, None, "combo", 0, config, encoder, tmp_path / "first", **options)
+    train_offline(plane.SPEC, real, None, "combo", 0, config, encoder, tmp_path / "first", **options)
     longer, fewer = config.model_copy(update={"steps": 30}), plane.sides(60, 5)
     start = tmp_path / "first"
-    fit(plane.SPEC, fewer, None, "combo", 0, longer, encoder, tmp_path / "on", start=start, **options)
+    train_offline(
+        plane.SPEC, fewer, None, "combo", 0, longer, encoder, tmp_path / "on", start=start, **options
+    )
     stored = load_file(tmp_path / "on" / "checkpoint.safetensors")
     assert stored["ring.goals"].max() < len(fewer.instructions)
     assert stored["ring.written"] <= 20 * 3
@@ -312,7 +314,7 @@ def test_a_training_that_goes_on_forgets_the_old_model(real, encoder, tmp_path):
 )
 def test_settings_that_cannot_work_are_refused(config, dynamics, message, real, encoder, tmp_path):
     with pytest.raises(KalmError, match=message):
-        fit(
+        train_offline(
             plane.SPEC,
             real,
             None,
@@ -338,6 +340,6 @@ def test_it_finds_what_the_data_never_show(real, encoder, tmp_path):
             return {"success": seen[-1]}
 
         options = {"world": plane.Plane(), "dynamics": DYNAMICS, "look": look}
-        fit(plane.SPEC, real, None, name, 0, config, encoder, tmp_path / name, **options)
+        train_offline(plane.SPEC, real, None, name, 0, config, encoder, tmp_path / name, **options)
     assert np.mean(success["combo"][-4:]) > 0.7, success
     assert max(success["cql"] + success["bc"]) < 0.1, success

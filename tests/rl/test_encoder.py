@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from kalm.errors import KalmError
+from kalm.pretrained import locate
 from kalm.rl.encoder import GoalEncoder
-from kalm.weights import locate
 
 TEXTS = [
     "push the red ball behind the blue one",

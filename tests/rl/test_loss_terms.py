@@ -7,20 +7,20 @@ import torch
 from kalm.errors import KalmError
 from kalm.rl.algorithms import ALGORITHMS, create, require
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.losses import Window, by_source
+from kalm.rl.losses import RunningMean, by_source
 
 
 def test_means_count_each_term_by_itself():
-    window = Window()
+    window = RunningMean()
     window.add({"critic": torch.tensor(1.0), "actor": 4.0})
     window.add({"critic": torch.tensor(2.0)})
-    later = Window(json.loads(json.dumps(window.state(2))))
+    later = RunningMean(json.loads(json.dumps(window.state(2))))
     later.add({"critic": torch.tensor(6.0)})
     assert later.close(3) == {"critic": 3.0, "actor": 4.0} and later.close(4) == {}
 
 
 def test_one_loss_that_is_not_finite_is_noticed_when_read():
-    window = Window()
+    window = RunningMean()
     for value in (1.0, float("nan"), 2.0):
         window.add({"loss": torch.tensor(value)})
     with pytest.raises(KalmError, match="no longer finite by step 7"):

@@ -8,8 +8,8 @@ from safetensors.numpy import load_file
 from kalm.errors import KalmError
 from kalm.rl.algorithms import ALGORITHMS
 from kalm.rl.policy import load_policy
-from kalm.rl.train import fit
-from kalm.runs import read_metrics
+from kalm.rl.train import train_offline
+from kalm.run.metrics import read_metrics
 
 NAMES = sorted(set(ALGORITHMS) - {"combo"})  # COMBO needs a world that judges: test_combo.py
 
@@ -46,7 +46,9 @@ class TestBattery:
     """What every algorithm of the table must do."""
 
     def test_learns_what_real_and_imagined_rollouts_show(self, name, line, sets, config, encoder, tmp_path):
-        policy = fit(line.spec, *sets, name, 0, config.model_copy(update={"steps": 600}), encoder, tmp_path)
+        policy = train_offline(
+            line.spec, *sets, name, 0, config.model_copy(update={"steps": 600}), encoder, tmp_path
+        )
         rows = read_metrics(tmp_path)
         assert [row["step"] for row in rows] == [100, 200, 300, 400, 500, 600]
         assert rows[0].keys() == rows[-1].keys()
@@ -59,7 +61,7 @@ class TestBattery:
             assert right > 0.85 or name in ("td3bc", "cql-continuous")
 
     def test_loads_as_it_was_trained(self, name, line, sets, config, encoder, tmp_path):
-        policy = fit(line.spec, *sets, name, 0, config, encoder, tmp_path)
+        policy = train_offline(line.spec, *sets, name, 0, config, encoder, tmp_path)
         loaded = load_policy(tmp_path, encoder=encoder)
         states, texts = sets[0].first_states, [rollout.instruction.text for rollout in sets[0]]
         assert (loaded.values(states, texts) == policy.values(states, texts)).all()
@@ -70,12 +72,14 @@ class TestBattery:
 
     def test_resumes_exactly(self, name, line, sets, config, encoder, tmp_path):
         config = config.model_copy(update={"lr_decay": 0.5})
-        fit(line.spec, *sets, name, 0, config, encoder, tmp_path / "whole")
+        train_offline(line.spec, *sets, name, 0, config, encoder, tmp_path / "whole")
         with pytest.raises(Stopped):  # at 200 steps, the last checkpoint being at 160
-            fit(line.spec, *sets, name, 0, config, encoder, tmp_path / "cut", advance=stop_after(200))
+            train_offline(
+                line.spec, *sets, name, 0, config, encoder, tmp_path / "cut", advance=stop_after(200)
+            )
         assert not (tmp_path / "cut" / "policy.json").exists()
         torch.manual_seed(99)
-        fit(line.spec, *sets, name, 0, config, encoder, tmp_path / "cut")
+        train_offline(line.spec, *sets, name, 0, config, encoder, tmp_path / "cut")
         for file in ("policy.safetensors", "checkpoint.safetensors"):
             assert same_files(tmp_path / "whole" / file, tmp_path / "cut" / file)
         assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
@@ -83,7 +87,7 @@ class TestBattery:
     def test_seed_decides_everything(self, name, line, sets, config, encoder, tmp_path):
         for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
             torch.manual_seed(seed + 5)
-            fit(line.spec, *sets, name, seed, config, encoder, tmp_path / folder)
+            train_offline(line.spec, *sets, name, seed, config, encoder, tmp_path / folder)
         files = [tmp_path / folder / "policy.safetensors" for folder in "abc"]
         assert same_files(files[0], files[1]) and not same_files(files[0], files[2])
 
@@ -106,43 +110,43 @@ class TestBattery:
             ),
         ):
             with pytest.raises(KalmError, match=message):
-                fit(line.spec, *pair, name, 0, config, encoder, tmp_path)
+                train_offline(line.spec, *pair, name, 0, config, encoder, tmp_path)
         assert not list(tmp_path.iterdir())
 
 
 def test_folder_of_another_training_is_refused(line, sets, config, encoder, tmp_path):
     short = config.model_copy(update={"steps": 20})
-    fit(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
+    train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
     with pytest.raises(KalmError, match="other settings or data"):
-        fit(line.spec, *sets, "bc", 1, short, encoder, tmp_path)
+        train_offline(line.spec, *sets, "bc", 1, short, encoder, tmp_path)
     with pytest.raises(KalmError, match="other settings or data"):
-        fit(line.spec, sets[0], None, "bc", 0, short, encoder, tmp_path)
+        train_offline(line.spec, sets[0], None, "bc", 0, short, encoder, tmp_path)
     with pytest.raises(KalmError, match="beyond train.steps=10"):
-        fit(line.spec, *sets, "bc", 0, config.model_copy(update={"steps": 10}), encoder, tmp_path)
+        train_offline(line.spec, *sets, "bc", 0, config.model_copy(update={"steps": 10}), encoder, tmp_path)
 
 
 def test_damaged_checkpoint_is_refused(line, sets, config, encoder, tmp_path):
     short = config.model_copy(update={"steps": 20})
-    fit(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
+    train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(KalmError, match="damaged"):
-        fit(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
+        train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
 
 
 def test_diverging_losses_stop_the_training(line, sets, config, encoder, tmp_path):
     wild = config.model_copy(update={"lr": 1e30})
     with pytest.raises(KalmError, match="no longer finite by step 80:"):
-        fit(line.spec, sets[0], None, "bc", 0, wild, encoder, tmp_path)
+        train_offline(line.spec, sets[0], None, "bc", 0, wild, encoder, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["bc", "cql", "td3bc", "cql-continuous"])
 def test_learning_rate_falls_to_zero(name, line, sets, config, encoder, tmp_path):
     """The same as without until the fall begins; then ever smaller steps, down to next to nothing."""
     every = {"steps": 80, "checkpoint_every": 1}
-    fit(line.spec, *sets, name, 0, config.model_copy(update=every), encoder, tmp_path / "stays")
+    train_offline(line.spec, *sets, name, 0, config.model_copy(update=every), encoder, tmp_path / "stays")
     falls = config.model_copy(update={**every, "lr_decay": 0.5})
-    fit(line.spec, *sets, name, 0, falls, encoder, tmp_path / "falls")
+    train_offline(line.spec, *sets, name, 0, falls, encoder, tmp_path / "falls")
 
     def weights(folder, step):
         tensors = load_file(tmp_path / folder / "steps" / f"{step:08d}" / "policy.safetensors")
@@ -159,15 +163,15 @@ def test_learning_rate_falls_to_zero(name, line, sets, config, encoder, tmp_path
 
 def test_more_steps_need_a_rate_that_stays(line, sets, config, encoder, tmp_path):
     falls = config.model_copy(update={"steps": 20, "lr_decay": 0.5})
-    fit(line.spec, *sets, "bc", 0, falls, encoder, tmp_path)
+    train_offline(line.spec, *sets, "bc", 0, falls, encoder, tmp_path)
     with pytest.raises(KalmError, match="other settings or data"):
-        fit(line.spec, *sets, "bc", 0, falls.model_copy(update={"steps": 30}), encoder, tmp_path)
+        train_offline(line.spec, *sets, "bc", 0, falls.model_copy(update={"steps": 30}), encoder, tmp_path)
 
 
 def test_torch_is_left_as_it_was(line, sets, config, encoder, tmp_path):
     checks = torch.distributions.Distribution._validate_args
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    fit(line.spec, *sets, "bc", 0, config.model_copy(update={"steps": 5}), encoder, tmp_path)
+    train_offline(line.spec, *sets, "bc", 0, config.model_copy(update={"steps": 5}), encoder, tmp_path)
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
     assert torch.distributions.Distribution._validate_args is checks
 
@@ -180,7 +184,7 @@ def test_looks_join_the_metrics_on_schedule(line, sets, config, encoder, tmp_pat
         return {"success/seen": step / 1000}
 
     short = config.model_copy(update={"steps": 240, "evaluate_every": 90})
-    fit(line.spec, *sets, "bc", 0, short, encoder, tmp_path, look=look)
+    train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path, look=look)
     assert asked == [(90, (2,)), (180, (2,)), (240, (2,))]
     rows = {row["step"]: row for row in read_metrics(tmp_path)}
     assert list(rows) == [90, 100, 180, 200, 240]
@@ -190,8 +194,10 @@ def test_looks_join_the_metrics_on_schedule(line, sets, config, encoder, tmp_pat
 
 def test_looking_changes_nothing(line, sets, config, encoder, tmp_path):
     looking = config.model_copy(update={"steps": 40, "evaluate_every": 10})
-    fit(line.spec, *sets, "cql", 0, looking, encoder, tmp_path / "a", look=lambda policy, step: {"x": 0.0})
-    fit(line.spec, *sets, "cql", 0, looking, encoder, tmp_path / "b")
+    train_offline(
+        line.spec, *sets, "cql", 0, looking, encoder, tmp_path / "a", look=lambda policy, step: {"x": 0.0}
+    )
+    train_offline(line.spec, *sets, "cql", 0, looking, encoder, tmp_path / "b")
     assert same_files(tmp_path / "a" / "policy.safetensors", tmp_path / "b" / "policy.safetensors")
 
 
@@ -199,16 +205,20 @@ def test_a_training_goes_on_from_another_policy(line, sets, config, encoder, tmp
     short = config.model_copy(update={"steps": 40})
     longer = config.model_copy(update={"steps": 60, "checkpoint_every": 10})
     more = line.rollouts(80, seed=5)
-    fit(line.spec, *sets, "cql", 0, short, encoder, tmp_path / "first")
-    policy = fit(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "on", start=tmp_path / "first")
-    fit(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "new")
+    train_offline(line.spec, *sets, "cql", 0, short, encoder, tmp_path / "first")
+    policy = train_offline(
+        line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "on", start=tmp_path / "first"
+    )
+    train_offline(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "new")
     assert policy.provenance["steps"] == 60
     assert [row["step"] for row in read_metrics(tmp_path / "on")] == [60]
     assert not same_files(tmp_path / "on" / "policy.safetensors", tmp_path / "new" / "policy.safetensors")
     with pytest.raises(Stopped):
-        fit(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "cut", advance=stop_after(55),
-            start=tmp_path / "first")  # fmt: skip
-    fit(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "cut", start=tmp_path / "first")
+        train_offline(line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "cut",
+            advance=stop_after(55), start=tmp_path / "first")  # fmt: skip
+    train_offline(
+        line.spec, more, None, "cql", 0, longer, encoder, tmp_path / "cut", start=tmp_path / "first"
+    )
     assert same_files(tmp_path / "on" / "policy.safetensors", tmp_path / "cut" / "policy.safetensors")
     with pytest.raises(KalmError, match="no training to go on with"):
-        fit(line.spec, *sets, "cql", 0, longer, encoder, tmp_path / "x", start=tmp_path / "nowhere")
+        train_offline(line.spec, *sets, "cql", 0, longer, encoder, tmp_path / "x", start=tmp_path / "nowhere")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.mlp import forward
 from kalm.rl.policy import from_layers, load_policy
-from kalm.rl.train import fit
+from kalm.rl.train import train_offline
 from kalm.rl.units import Units
 
 
@@ -57,7 +57,7 @@ def test_faint_states_are_heard_only_when_measured(name, faint, line, config, en
     rates = []
     for measured in (False, True):
         folder = tmp_path / str(measured)
-        fit(
+        train_offline(
             line.spec,
             faint,
             None,
@@ -77,6 +77,8 @@ def test_looking_changes_nothing_where_states_are_measured(faint, line, config, 
     looking = config.model_copy(update={"steps": 40, "evaluate_every": 10, "standardise": True})
     stored = []
     for name, look in (("looks", lambda policy, step: {"x": 0.0}), ("does not", None)):
-        fit(line.spec, faint, None, "cql-continuous", 0, looking, encoder, tmp_path / name, look=look)
+        train_offline(
+            line.spec, faint, None, "cql-continuous", 0, looking, encoder, tmp_path / name, look=look
+        )
         stored.append(load_file(tmp_path / name / "policy.safetensors"))
     assert all(torch.equal(stored[0][key], stored[1][key]) for key in stored[0])

@@ -14,8 +14,7 @@ import numpy as np
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 
 from kalm.envs.base import TOO_LARGE
-from kalm.envs.plugin import PluginWorld
-from kalm.goals.rows import RowJudge
+from kalm.envs.simple import RowJudge, SimpleWorld
 from kalm.types import Goal, WorldSpec
 
 NAMES = ("taxi_x", "taxi_y", "passenger_x", "passenger_y", "riding")  # fields from the upper left; 0 or 1
@@ -111,7 +110,7 @@ class TaxiExpert:
         return np.where(rng.random(len(states)) < self.noise, rng.integers(ACTIONS, size=len(states)), best)
 
 
-class TaxiWorld(PluginWorld):
+class TaxiWorld(SimpleWorld):
     spec = WorldSpec(name="taxi", state_names=NAMES, action_kind="discrete", action_size=ACTIONS, horizon=40)
     scene = "a taxi on a small map with four coloured stands, and a passenger"
     kinds = {"drive": {"to": STANDS}, "collect": {}, "carry": {"to": STANDS}, "deliver": {"to": STANDS}}

@@ -16,16 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from kalm import processes
 from kalm.config import CollectConfig
-from kalm.data import store
-from kalm.data.checks import require_valid
+from kalm.data import storage
 from kalm.data.lockstep import run_expert
 from kalm.data.rollouts import RolloutSet
+from kalm.data.validation import require_valid
 from kalm.envs.base import World
 from kalm.errors import KalmError
-from kalm.progress import Advance, silent
-from kalm.runs import derive_rng, fingerprint, read_json, write_json
+from kalm.run import processes
+from kalm.run.io import fingerprint, read_json, write_json
+from kalm.run.progress import Advance, silent
+from kalm.run.seeding import derive_rng
 from kalm.types import Instruction
 
 PLAN = "collection.json"
@@ -34,7 +35,7 @@ PROBES = 32
 Job = tuple[int, tuple[Instruction, ...]]  # index of a shard, and the instruction of each of its rollouts
 
 
-def collect(
+def collect_rollouts(
     world: World,
     config: CollectConfig,
     seed: int,
@@ -60,15 +61,15 @@ def collect(
     made_from = _made_from(world, config, seed)
     _claim(folder, made_from)
     jobs = plan(world.suite("seen"), config, seed)
-    done = store.finished_shards(folder)
+    done = storage.finished_shards(folder)
     advance(sum(len(rows) for index, rows in jobs if index in done), resumed=True)
     left = [job for job in jobs if job[0] not in done]
     work = partial(_make_shard, world, config, seed, folder)
     for _, count in processes.each(work, left, min(workers, len(left))):
         advance(count)
-    if not store.sealed(folder):
-        store.seal(folder, world.spec, {**made_from, "command": command, **_totals(folder)})
-    return store.read(folder)
+    if not storage.sealed(folder):
+        storage.seal(folder, world.spec, {**made_from, "command": command, **_totals(folder)})
+    return storage.read(folder)
 
 
 def plan(suite: Sequence[Instruction], config: CollectConfig, seed: int) -> list[Job]:
@@ -118,7 +119,7 @@ def _claim(folder: Path, made_from: dict[str, Any]) -> None:
                 f"{folder} holds a collection with other {', '.join(other)}. Choose another folder or "
                 "delete it."
             )
-    elif store.sealed(folder) or store.finished_shards(folder):
+    elif storage.sealed(folder) or storage.finished_shards(folder):
         raise KalmError(f"{folder} holds rollouts that no collection made. Choose another folder.")
     else:
         write_json(path, made_from)
@@ -128,15 +129,15 @@ def _make_shard(world: World, config: CollectConfig, seed: int, folder: Path, jo
     index, instructions = job
     rollouts, counts = run_expert(world, instructions, config, derive_rng(seed, "collect", index))
     require_valid(rollouts)
-    store.write_shard(folder, index, rollouts, {"kinds": counts})
+    storage.write_shard(folder, index, rollouts, {"kinds": counts})
     return len(rollouts)
 
 
 def _totals(folder: Path) -> dict[str, Any]:
     """Sum the shards' counts: episodes run, the share of them that succeeded, and that by kind of goal."""
     counts: dict[str, np.ndarray] = {}
-    for index in sorted(store.finished_shards(folder)):
-        for kind, pair in store.shard_facts(folder, index)["kinds"].items():
+    for index in sorted(storage.finished_shards(folder)):
+        for kind, pair in storage.shard_facts(folder, index)["kinds"].items():
             counts[kind] = counts.get(kind, np.zeros(2)) + pair
     episodes, successes = np.sum(list(counts.values()), axis=0)
     by_kind = {kind: float(won / played) for kind, (played, won) in sorted(counts.items())}

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from kalm.config import CollectConfig
-from kalm.data.checks import layout
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import score
+from kalm.data.scoring import score
+from kalm.data.validation import layout
 from kalm.envs.base import World
-from kalm.envs.starts import begin
+from kalm.envs.rollout import begin
 from kalm.errors import KalmError
 from kalm.types import Instruction
 

@@ -18,13 +18,13 @@ from torch.nn import functional
 
 from kalm.config import DynamicsConfig
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import score, transitions
+from kalm.data.scoring import score, transitions
 from kalm.dynamics import storage
-from kalm.dynamics.frames import Frames
-from kalm.dynamics.members import Members, fit, held_out
+from kalm.dynamics.ensemble_mlp import EnsembleMLP, fit_ensemble_mlp, held_out
+from kalm.dynamics.entity_view import EntityView
 from kalm.envs.base import World
-from kalm.progress import Advance, silent
-from kalm.runs import derive_seed
+from kalm.run.progress import Advance, silent
+from kalm.run.seeding import derive_seed
 from kalm.types import WorldSpec
 
 KIND = "inverse"
@@ -59,9 +59,9 @@ class InverseModel(nn.Module):
         super().__init__()
         self.spec, self.hidden = spec, tuple(hidden)
         self.hits: Hits | None = None  # known once it is fitted
-        self._frames = Frames(spec)
+        self._frames = EntityView(spec)
         sizes = (2 * spec.state_size, *hidden, self._frames.told)
-        self.network = Members(1, sizes, torch.Generator().manual_seed(seed))
+        self.network = EnsembleMLP(1, sizes, torch.Generator().manual_seed(seed))
 
     def outputs(self, states: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Score what led from states (N, S) to those after: logits (N, actions), or means (N, A), float32."""
@@ -111,7 +111,7 @@ class InverseModel(nn.Module):
         storage.save(folder, self, about)
 
 
-def load(folder: Path, device: str = "cpu") -> InverseModel:
+def load_inverse(folder: Path, device: str = "cpu") -> InverseModel:
     """Read a saved model.
 
     Raises:
@@ -137,7 +137,7 @@ def fit_inverse(
     model = _on(InverseModel(real.spec, config.hidden, first), device)
     inputs, actions = _examples(model, learn)
     model.network.fit_scale(inputs.flatten(0, 1))
-    fit(
+    fit_ensemble_mlp(
         model.network,
         lambda rows: model._loss(inputs[rows[0]], actions[rows[0]]),
         partial(model._loss, *_examples(model, held)),
@@ -147,11 +147,11 @@ def fit_inverse(
         torch.Generator().manual_seed(derive_seed(seed, "dynamics", KIND, "batches")),
         advance,
     )
-    model.hits = measure(model, held)
+    model.hits = measure_inverse(model, held)
     return model
 
 
-def measure(model: InverseModel, rollouts: RolloutSet) -> Hits:
+def measure_inverse(model: InverseModel, rollouts: RolloutSet) -> Hits:
     """Compare told actions with those of these rollouts."""
     states, actions, after = transitions(rollouts)
     told = model.actions(states, after)
@@ -176,5 +176,5 @@ def _examples(model: InverseModel, rollouts: RolloutSet) -> tuple[Tensor, Tensor
 
 
 def _on(model: InverseModel, device: str) -> InverseModel:
-    model._frames = Frames(model.spec, device)
+    model._frames = EntityView(model.spec, device)
     return model.to(device)

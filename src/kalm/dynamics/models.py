@@ -17,11 +17,11 @@ from typing import Any
 
 from kalm.config import DynamicsConfig, ImagineConfig
 from kalm.data.rollouts import RolloutSet
-from kalm.dynamics import forward, inverse
-from kalm.dynamics.forward import ForwardEnsemble
+from kalm.dynamics import inverse
+from kalm.dynamics.ensemble import KIND, ForwardEnsemble, fit_ensemble, load_ensemble
 from kalm.dynamics.inverse import InverseModel
-from kalm.progress import Advance
-from kalm.runs import fingerprint, read_json, recover_folder, write_json
+from kalm.run.io import fingerprint, read_json, recover_folder, write_json
+from kalm.run.progress import Advance
 
 FITTED = "fitted.json"
 
@@ -32,14 +32,14 @@ Track = Callable[[str, int], AbstractContextManager[Advance]]
 class Models:
     """What is known of a world's dynamics; None: not asked for."""
 
-    forward: ForwardEnsemble | None = None
+    ensemble: ForwardEnsemble | None = None
     inverse: InverseModel | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return how good they are on held-out real rollouts, JSON-ready."""
         found: dict[str, Any] = {}
-        if self.forward is not None and self.forward.errors is not None:
-            found["forward"] = asdict(self.forward.errors)
+        if self.ensemble is not None and self.ensemble.errors is not None:
+            found["forward"] = asdict(self.ensemble.errors)
         if self.inverse is not None and self.inverse.hits is not None:
             found["inverse"] = asdict(self.inverse.hits)
         return found
@@ -48,7 +48,7 @@ class Models:
 def needed(imagine: ImagineConfig, dynamics: DynamicsConfig) -> tuple[str, ...]:
     """Return the kinds of models that the refinement of imagined rollouts asks for."""
     judged = dynamics.members > 0 and (imagine.samples > 1 or imagine.plausibility != "keep")
-    return ((forward.KIND,) if judged else ()) + ((inverse.KIND,) if imagine.relabel else ())
+    return ((KIND,) if judged else ()) + ((inverse.KIND,) if imagine.relabel else ())
 
 
 def fitted(
@@ -69,15 +69,15 @@ def fitted(
         kinds: `forward`, `inverse` or both.
         seed: root of all random numbers.
         device: torch device.
-        track: shows progress (`kalm.progress.track`).
+        track: shows progress (`kalm.run.progress.track`).
 
     Raises:
         KalmError: too few rollouts, a fitting that diverged, or a damaged file.
     """
     _claim(folder, fingerprint([real.digest(), config.model_dump(mode="json"), seed]))
-    steps = {forward.KIND: config.forward_steps, inverse.KIND: config.inverse_steps}
-    fits = {forward.KIND: forward.fit_forward, inverse.KIND: inverse.fit_inverse}
-    loads = {forward.KIND: forward.load, inverse.KIND: inverse.load}
+    steps = {KIND: config.forward_steps, inverse.KIND: config.inverse_steps}
+    fits = {KIND: fit_ensemble, inverse.KIND: inverse.fit_inverse}
+    loads = {KIND: load_ensemble, inverse.KIND: inverse.load_inverse}
     models: dict[str, Any] = {}
     for kind in kinds:
         place = folder / kind
@@ -86,7 +86,7 @@ def fitted(
             with track(f"fit {kind} model", steps[kind]) as advance:
                 fits[kind](real, config, seed, device, advance).save(place)
         models[kind] = loads[kind](place, device)
-    return Models(**models)
+    return Models(models.get(KIND), models.get(inverse.KIND))
 
 
 def _claim(folder: Path, identity: str) -> None:

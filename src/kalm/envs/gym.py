@@ -15,8 +15,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from kalm.envs import make, register_gymnasium
 from kalm.envs.base import World
+from kalm.envs.registry import make, register_gymnasium
 from kalm.errors import KalmError, unknown
 from kalm.types import LEVELS, Conditions, Goal, Instruction
 

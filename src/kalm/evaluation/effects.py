@@ -26,7 +26,7 @@ import numpy as np
 
 from kalm.errors import KalmError
 from kalm.evaluation.statistics import Rate, pooled
-from kalm.runs import atomic_write
+from kalm.run.io import atomic_write
 
 COLUMNS = ("variant", "seed", "measure", "value", "count")
 SHARES = (
@@ -47,7 +47,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Spread:
+class EffectSpread:
     """A size over seeds: mean, standard deviation (None for one seed) and number of seeds."""
 
     mean: float
@@ -82,7 +82,7 @@ def write_effects(path: Path, effects: Sequence[Effect]) -> None:
         writer.writerows(tuple(asdict(effect).values()) for effect in effects)
 
 
-def summarize(effects: Sequence[Effect]) -> dict[str, dict[str, Rate | Spread]]:
+def summarize(effects: Sequence[Effect]) -> dict[str, dict[str, Rate | EffectSpread]]:
     """Sum up over seeds: variant -> measure -> share or size, both in order of appearance."""
     cells: dict[str, dict[str, list[Effect]]] = {}
     for effect in effects:
@@ -106,13 +106,13 @@ def is_share(measure: str) -> bool:
     return measure.split("/")[0] in SHARES
 
 
-def _summary(found: Sequence[Effect]) -> Rate | Spread:
+def _summary(found: Sequence[Effect]) -> Rate | EffectSpread:
     values = np.array([effect.value for effect in found])
     if is_share(found[0].measure):
         counts = np.array([effect.count for effect in found])
         return pooled(np.rint(values * counts).astype(np.int64), counts)
     deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-    return Spread(float(values.mean()), deviation, len(values))
+    return EffectSpread(float(values.mean()), deviation, len(values))
 
 
 def _effect(row: dict[str, str], place: str) -> Effect:

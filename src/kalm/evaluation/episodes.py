@@ -21,10 +21,10 @@ import numpy as np
 
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import Simulator, World
-from kalm.envs.starts import begin
+from kalm.envs.rollout import begin
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, Label
-from kalm.runs import derive_rng, derive_seed
+from kalm.run.seeding import derive_rng, derive_seed
 from kalm.types import Instruction
 
 
@@ -109,7 +109,7 @@ def _rounds(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(rounds)[:count]
 
 
-def evaluate(
+def evaluate_policy(
     policy: Actor | Remembering,
     world: World,
     instructions: Sequence[Instruction],

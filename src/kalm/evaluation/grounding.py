@@ -22,18 +22,18 @@ from kalm.config import CollectConfig, ImagineConfig, InspectConfig
 from kalm.data.lockstep import run_expert
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
-from kalm.envs.starts import initial_states
+from kalm.envs.rollout import initial_states
 from kalm.errors import KalmError
 from kalm.evaluation.imagined import Quality, quality
 from kalm.evaluation.simulated import Agreement, Error, agreement, error_of, random_transitions
 from kalm.evaluation.statistics import Rate, rate
 from kalm.lm.explain import explain, verdicts
-from kalm.lm.generate import Sampling, imagine
-from kalm.lm.grounded import GroundedLM
+from kalm.lm.generate import Sampling, imagine_rollouts
+from kalm.lm.model import GroundedLM
 from kalm.lm.predict import squared_errors
-from kalm.lm.sequence import explanation_prompts
-from kalm.progress import Advance, silent
-from kalm.runs import derive_rng, derive_seed
+from kalm.lm.prompts import explanation_prompts
+from kalm.run.progress import Advance, silent
+from kalm.run.seeding import derive_rng, derive_seed
 from kalm.types import Instruction
 
 REAL = "real"  # the column of real rollouts beside the levels
@@ -182,7 +182,7 @@ def _imagine(
     for level in dict.fromkeys(instruction.level for instruction in goals):
         chosen += _deal([i for i in goals if i.level == level], config.rollouts, rng)
     seeds = [derive_seed(seed, "inspect", row) for row in range(len(chosen))]
-    result = imagine(
+    result = imagine_rollouts(
         model,
         world,
         chosen,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import one_step, transitions, violated
+from kalm.data.scoring import one_step, transitions, violated
 from kalm.envs.base import World
 from kalm.evaluation.statistics import Rate, rate
 from kalm.types import LEVELS

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kalm.errors import KalmError
-from kalm.runs import atomic_write
+from kalm.run.io import atomic_write
 
 
 @dataclass(frozen=True)

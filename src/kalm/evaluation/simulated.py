@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import transitions
+from kalm.data.scoring import transitions
 from kalm.envs.base import World
-from kalm.envs.starts import begin
+from kalm.envs.rollout import begin
 from kalm.evaluation.statistics import Estimate, root_ratio
 
 DRIFT_AFTER = (1, 2, 5, 10, 20)  # actions

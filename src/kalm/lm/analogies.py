@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from kalm.errors import KalmError
-from kalm.lm.grounded import GroundedLM, autocast
-from kalm.lm.reading import gists
+from kalm.lm.decoding import prompt_embeddings
+from kalm.lm.model import GroundedLM, autocast
 from kalm.types import Goal, Instruction
 
 
@@ -42,7 +42,7 @@ def analogies(
     if count > goals:
         raise KalmError(f"imagine.analogies={count}: the known sentences have only {goals} goals. Lower it.")
     with autocast(model.device, precision):
-        read = gists(model, [*texts, *(instruction.text for instruction in known)]).float()
+        read = prompt_embeddings(model, [*texts, *(instruction.text for instruction in known)]).float()
     new, old = read[: len(texts)], read[len(texts) :]
     # All prompts are alike in what they share.
     new, old = (F.normalize(part - old.mean(0), dim=1) for part in (new, old))

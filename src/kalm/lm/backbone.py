@@ -5,7 +5,7 @@ prompt keeps that (`attention: prefix`) and only what follows it is causal; the 
 because the prompt never looks at what follows.
 
 Grounding drives a model with embeddings, positions, a mask and a cache of its own. Which models can be driven
-so is decided in `kalm.lm.admission`, which parts of them learn in `kalm.lm.tuning`.
+so is decided in `kalm.lm.compatibility`, which parts of them learn in `kalm.lm.lora`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from kalm.errors import KalmError
-from kalm.lm import admission
-from kalm.weights import MINILM, locate
+from kalm.lm import compatibility
+from kalm.pretrained import MINILM, locate
 
 ENCODER_STYLE = ("bert", "roberta", "electra", "camembert", "xlm-roberta")
 ADAPTER = "adapter"  # folder of LoRA weights inside a saved backbone
@@ -71,7 +71,7 @@ class Backbone:
     @property
     def context(self) -> int:
         """Largest number of positions that all layers treat alike, and that were trained."""
-        return admission.context(self.model.config, self.tokenizer) - self.first_position
+        return compatibility.context(self.model.config, self.tokenizer) - self.first_position
 
     @property
     def first_position(self) -> int:
@@ -109,15 +109,15 @@ class Backbone:
     def logits(self, hidden: Tensor) -> Tensor:
         """Read words from hidden states: (n, D) -> (n, V), wide enough for a softmax."""
         head = self.text_head
-        return wide(head(hidden.to(next(head.parameters()).dtype)))
+        return to_float32(head(hidden.to(next(head.parameters()).dtype)))
 
 
-def wide(output: Tensor) -> Tensor:
+def to_float32(output: Tensor) -> Tensor:
     """Give half-precision numbers the range that a softmax needs, and a form that NumPy knows."""
     return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
-def load(
+def load_backbone(
     name: str,
     attention: str = "auto",
     weights: Literal["float32", "bfloat16"] = "float32",
@@ -145,7 +145,7 @@ def load(
         weights=weights,
     )
     backbone = Backbone(model.eval(), tokenizer, _two_way(attention, config), origin, frozenset(unfound))
-    admission.require_by_trial(backbone)
+    compatibility.require_by_trial(backbone)
     return backbone
 
 
@@ -187,13 +187,13 @@ def plan(name: str, config: Any) -> Any:
     """Build the model of these settings on the device that has no memory, or refuse its architecture."""
     from transformers import AutoModelForCausalLM
 
-    admission.require_by_config(name, config)
+    compatibility.require_by_config(name, config)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     except ValueError as error:
-        raise admission.refusal(name, config, str(error).splitlines()[0]) from None
-    admission.require_by_signature(name, model)
+        raise compatibility.refusal(name, config, str(error).splitlines()[0]) from None
+    compatibility.require_by_signature(name, model)
     return model
 
 

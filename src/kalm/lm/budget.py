@@ -21,11 +21,10 @@ import torch
 from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
-from kalm.lm import backbone as backbones
-from kalm.lm import collate, tuning
-from kalm.lm.backbone import Backbone
-from kalm.lm.curriculum import Curriculum
-from kalm.lm.grounded import GroundedLM, autocast
+from kalm.lm import lora, packing
+from kalm.lm.backbone import Backbone, planned
+from kalm.lm.dataset import GroundingDataset
+from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.sft import assemble, divide
 
 GB = 1e9
@@ -77,14 +76,14 @@ def estimate(
     Raises:
         KalmError: the backbone cannot be grounded, or the data does not fit it.
     """
-    planned = backbones.planned(config.backbone, config.attention, config.weights)
+    plan = planned(config.backbone, config.attention, config.weights)
     # Checkpointing is worked out below; the plan itself does without.
     plain = config.model_copy(update={"gradient_checkpointing": False})
-    model = assemble(tuning.tuned(planned, plain), world.spec, config)
+    model = assemble(lora.tuned(plan, plain), world.spec, config)
     data, held_out = divide(rollouts, config, seed)
     for part in (data, held_out):
-        model.speller().require_room(part)
-    curriculum = Curriculum(data, model.speller(), config, seed)
+        model.prompt_builder().require_room(part)
+    curriculum = GroundingDataset(data, model.prompt_builder(), config, seed)
     halved = not isinstance(autocast(torch.device(device), config.precision), nullcontext)
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -109,14 +108,14 @@ def estimate(
 
 
 def activations(
-    model: GroundedLM, curriculum: Curriculum, config: GroundConfig, halved: bool, processes: int
+    model: GroundedLM, curriculum: GroundingDataset, config: GroundConfig, halved: bool, processes: int
 ) -> float:
     """Return the bytes that the pass over a device's part of the first batch keeps.
 
     With gradient checkpointing a layer keeps its input, and one layer at a time keeps everything.
     """
     rows = curriculum.groups(0, 0, processes * config.accumulate)
-    batch = collate.batch(rows, curriculum.rollouts, model.backbone.two_way_prompt)
+    batch = packing.batch(rows, curriculum.rollouts, model.backbone.two_way_prompt)
     dtype = torch.bfloat16 if halved else torch.float32
     count, length = batch.position.shape
     kept = _saved(model.backbone, count, length, dtype)

@@ -8,12 +8,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from kalm import processes
 from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
-from kalm.lm.team import gather, scatter, trained
-from kalm.runs import atomic_folder, fingerprint, read_json, recover_folder, write_json
+from kalm.lm.distributed import gather, scatter, trained
+from kalm.run import processes
+from kalm.run.io import atomic_folder, fingerprint, read_json, recover_folder, write_json
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW keeps of every weight
 

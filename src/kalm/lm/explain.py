@@ -22,10 +22,10 @@ from torch import Tensor
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
 from kalm.errors import KalmError
-from kalm.lm import collate
-from kalm.lm.grounded import GroundedLM, autocast
-from kalm.lm.reading import Reading, worth_leaving
-from kalm.lm.sequence import EXPLANATION, Example, Speller, Tokens
+from kalm.lm import packing
+from kalm.lm.decoding import DecodeState, worth_leaving
+from kalm.lm.model import GroundedLM, autocast
+from kalm.lm.prompts import EXPLANATION, Example, PromptBuilder, Tokens
 
 ALL = "all"  # every slot of the goal is right
 WORDS = 32  # tokens per explanation; the longest sentence of the offline data has fewer
@@ -57,14 +57,14 @@ def explain(
     Raises:
         KalmError: a rollout fills the model's context.
     """
-    speller = model.speller()
+    prompt_builder = model.prompt_builder()
     texts = [""] * len(rollouts)
     order = np.argsort(rollouts.lengths, kind="stable")  # alike in length: little padding
     for first in range(0, len(order), batch):
         rows = order[first : first + batch].tolist()
-        examples = [speller.question(rollouts, row, prompt) for row in rows]
+        examples = [prompt_builder.question(rollouts, row, prompt) for row in rows]
         with autocast(model.device, precision):
-            written = _write(model, speller, rollouts, examples, words)
+            written = _write(model, prompt_builder, rollouts, examples, words)
         for row, ids in zip(rows, written, strict=True):
             texts[row] = model.backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
     return texts
@@ -86,24 +86,28 @@ def verdicts(texts: Sequence[str], rollouts: RolloutSet, world: World) -> dict[s
 
 
 def _write(
-    model: GroundedLM, speller: Speller, rollouts: RolloutSet, examples: Sequence[Example], words: int
+    model: GroundedLM,
+    prompt_builder: PromptBuilder,
+    rollouts: RolloutSet,
+    examples: Sequence[Example],
+    words: int,
 ) -> list[list[int]]:
     """Return the token ids that follow each of n examples of one prompt, without the end token."""
     longest = len(examples[0].prompt) + max(len(example.body) for example in examples)
-    words = min(words, speller.context - longest)
+    words = min(words, prompt_builder.context - longest)
     if words < 1:
         raise KalmError(
             f"a rollout of {longest} tokens leaves no room for words in the model's context of "
-            f"{speller.context}. Explain shorter rollouts."
+            f"{prompt_builder.context}. Explain shorter rollouts."
         )
-    reading = Reading(model, [examples[0].prompt.value], np.zeros(len(examples)))
+    reading = DecodeState(model, [examples[0].prompt.value], np.zeros(len(examples)))
     last = _read_bodies(reading, rollouts, examples)
-    written = np.full((len(examples), words), speller.end)  # (n, W)
+    written = np.full((len(examples), words), prompt_builder.end)  # (n, W)
     rows, going = np.arange(len(examples)), np.ones(len(examples), bool)
     for step in range(words):
         word = model.backbone.logits(last).argmax(dim=-1)  # (n,)
         written[rows[going], step] = word.numpy(force=True)[going]
-        going &= written[rows, step] != speller.end
+        going &= written[rows, step] != prompt_builder.end
         if not going.any() or step + 1 == words:
             break
         if worth_leaving(going):
@@ -111,14 +115,14 @@ def _write(
             word, rows = word[torch.from_numpy(going).to(word.device)], rows[going]
             going = np.ones(len(rows), bool)
         last = reading.read(model.lm.get_input_embeddings()(word)[:, None])
-    return [_before(speller.end, row.tolist()) for row in written]
+    return [_before(prompt_builder.end, row.tolist()) for row in written]
 
 
-def _read_bodies(reading: Reading, rollouts: RolloutSet, examples: Sequence[Example]) -> Tensor:
+def _read_bodies(reading: DecodeState, rollouts: RolloutSet, examples: Sequence[Example]) -> Tensor:
     """Read what follows the prompt, the shorter ones padded: -> last hidden states (n, D)."""
     nothing = Tokens.text([])
-    rows = [[collate.Group(nothing, (example.body,))] for example in examples]
-    batch = collate.batch(rows, rollouts, two_way_prompt=False).to(reading.model.device)
+    rows = [[packing.PackedRow(nothing, (example.body,))] for example in examples]
+    batch = packing.batch(rows, rollouts, two_way_prompt=False).to(reading.model.device)
     counts = torch.tensor([len(example.body) for example in examples], device=reading.model.device)
     return reading.read(reading.model.embed(batch), counts)
 

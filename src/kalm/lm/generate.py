@@ -24,16 +24,16 @@ from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import Judge, World
-from kalm.envs.starts import initial_states
+from kalm.envs.rollout import initial_states
 from kalm.errors import KalmError
-from kalm.lm.grounded import GroundedLM, autocast
-from kalm.lm.reading import Reading, worth_leaving
-from kalm.lm.sequence import PROMPTS
+from kalm.lm.decoding import DecodeState, worth_leaving
+from kalm.lm.model import GroundedLM, autocast
+from kalm.lm.prompts import PROMPTS
 from kalm.types import Instruction
 
 
 @dataclass(frozen=True)
-class Imagined:
+class ImaginedRollouts:
     """What a decoding gave.
 
     Attributes:
@@ -67,7 +67,7 @@ GREEDY = Sampling()
 
 
 @torch.inference_mode()
-def imagine(
+def imagine_rollouts(
     model: GroundedLM,
     world: World,
     instructions: Sequence[Instruction],
@@ -82,7 +82,7 @@ def imagine(
     starts: np.ndarray | None = None,
     words: Sequence[str] | None = None,
     advance: Callable[[int], Any] | None = None,
-) -> Imagined:
+) -> ImaginedRollouts:
     """Decode one rollout per instruction (repeat an instruction for more).
 
     Args:
@@ -125,7 +125,7 @@ def imagine(
         broken.append(decoding.broken)
         if advance:
             advance(rows.stop - rows.start)
-    return Imagined(RolloutSet.concat(parts), ~np.concatenate(broken))
+    return ImaginedRollouts(RolloutSet.concat(parts), ~np.concatenate(broken))
 
 
 class _Decoding:
@@ -189,19 +189,19 @@ class _Decoding:
                     reading.keep(np.flatnonzero(alive))
                 rows, alive = rows[alive], np.ones(int(alive.sum()), bool)
 
-    def _open(self, model: GroundedLM, template: str) -> Reading:
+    def _open(self, model: GroundedLM, template: str) -> DecodeState:
         """Read each distinct goal once."""
-        speller = model.speller()
+        prompt_builder = model.prompt_builder()
         distinct = {text: number for number, text in enumerate(dict.fromkeys(self.texts))}
-        prompts = [speller.goal_prompt(text, template).value for text in distinct]
+        prompts = [prompt_builder.goal_prompt(text, template).value for text in distinct]
         longest = max(map(len, prompts))
         needed = longest + (model.entities + 2) * (self.horizon if model.design.memory else 1)
-        if needed > speller.context:
+        if needed > prompt_builder.context:
             raise KalmError(
                 f"a goal of {longest} tokens and {self.horizon} steps need {needed} positions, "
-                f"the model has {speller.context}. Lower the horizon (imagine.horizon)."
+                f"the model has {prompt_builder.context}. Lower the horizon (imagine.horizon)."
             )
-        return Reading(model, prompts, np.array([distinct[text] for text in self.texts]))
+        return DecodeState(model, prompts, np.array([distinct[text] for text in self.texts]))
 
     def _actions(self, output: Tensor, rows: np.ndarray, step: int) -> Tensor:
         discrete, heat = self.model.spec.action_kind == "discrete", self.sampling.temperature

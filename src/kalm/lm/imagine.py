@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from kalm import processes
 from kalm.config import ImagineConfig
-from kalm.data import store
-from kalm.data.checks import require_valid
+from kalm.data import storage
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import fulfilled, possible
+from kalm.data.scoring import fulfilled, possible
+from kalm.data.validation import require_valid
 from kalm.envs.base import World
-from kalm.envs.starts import initial_states
+from kalm.envs.rollout import initial_states
 from kalm.errors import KalmError
 from kalm.lm.analogies import analogies
-from kalm.lm.generate import Sampling, imagine
-from kalm.lm.grounded import GroundedLM
-from kalm.progress import Advance, silent
-from kalm.runs import derive_seed
+from kalm.lm.generate import Sampling, imagine_rollouts
+from kalm.lm.model import GroundedLM
+from kalm.run import processes
+from kalm.run.progress import Advance, silent
+from kalm.run.seeding import derive_seed
 from kalm.types import LEVELS, Instruction
 
 
@@ -74,7 +74,7 @@ def imagine_dataset(
             "nothing to imagine: every level has 0 rollouts per instruction (imagine.rephrase, ...)."
         )
     shards = [range(at, min(at + config.shard, len(rows))) for at in range(0, len(rows), config.shard)]
-    told = store.finished_shards(folder)
+    told = storage.finished_shards(folder)
     if told:
         advance(sum(len(shards[index]) for index in told), resumed=True)
     processes.wait()  # until all have seen the same shards
@@ -85,16 +85,16 @@ def imagine_dataset(
         known = analogies(actor or model, texts, world.suite("seen"), config.analogies, config.precision)
     for index in left[processes.index() :: processes.count()]:
         decoded, facts = _decode(model, world, rows, shards[index], config, seed, known, actor, advance)
-        store.write_shard(folder, index, decoded, facts)
+        storage.write_shard(folder, index, decoded, facts)
         told.add(index)
-        told |= _tell(store.finished_shards(folder) - told, shards, advance)
+        told |= _tell(storage.finished_shards(folder) - told, shards, advance)
     processes.wait()
     _tell(set(range(len(shards))) - told, shards, advance)
-    if processes.main() and not store.sealed(folder):
+    if processes.main() and not storage.sealed(folder):
         dropped = sum(facts["dropped"] for facts in _facts(folder))
-        store.seal(folder, model.spec, {**provenance, "asked": len(rows), "dropped_not_finite": dropped})
+        storage.seal(folder, model.spec, {**provenance, "asked": len(rows), "dropped_not_finite": dropped})
     processes.wait()
-    rollouts = store.read(folder)
+    rollouts = storage.read(folder)
     if not len(rollouts):
         raise KalmError(f"none of {len(rows)} imagined rollouts is finite: the model is not usable.")
     return rollouts
@@ -118,7 +118,7 @@ def _decode(
     parts, row_of, sample_of, dropped = [], [], [], 0
     for sample in range(config.samples):
         own, hotter = sample >= config.analogies, max(0, sample - config.analogies)
-        done = imagine(
+        done = imagine_rollouts(
             model,
             world,
             [rows[row] for row in left],
@@ -155,7 +155,7 @@ def origins(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _facts(folder: Path) -> list[dict[str, Any]]:
-    return [store.shard_facts(folder, index) for index in sorted(store.finished_shards(folder))]
+    return [storage.shard_facts(folder, index) for index in sorted(storage.finished_shards(folder))]
 
 
 def _seed(seed: int, row: int, sample: int) -> int:

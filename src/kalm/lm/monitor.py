@@ -14,23 +14,23 @@ import torch
 
 from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
-from kalm.data.score import one_step, violated
+from kalm.data.scoring import one_step, violated
 from kalm.envs.base import World
-from kalm.envs.starts import initial_states
-from kalm.lm import collate
-from kalm.lm.collate import Group
+from kalm.envs.rollout import initial_states
+from kalm.lm import packing
 from kalm.lm.explain import ALL, explain, verdicts
-from kalm.lm.generate import imagine
-from kalm.lm.grounded import GroundedLM, autocast
+from kalm.lm.generate import imagine_rollouts
+from kalm.lm.model import GroundedLM, autocast
+from kalm.lm.packing import PackedRow
 from kalm.lm.predict import squared_errors
-from kalm.lm.sequence import GOAL_ORIENTED, Example, Speller, explanation_prompts
-from kalm.runs import derive_rng, derive_seed
+from kalm.lm.prompts import GOAL_ORIENTED, Example, PromptBuilder, explanation_prompts
+from kalm.run.seeding import derive_rng, derive_seed
 from kalm.types import LEVELS, Conditions, Instruction
 
 SHARED_PROMPT = 4  # examples behind one reading of their prompt
 
 
-class Monitor:
+class GroundingMonitor:
     """Measures a model again and again on the same goals and held-out rollouts."""
 
     def __init__(
@@ -38,17 +38,17 @@ class Monitor:
         model: GroundedLM,
         world: World,
         held_out: RolloutSet,
-        speller: Speller,
+        prompt_builder: PromptBuilder,
         config: GroundConfig,
         seed: int,
         conditions: Conditions = "plain",
     ) -> None:
         self.model, self.world, self.held_out, self.config = model, world, held_out, config
         every = np.arange(len(held_out))
-        explanations = [speller.explanation(held_out, int(i)) for i in every]
-        dynamics = [speller.dynamics(held_out, int(i), 0) for i in every]
+        explanations = [prompt_builder.explanation(held_out, int(i)) for i in every]
+        dynamics = [prompt_builder.dynamics(held_out, int(i), 0) for i in every]
         tasks = {  # lists of examples that share a prompt
-            "generation": [speller.generations(held_out, int(i), GOAL_ORIENTED) for i in every],
+            "generation": [prompt_builder.generations(held_out, int(i), GOAL_ORIENTED) for i in every],
             "explanation": _shares(explanations),
             "dynamics": _shares(dynamics),
         }
@@ -79,7 +79,7 @@ class Monitor:
     def _losses(self) -> dict[str, float]:
         values = {}
         for task, rows in self.rows.items():
-            batch = collate.batch(rows, self.held_out, self.model.backbone.two_way_prompt).to(
+            batch = packing.batch(rows, self.held_out, self.model.backbone.two_way_prompt).to(
                 self.model.device
             )
             with autocast(self.model.device, self.config.precision):
@@ -109,7 +109,7 @@ class Monitor:
     def _imagined(self, level: str) -> dict[str, float]:
         """Shares of a level's rollouts that reach their goal, and that hold something impossible."""
         instructions, starts = self.tries[level]
-        result = imagine(
+        result = imagine_rollouts(
             self.model,
             self.world,
             instructions,
@@ -135,8 +135,8 @@ def _shares(examples: Sequence[Example]) -> list[Sequence[Example]]:
     return [examples[at : at + SHARED_PROMPT] for at in range(0, len(examples), SHARED_PROMPT)]
 
 
-def _rows(shares: Sequence[Sequence[Example]], row_tokens: int) -> list[list[Group]]:
+def _rows(shares: Sequence[Sequence[Example]], row_tokens: int) -> list[list[PackedRow]]:
     """Pack examples, each share of them behind one reading of their prompt, into rows without padding."""
-    groups = [collate.group(share) for share in shares]
-    packed = collate.pack([len(group) for group in groups], row_tokens)
+    groups = [packing.group(share) for share in shares]
+    packed = packing.pack([len(group) for group in groups], row_tokens)
     return [[groups[i] for i in row] for row in packed]

@@ -29,7 +29,7 @@ Meaning = tuple[Fact, ...]
 
 
 @cache
-def read(name: str) -> Any:
+def read_texts(name: str) -> Any:
     """Read one of the files of texts."""
     return yaml.safe_load(resources.files("kalm.lm").joinpath("texts", f"{name}.yaml").read_text("utf-8"))
 
@@ -55,7 +55,7 @@ def _near_misses(pair: tuple[str, str], other: tuple[str, str], rng: np.random.G
 
 def things(count: int, rng: np.random.Generator) -> list[str]:
     """Draw different things; now and then of one kind, to be told apart by an adjective."""
-    words = read("words")
+    words = read_texts("words")
     nouns = rng.choice(words["nouns"], count, replace=False).tolist()
     adjectives = rng.choice(words["adjectives"], count, replace=False).tolist()
     shape = rng.integers(3)
@@ -75,7 +75,7 @@ def pattern(meaning: Meaning, rng: np.random.Generator, complaints: float = COMP
         family = "motions"
     else:
         family = "complaints" if rng.random() < complaints else "relations"
-    return str(rng.choice(read(family)))
+    return str(rng.choice(read_texts(family)))
 
 
 def say(meaning: Meaning, pattern: str, short: bool = False) -> str:
@@ -89,7 +89,7 @@ def say(meaning: Meaning, pattern: str, short: bool = False) -> str:
 
 def plainly(meaning: Meaning) -> str:
     """Say a meaning in the one plain way that all sentences are translated to."""
-    forms = read("words")["meanings"]
+    forms = read_texts("words")["meanings"]
     return " and ".join(
         forms["relation" if fact[2] else "motion"].format(**_slots(fact, "", False)) for fact in meaning
     )
@@ -99,8 +99,8 @@ def translation(rng: np.random.Generator) -> tuple[str, str]:
     """Draw a text to go on from and how it goes on: a sentence and its plain meaning, or a definition."""
     meanings = contrast(rng)
     meaning = meanings[rng.integers(len(meanings))]
-    if rng.random() < len(read("definitions")) / 100:
-        beginning, end = read("definitions")[rng.integers(len(read("definitions")))]
+    if rng.random() < len(read_texts("definitions")) / 100:
+        beginning, end = read_texts("definitions")[rng.integers(len(read_texts("definitions")))]
         thing, reference = things(2, rng)
         slots = _slots((meaning[0][0], thing, reference), "", False)
         return beginning.format(**slots), end.format(**slots)
@@ -120,6 +120,6 @@ def _slots(fact: Fact, number: str, short: bool) -> dict[str, str]:
     if short and adjective and thing.endswith(f" {noun}"):
         reference = f"{adjective[0]} one"
     words = {"thing": thing, "reference": reference}
-    for name, table in read("words")["tables"].items():
+    for name, table in read_texts("words")["tables"].items():
         words |= {name: table[direction], f"not_{name}": table[OPPOSITE[direction]]}
     return {slot + number: value for slot, value in words.items()}

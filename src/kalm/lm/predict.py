@@ -1,6 +1,6 @@
 """Predicting next states: the model's answers to the dynamics prompt, many at a time.
 
-The prompt is the same for all transitions, so several stand behind one reading of it (`kalm.lm.collate`).
+The prompt is the same for all transitions, so several stand behind one reading of it (`kalm.lm.packing`).
 Errors are measured beside those of a predictor that says "nothing moves": most of a state stays as it is, so
 a small error alone says little.
 """
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from kalm.data.rollouts import RolloutSet
-from kalm.lm import collate
-from kalm.lm.grounded import GroundedLM, autocast
+from kalm.lm import packing
+from kalm.lm.model import GroundedLM, autocast
 
 SHARED_PROMPT = 8  # transitions behind one reading of the prompt
 ROWS = 32  # readings per batch
@@ -33,17 +33,17 @@ def predict(
     Returns:
         (M, S) states.
     """
-    speller = model.speller()
+    prompt_builder = model.prompt_builder()
     owner = rollouts.owner[picked]
     steps = picked - rollouts.action_starts[owner]
-    examples = [speller.dynamics(rollouts, int(i), int(t)) for i, t in zip(owner, steps, strict=True)]
+    examples = [prompt_builder.dynamics(rollouts, int(i), int(t)) for i, t in zip(owner, steps, strict=True)]
     groups = [
-        [collate.group(examples[first : first + SHARED_PROMPT])]
+        [packing.group(examples[first : first + SHARED_PROMPT])]
         for first in range(0, len(examples), SHARED_PROMPT)
     ]
     found = [np.zeros((0, rollouts.spec.state_size))]
     for first in range(0, len(groups), ROWS):
-        batch = collate.batch(groups[first : first + ROWS], rollouts, model.backbone.two_way_prompt).to(
+        batch = packing.batch(groups[first : first + ROWS], rollouts, model.backbone.two_way_prompt).to(
             model.device
         )
         with autocast(model.device, precision):

@@ -2,7 +2,7 @@
 
 Which example stands where in which batch follows from (seed, epoch) alone, so a resumed training continues
 with the very batch that was next. Several processes divide every batch among themselves, so their number
-changes how fast it goes and not what is learnt (`kalm.lm.update`, `kalm.lm.team`).
+changes how fast it goes and not what is learnt (`kalm.lm.update`, `kalm.lm.distributed`).
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from kalm import processes
 from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
-from kalm.dynamics import network
+from kalm.dynamics.transition import fit_transition_network
 from kalm.envs.base import World
 from kalm.errors import KalmError
-from kalm.lm import collate, language, tuning
+from kalm.lm import language_warmup, lora, packing
 from kalm.lm.backbone import Backbone
 from kalm.lm.checkpoint import Checkpoint, identity_of
-from kalm.lm.collate import Batch
-from kalm.lm.conditioned import ConditionedLM
-from kalm.lm.curriculum import Curriculum
-from kalm.lm.grounded import GroundedLM
-from kalm.lm.modules import Design
-from kalm.lm.monitor import Monitor
-from kalm.lm.team import Team
+from kalm.lm.dataset import GroundingDataset
+from kalm.lm.decision_transformer.model import DecisionTransformer
+from kalm.lm.distributed import DistributedTrainer
+from kalm.lm.heads import Design
+from kalm.lm.model import GroundedLM
+from kalm.lm.monitor import GroundingMonitor
+from kalm.lm.packing import PackedBatch
 from kalm.lm.update import measured, update
-from kalm.progress import Advance, silent
-from kalm.runs import Metrics, atomic_write, derive_rng, derive_seed
+from kalm.run import processes
+from kalm.run.io import atomic_write
+from kalm.run.metrics import Metrics
+from kalm.run.progress import Advance, silent
+from kalm.run.seeding import derive_rng, derive_seed
 from kalm.types import Conditions, WorldSpec
 
 LOG_EVERY = 20
@@ -49,7 +51,7 @@ def _unwatched(description: str, steps: int) -> AbstractContextManager[Advance]:
     return nullcontext(silent)
 
 
-def train(
+def finetune(
     model: GroundedLM,
     rollouts: RolloutSet,
     world: World,
@@ -75,22 +77,26 @@ def train(
         KalmError: too few rollouts, or the folder's checkpoint belongs to other settings or data.
     """
     data, held_out = divide(rollouts, config, seed)
-    speller = model.speller()
+    prompt_builder = model.prompt_builder()
     for part in (data, held_out):
-        speller.require_room(part)
-    curriculum = Curriculum(data, speller, config, seed)
+        prompt_builder.require_room(part)
+    curriculum = GroundingDataset(data, prompt_builder, config, seed)
     model.fit_scales(data)
     checkpoint = Checkpoint(folder / "checkpoint", identity_of(rollouts, config, seed))
     if config.language_steps and not checkpoint.folder.exists():
         with watch("language", config.language_steps) as advance:
-            language.warm_up(model, config, seed, folder, advance)
+            language_warmup.warm_up(model, config, seed, folder, advance)
     if config.state_network:
         _fit_network(model, data, config, seed, folder / "network.safetensors", watch)
     optimizer, schedule = optimizer_and_schedule(model, config, curriculum.steps)
-    team = Team(model, optimizer, config.precision, config.compile)
+    team = DistributedTrainer(model, optimizer, config.precision, config.compile)
     start = checkpoint.restore(model, team.optimizer)
     metrics = Metrics(folder, start) if processes.main() else None
-    monitor = Monitor(team.shown, world, held_out, speller, config, seed, conditions) if metrics else None
+    monitor = (
+        GroundingMonitor(team.shown, world, held_out, prompt_builder, config, seed, conditions)
+        if metrics
+        else None
+    )
     with watch("ground", curriculum.steps) as advance:
         advance(start, resumed=True)
         for number in range(start, curriculum.steps):
@@ -132,7 +138,9 @@ def _fit_network(
         return
     with watch("physics", config.network_steps) as advance:
         seed = derive_seed(seed, "ground", "network")
-        network.fit(model.network, data, config.network_steps, seed, advance, config.network_horizon)
+        fit_transition_network(
+            model.network, data, config.network_steps, seed, advance, config.network_horizon
+        )
     if processes.main():
         with atomic_write(place) as temporary:
             save_file(model.network.state_dict(), temporary)
@@ -151,12 +159,14 @@ def divide(rollouts: RolloutSet, config: GroundConfig, seed: int) -> tuple[Rollo
     return rollouts.split(config.held_out / len(rollouts), derive_rng(seed, "ground", "split"))
 
 
-def parts(curriculum: Curriculum, step: int, model: GroundedLM, config: GroundConfig) -> list[Batch]:
+def parts(
+    curriculum: GroundingDataset, step: int, model: GroundedLM, config: GroundConfig
+) -> list[PackedBatch]:
     """Return what this process works through in a step: `ground.accumulate` parts of the batch."""
     whole = processes.count() * config.accumulate
     first = processes.index() * config.accumulate
     return [
-        collate.batch(
+        packing.batch(
             curriculum.groups(step, part, whole),
             curriculum.rollouts,
             model.backbone.two_way_prompt,
@@ -167,14 +177,14 @@ def parts(curriculum: Curriculum, step: int, model: GroundedLM, config: GroundCo
 
 
 def optimizer_and_schedule(
-    model: GroundedLM | ConditionedLM, config: GroundConfig, steps: int
+    model: GroundedLM | DecisionTransformer, config: GroundConfig, steps: int
 ) -> tuple[torch.optim.AdamW, Callable[[int], list[float]]]:
     """AdamW over body and new modules at their own rates, and the schedule of those rates."""
     rates = (config.body_lr, config.new_lr)
     optimizer = torch.optim.AdamW(
         [
             {"params": group, "lr": rate}
-            for group, rate in zip(tuning.groups(model, model.backbone), rates, strict=True)
+            for group, rate in zip(lora.groups(model, model.backbone), rates, strict=True)
         ],
         weight_decay=config.weight_decay,
         fused=True,
@@ -192,7 +202,7 @@ def optimizer_and_schedule(
 def fresh(config: GroundConfig, world: World, seed: int, device: str) -> GroundedLM:
     """Return a model about to be grounded: pre-trained backbone, new modules initialised from the seed."""
     torch.manual_seed(derive_seed(seed, "ground", "init"))
-    return assemble(tuning.prepare(config), world.spec, config).to(device)
+    return assemble(lora.prepare(config), world.spec, config).to(device)
 
 
 def assemble(backbone: Backbone, spec: WorldSpec, config: GroundConfig) -> GroundedLM:

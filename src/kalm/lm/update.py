@@ -12,15 +12,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kalm import processes
 from kalm.config import GroundConfig
 from kalm.errors import KalmError
-from kalm.lm.collate import Batch
-from kalm.lm.grounded import Losses, autocast
-from kalm.lm.team import Team, gather, trained
+from kalm.lm.distributed import DistributedTrainer, gather, trained
+from kalm.lm.model import GroundingLosses, autocast
+from kalm.lm.packing import PackedBatch
+from kalm.run import processes
 
 
-def update(team: Team, parts: Sequence[Batch], config: GroundConfig) -> tuple[Losses, Tensor]:
+def update(
+    team: DistributedTrainer, parts: Sequence[PackedBatch], config: GroundConfig
+) -> tuple[GroundingLosses, Tensor]:
     """Take one optimizer step on this process's parts of a batch, one after the other.
 
     Returns:
@@ -31,35 +33,35 @@ def update(team: Team, parts: Sequence[Batch], config: GroundConfig) -> tuple[Lo
     team.optimizer.zero_grad(set_to_none=True)
     answers = [part.answers for part in parts]
     totals = processes.total([sum(counts) for counts in zip(*answers, strict=True)])
-    sums = Losses(*torch.zeros(3, device=team.model.device))
+    sums = GroundingLosses(*torch.zeros(3, device=team.model.device))
     for number, (part, counts) in enumerate(zip(parts, answers, strict=True), 1):
         with team.passing(last=number == len(parts)):
             with autocast(team.model.device, config.precision):
                 means = team.runner(part)
             shares = [count / max(total, 1) for count, total in zip(counts, totals, strict=True)]
-            losses = Losses(*(mean * share for mean, share in zip(means, shares, strict=True)))
+            losses = GroundingLosses(*(mean * share for mean, share in zip(means, shares, strict=True)))
             # Exchanging takes the mean over processes; the sum is wanted.
             (weighted(losses, config) * processes.count()).backward()
-        sums = Losses(*(done + loss.detach() for done, loss in zip(sums, losses, strict=True)))
+        sums = GroundingLosses(*(done + loss.detach() for done, loss in zip(sums, losses, strict=True)))
     norm = torch.nn.utils.clip_grad_norm_([weight for _, weight in trained(team.model)], config.clip)
     team.optimizer.step()
     return sums, norm
 
 
-def weighted(losses: Losses, config: GroundConfig) -> Tensor:
+def weighted(losses: GroundingLosses, config: GroundConfig) -> Tensor:
     """Return the training loss."""
     return losses.weighted(config.text_weight, config.state_weight, config.action_weight)
 
 
-def measured(losses: Losses, norm: Tensor, config: GroundConfig) -> dict[str, float]:
+def measured(losses: GroundingLosses, norm: Tensor, config: GroundConfig) -> dict[str, float]:
     """Return a batch's losses as numbers, summed over processes; every process has to ask.
 
     Raises:
         KalmError: the loss is not finite.
     """
     terms = processes.total([float(loss) for loss in losses])
-    values = dict(zip(Losses._fields, terms, strict=True))
-    loss = float(weighted(Losses(*map(torch.tensor, terms)), config))
+    values = dict(zip(GroundingLosses._fields, terms, strict=True))
+    loss = float(weighted(GroundingLosses(*map(torch.tensor, terms)), config))
     if not math.isfinite(loss):
         raise KalmError(
             f"the loss is {loss}: text {values['text']}, state {values['state']}, action {values['action']}. "

@@ -79,7 +79,7 @@ Block = str | Table | Picture | Code  # a str is a paragraph
 
 
 @dataclass(frozen=True)
-class Section:
+class DocumentSection:
     """A heading and what stands under it."""
 
     title: str
@@ -92,7 +92,7 @@ class Document:
 
     title: str
     opening: tuple[Block, ...]
-    sections: tuple[Section, ...]
+    sections: tuple[DocumentSection, ...]
 
     def pictures(self) -> list[Picture]:
         """Return all pictures in order."""
@@ -115,7 +115,7 @@ def html(document: Document) -> str:
     )
 
 
-def _anchor(section: Section) -> str:
+def _anchor(section: DocumentSection) -> str:
     return escape("".join(c if c.isalnum() else "-" for c in section.title.lower()))
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from kalm import envs, learners
-from kalm.data import store
+from kalm import envs, registry
+from kalm.data import storage
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
 from kalm.evaluation.effects import read_effects
@@ -26,25 +26,25 @@ from kalm.report.figures import Curve
 from kalm.report.films import Filmstrip, film
 from kalm.report.loop import Round
 from kalm.report.page import ReportData
-from kalm.runs import (
+from kalm.run.folder import (
     COLLECTED,
     EVALUATION,
+    EVALUATIONS,
     GROUNDED,
     IMAGINED,
     INSPECTED,
     INSPECTION,
-    LOOKS,
     POLICIES,
     REAL,
     ROUNDS,
     ROWS,
     SETTINGS,
     STAGES,
-    Job,
-    read_json,
-    read_metrics,
-    trained,
+    PolicyJob,
+    trained_policies,
 )
+from kalm.run.io import read_json
+from kalm.run.metrics import read_metrics
 from kalm.types import NOVEL_LEVELS
 
 
@@ -59,7 +59,7 @@ def gather(run: Path, effects: Path | None = None) -> ReportData:
     world = envs.make(settings["env"])
     real = _rollouts(run / REAL)
     imagined = _rollouts(run / IMAGINED)
-    jobs = trained(run / POLICIES)
+    jobs = trained_policies(run / POLICIES)
     return ReportData(
         title=f"KALM on {settings['env']}",
         world=settings["env"],
@@ -71,7 +71,7 @@ def gather(run: Path, effects: Path | None = None) -> ReportData:
         inspection=_inspection(run / INSPECTION / INSPECTED),
         effects=read_effects(effects) if effects else (),
         training=[Curve(label(job), read_metrics(place)) for job, place in jobs],
-        looks=[row for _, place in jobs for row in _rows(place / LOOKS)],
+        looks=[row for _, place in jobs for row in _rows(place / EVALUATIONS)],
         rounds=_rounds(run),
         sweep="sweep" in about,
         filmstrips=_filmstrips(world, imagined, jobs, settings["report"]["filmstrips"]),
@@ -83,7 +83,7 @@ def gather(run: Path, effects: Path | None = None) -> ReportData:
     )
 
 
-def label(job: Job) -> Label:
+def label(job: PolicyJob) -> Label:
     """Return the label under which a policy's episodes are counted."""
     return Label(job.policy, job.algorithm, job.kalm, job.seed)
 
@@ -93,7 +93,7 @@ def _rows(file: Path) -> list[Episode]:
 
 
 def _rollouts(folder: Path) -> RolloutSet | None:
-    return store.read(folder) if store.sealed(folder) else None
+    return storage.read(folder) if storage.sealed(folder) else None
 
 
 def _result(stage: Path) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _timings(run: Path) -> dict[str, float]:
 
 
 def _filmstrips(
-    world: World, imagined: RolloutSet | None, jobs: Sequence[tuple[Job, Path]], count: int
+    world: World, imagined: RolloutSet | None, jobs: Sequence[tuple[PolicyJob, Path]], count: int
 ) -> list[Filmstrip]:
     """Draw imagined rollouts, level by level, each above what a +KALM policy does.
 
@@ -133,7 +133,7 @@ def _filmstrips(
     mine: list[Any] = [place for job, place in jobs if job.kalm]
     if imagined is None or not mine or count == 0:
         return []
-    policy = learners.load_policy(mine[0])
+    policy = registry.load_policy(mine[0])
     strips = []
     for row in _chosen(imagined, count):
         dream = imagined[int(row)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kalm.evaluation.effects import Effect, Spread, summarize
+from kalm.evaluation.effects import Effect, EffectSpread, summarize
 from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.simulated import Agreement, Error
 from kalm.evaluation.statistics import Estimate, Rate
@@ -102,7 +102,7 @@ def _error(found: Error) -> dict[str, str]:
     }
 
 
-def _effect(found: Rate | Spread | None) -> str:
+def _effect(found: Rate | EffectSpread | None) -> str:
     if found is None or isinstance(found, Rate):
         return cell(found)
     return f"{found.mean:.3g}" + ("" if found.deviation is None else f" ± {found.deviation:.2g}")

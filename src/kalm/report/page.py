@@ -19,15 +19,8 @@ from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Rate
 from kalm.report import published
 from kalm.report.curves import learning_curves, round_curves
-from kalm.report.document import Block, Code, Document, Picture, Section, html, to_markdown
-from kalm.report.figures import (
-    Curve,
-    ability_curves,
-    loss_curves,
-    policy_curves,
-    quality_bars,
-    success_bars,
-)
+from kalm.report.document import Block, Code, Document, DocumentSection, Picture, html, to_markdown
+from kalm.report.figures import Curve, ability_curves, loss_curves, policy_curves, quality_bars, success_bars
 from kalm.report.films import Filmstrip, across, filmstrip
 from kalm.report.grid import grid_table
 from kalm.report.grounding import effects_table, inspection_tables
@@ -43,7 +36,7 @@ from kalm.report.tables import (
     refined_table,
     success_table,
 )
-from kalm.runs import atomic_write
+from kalm.run.io import atomic_write
 
 PICTURES = "figures"
 FRAME_WIDTH = 92  # pixels on the page
@@ -114,14 +107,14 @@ def compose(data: ReportData) -> Document:
         data.title,
         tuple(headline(found, data.world)),
         (
-            Section("Results", _results(found, data)),
-            *([Section("Rounds", _rounds(data))] if len(data.rounds) > 1 else []),
-            Section("Imagined rollouts", _imagined(data)),
-            Section("Imagined and real, side by side", _films(data)),
-            Section("Grounding", _grounding(data)),
-            Section("Effects", _effects(data)),
-            Section("Training", _training(data)),
-            Section("How it was made", _provenance(data)),
+            DocumentSection("Results", _results(found, data)),
+            *([DocumentSection("Rounds", _rounds(data))] if len(data.rounds) > 1 else []),
+            DocumentSection("Imagined rollouts", _imagined(data)),
+            DocumentSection("Imagined and real, side by side", _films(data)),
+            DocumentSection("Grounding", _grounding(data)),
+            DocumentSection("Effects", _effects(data)),
+            DocumentSection("Training", _training(data)),
+            DocumentSection("How it was made", _provenance(data)),
         ),
     )
 

@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional as F
 
 from kalm.config import TrainConfig
-from kalm.rl.learner import Batch, Losses, descend, encoders, follow, optimizers
+from kalm.rl.learner import Losses, TransitionBatch, descend, encoders, follow, optimizers
 from kalm.rl.mlp import Layers, forward, linears, value, values
 
 with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five lines about its successor
@@ -105,12 +105,12 @@ def squared_error(found: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
 class BC(BCImpl):
     """Squared error between tanh of the network and the data's actions."""
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: TransitionBatch) -> Losses:
         """Return every loss term."""
         mean = forward(mean_layers(self._modules.imitator), batch.observations)
         return {"loss": F.mse_loss(mean.tanh(), batch.actions)}
 
-    def inner_update(self, batch: Batch, grad_step: int) -> Losses:  # type: ignore[override]
+    def inner_update(self, batch: TransitionBatch, grad_step: int) -> Losses:  # type: ignore[override]
         """Take one step."""
         losses = self.losses(batch)
         descend(self._modules.optim, losses["loss"])
@@ -137,23 +137,23 @@ class ActorCritic:
         """The layers of each target critic."""
         return [linears(net) for net in self._modules.targ_q_funcs]
 
-    def discounted(self, batch: Batch, following: torch.Tensor) -> torch.Tensor:
+    def discounted(self, batch: TransitionBatch, following: torch.Tensor) -> torch.Tensor:
         """Return r + gamma * what follows (B, 1); a terminal has nothing after it, a time-out has."""
         return batch.rewards + self._gamma**batch.intervals * following * (1 - batch.terminals)
 
-    def critic_losses(self, batch: Batch) -> Losses:
+    def critic_losses(self, batch: TransitionBatch) -> Losses:
         """Return the terms of the critics' step; `critic_loss` is what is descended."""
         raise NotImplementedError
 
-    def actor_losses(self, batch: Batch) -> Losses:
+    def actor_losses(self, batch: TransitionBatch) -> Losses:
         """Return the terms of the actor's step; `actor_loss` is what is descended."""
         raise NotImplementedError
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: TransitionBatch) -> Losses:
         """Return every loss term."""
         return self.critic_losses(batch) | self.actor_losses(batch)
 
-    def inner_update(self, batch: Batch, grad_step: int) -> Losses:  # type: ignore[override]
+    def inner_update(self, batch: TransitionBatch, grad_step: int) -> Losses:  # type: ignore[override]
         """Take the critics' step, then the actor's; move the targets."""
         critic = self.critic_losses(batch)
         descend(self._modules.critic_optim, critic["critic_loss"])
@@ -166,13 +166,13 @@ class ActorCritic:
 class TD3BC(ActorCritic, TD3PlusBCImpl):
     """Twin critics, a deterministic actor that is moved every other step and pulled towards the data."""
 
-    def critic_losses(self, batch: Batch) -> Losses:
+    def critic_losses(self, batch: TransitionBatch) -> Losses:
         """Return the temporal-difference error."""
         found = values(self.critics, batch.observations, batch.actions)  # (M, B, 1)
         return {"critic_loss": squared_error(found, self._goal(batch))}
 
     @torch.no_grad()
-    def _goal(self, batch: Batch) -> torch.Tensor:
+    def _goal(self, batch: TransitionBatch) -> torch.Tensor:
         mean = forward(mean_layers(self._modules.targ_policy), batch.next_observations).tanh()  # (B, A)
         noise = (self._target_smoothing_sigma * torch.randn_like(mean)).clamp_(
             -self._target_smoothing_clip, self._target_smoothing_clip
@@ -180,7 +180,7 @@ class TD3BC(ActorCritic, TD3PlusBCImpl):
         action = (mean + noise).clamp_(-1, 1)
         return self.discounted(batch, values(self.targets, batch.next_observations, action).amin(0))
 
-    def actor_losses(self, batch: Batch) -> Losses:
+    def actor_losses(self, batch: TransitionBatch) -> Losses:
         """Return the first critic's value of the actor's own actions against their distance from the data."""
         action = forward(mean_layers(self._modules.policy), batch.observations).tanh()  # (B, A)
         quality = value(self.critics[0], batch.observations, action.unsqueeze(1))  # (B, 1)
@@ -188,7 +188,7 @@ class TD3BC(ActorCritic, TD3PlusBCImpl):
         pull = self._alpha / quality.abs().mean().detach()
         return {"actor_loss": bc_loss - pull * quality.mean(), "bc_loss": bc_loss}
 
-    def inner_update(self, batch: Batch, grad_step: int) -> Losses:  # type: ignore[override]
+    def inner_update(self, batch: TransitionBatch, grad_step: int) -> Losses:  # type: ignore[override]
         """Take the critics' step; every other time the actor's, and move all targets."""
         critic = self.critic_losses(batch)
         descend(self._modules.critic_optim, critic["critic_loss"])
@@ -210,13 +210,13 @@ class AWAC(ActorCritic, AWACImpl):  # type: ignore[misc]  # updates return tenso
 
     entropy = 0.0  # weight of the entropy in the critics' target; d3rlpy: 1
 
-    def critic_losses(self, batch: Batch) -> Losses:
+    def critic_losses(self, batch: TransitionBatch) -> Losses:
         """Return the temporal-difference error."""
         found = values(self.critics, batch.observations, batch.actions)  # (M, B, 1)
         return {"critic_loss": squared_error(found, self._goal(batch))}
 
     @torch.no_grad()
-    def _goal(self, batch: Batch) -> torch.Tensor:
+    def _goal(self, batch: TransitionBatch) -> torch.Tensor:
         """Return the target: the value of the actor's own next action."""
         mean, log_deviation = gaussian(self._modules.policy, batch.next_observations)
         raw = mean + log_deviation.exp() * torch.randn_like(mean)  # (B, A)
@@ -224,7 +224,7 @@ class AWAC(ActorCritic, AWACImpl):  # type: ignore[misc]  # updates return tenso
         best = values(self.targets, batch.next_observations, raw.tanh()).amin(0)  # (B, 1)
         return self.discounted(batch, best - self.entropy * entropy)
 
-    def actor_losses(self, batch: Batch) -> Losses:
+    def actor_losses(self, batch: TransitionBatch) -> Losses:
         """Return the weighted log density of the data's actions, summed over the batch as d3rlpy does."""
         mean, log_deviation = gaussian(self._modules.policy, batch.observations)
         density = log_density(batch.actions, mean.tanh(), log_deviation)  # (B, 1)
@@ -232,7 +232,9 @@ class AWAC(ActorCritic, AWACImpl):  # type: ignore[misc]  # updates return tenso
         return {"actor_loss": -(density * weights).sum()}
 
     @torch.no_grad()
-    def _weights(self, batch: Batch, mean: torch.Tensor, log_deviation: torch.Tensor) -> torch.Tensor:
+    def _weights(
+        self, batch: TransitionBatch, mean: torch.Tensor, log_deviation: torch.Tensor
+    ) -> torch.Tensor:
         """Return B * softmax of the advantage over the actor's own action: (B, 1)."""
         drawn = torch.randn(self._n_action_samples, *mean.shape, device=mean.device)
         own = (mean + log_deviation.exp() * drawn).clamp_(-1, 1).transpose(0, 1)  # (B, n, A)
@@ -245,7 +247,7 @@ class AWAC(ActorCritic, AWACImpl):  # type: ignore[misc]  # updates return tenso
 class IQL(ActorCritic, IQLImpl):  # type: ignore[misc]  # updates return tensors
     """A value between mean and best of the data's actions; the actor copies the better ones."""
 
-    def critic_losses(self, batch: Batch) -> Losses:
+    def critic_losses(self, batch: TransitionBatch) -> Losses:
         """Return the critics' and the value network's errors."""
         net = linears(self._modules.value_func)
         with torch.no_grad():
@@ -257,7 +259,7 @@ class IQL(ActorCritic, IQLImpl):  # type: ignore[misc]  # updates return tensors
         v_loss = (side * gap**2).mean()
         return {"critic_loss": q_loss + v_loss, "q_loss": q_loss, "v_loss": v_loss}
 
-    def actor_losses(self, batch: Batch) -> Losses:
+    def actor_losses(self, batch: TransitionBatch) -> Losses:
         """Return the weighted log density of the data's actions.
 
         The targets' values are those of the critics' step on the same batch: nothing moved them since.

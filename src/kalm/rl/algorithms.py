@@ -15,7 +15,7 @@ from typing import Any
 from kalm.config import TrainConfig
 from kalm.errors import KalmError, unknown
 from kalm.rl import actor_critic, combo, conservative, discrete
-from kalm.rl.learner import Form, rebuild
+from kalm.rl.learner import AlgorithmForm, rebuild
 from kalm.rl.mlp import Layers, linears
 from kalm.types import WorldSpec
 
@@ -31,16 +31,16 @@ class Algorithm:
             the buffer and a `combo.Material`; returns what has `sample`, `state` and `restore`.
     """
 
-    discrete: Form | None
-    continuous: Form | None
+    discrete: AlgorithmForm | None
+    continuous: AlgorithmForm | None
     prepare: Callable[..., Any] | None = None
 
-    def form(self, action_kind: str) -> Form | None:
+    def form(self, action_kind: str) -> AlgorithmForm | None:
         """Return the form for this `WorldSpec.action_kind`."""
         return self.discrete if action_kind == "discrete" else self.continuous
 
 
-def _both(form: Form) -> Algorithm:
+def _both(form: AlgorithmForm) -> Algorithm:
     return Algorithm(form, form)
 
 
@@ -56,15 +56,15 @@ def _critics(modules: Any) -> list[Layers]:
     return [linears(net) for net in modules.q_funcs]
 
 
-_DISCRETE_BC = Form(discrete.bc, discrete.BC, lambda modules: [linears(modules.imitator)])
-_DISCRETE_CQL = Form(discrete.cql, discrete.CQL, _critics)
-_BC = Form(actor_critic.bc, actor_critic.BC, _imitator, vectors=True, squash=True)
-_CQL = Form(conservative.cql, conservative.CQL, _actor, vectors=True, squash=True)
-_TD3BC = Form(actor_critic.td3bc, actor_critic.TD3BC, _actor, vectors=True, squash=True, scaled=True)
-_AWAC = Form(actor_critic.awac, actor_critic.AWAC, _actor, vectors=True, squash=True, scaled=True)
-_IQL = Form(actor_critic.iql, actor_critic.IQL, _actor, vectors=True, squash=True, scaled=True)
-_DISCRETE_COMBO = Form(combo.discrete_settings, combo.DiscreteCombo, _critics, scaled=True)
-_COMBO = Form(combo.continuous_settings, combo.ContinuousCombo, _actor, vectors=True, squash=True)
+_DISCRETE_BC = AlgorithmForm(discrete.bc, discrete.BC, lambda modules: [linears(modules.imitator)])
+_DISCRETE_CQL = AlgorithmForm(discrete.cql, discrete.CQL, _critics)
+_BC = AlgorithmForm(actor_critic.bc, actor_critic.BC, _imitator, vectors=True, squash=True)
+_CQL = AlgorithmForm(conservative.cql, conservative.CQL, _actor, vectors=True, squash=True)
+_TD3BC = AlgorithmForm(actor_critic.td3bc, actor_critic.TD3BC, _actor, vectors=True, squash=True, scaled=True)
+_AWAC = AlgorithmForm(actor_critic.awac, actor_critic.AWAC, _actor, vectors=True, squash=True, scaled=True)
+_IQL = AlgorithmForm(actor_critic.iql, actor_critic.IQL, _actor, vectors=True, squash=True, scaled=True)
+_DISCRETE_COMBO = AlgorithmForm(combo.discrete_settings, combo.DiscreteCombo, _critics, scaled=True)
+_COMBO = AlgorithmForm(combo.continuous_settings, combo.ContinuousCombo, _actor, vectors=True, squash=True)
 
 ALGORITHMS: dict[str, Algorithm] = {
     "bc": Algorithm(_DISCRETE_BC, _BC),
@@ -78,7 +78,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 
-def require(name: str, spec: WorldSpec) -> Form:
+def require(name: str, spec: WorldSpec) -> AlgorithmForm:
     """Return an algorithm's form for a world. Raises KalmError: unknown, or not for this world's actions."""
     if name not in ALGORITHMS:
         raise unknown("algorithm", name, ALGORITHMS)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.rl.encoder import GoalEncoder
-from kalm.rl.transitions import Columns, Part, resident
+from kalm.rl.transitions import Columns, TransitionTable, resident
 from kalm.rl.units import Units
 from kalm.types import SOURCES
 
@@ -75,7 +75,9 @@ class MixedBuffer:
         self._one_hot = self.spec.action_size if vectors and self.spec.action_kind == "discrete" else None
         self.reward_scale, self._units = reward_scale, units
         firsts = np.cumsum([0, *(len(part.instructions) for part in sets)])
-        self._parts = [Part(part, int(first), device) for part, first in zip(sets, firsts, strict=False)]
+        self._parts = [
+            TransitionTable(part, int(first), device) for part, first in zip(sets, firsts, strict=False)
+        ]
         self._rng = rng
         instructions = [item for part in sets for item in part.instructions]
         encoded = encoder.encode([item.text for item in instructions])  # (goals, E)

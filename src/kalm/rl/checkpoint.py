@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kalm.errors import KalmError
-from kalm.runs import atomic_write
+from kalm.run.io import atomic_write
 
 RNG = "torch_rng"
 

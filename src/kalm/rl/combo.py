@@ -33,22 +33,22 @@ from d3rlpy.algos.qlearning.torch.dqn_impl import DQNModules
 
 from kalm.config import DynamicsConfig, TrainConfig
 from kalm.data.rollouts import RolloutSet
-from kalm.dynamics import forward as forward_models
 from kalm.dynamics import models
+from kalm.dynamics.ensemble import KIND, ForwardEnsemble
 from kalm.envs.base import World
 from kalm.errors import KalmError
-from kalm.progress import silent
 from kalm.rl import conservative, discrete
 from kalm.rl.actor_critic import gaussian, squared_error
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.learner import Batch, Losses
+from kalm.rl.learner import Losses, TransitionBatch
 from kalm.rl.mlp import forward, linears, value, values
-from kalm.rl.model_rollouts import KEPT, ModelMix, Ring, data_rows
-from kalm.runs import derive_rng
+from kalm.rl.model_buffer import KEPT, ModelBuffer, ModelMix, data_rows
+from kalm.run.progress import silent
+from kalm.run.seeding import derive_rng
 
 
 @dataclass(frozen=True)
-class Material:
+class ModelContext:
     """What a learner that makes transitions of its own makes them from.
 
     Attributes:
@@ -79,7 +79,7 @@ def continuous_settings(config: TrainConfig) -> CQLConfig:
     return replace(conservative.cql(config), conservative_weight=2 * config.combo_alpha)
 
 
-def prepare(learner: Any, data: MixedBuffer, material: Material) -> ModelMix:
+def prepare(learner: Any, data: MixedBuffer, material: ModelContext) -> ModelMix:
     """Fit the ensemble (or read it, where a stopped training left it) and give the learner its batches.
 
     Raises:
@@ -89,7 +89,7 @@ def prepare(learner: Any, data: MixedBuffer, material: Material) -> ModelMix:
     _require(config, material.dynamics)
     capacity = KEPT * config.combo_rollouts * config.combo_horizon
     width = 1 if data.spec.action_kind == "discrete" else data.spec.action_size
-    ring = Ring(capacity, data.spec.state_size, width, device)
+    ring = ModelBuffer(capacity, data.spec.state_size, width, device)
     learner.impl.hold(ring, config.combo_real_share)
     return ModelMix(
         data,
@@ -113,32 +113,32 @@ def _require(config: TrainConfig, dynamics: DynamicsConfig) -> None:
         raise KalmError(f"algorithm 'combo' needs train.batch of 2 or more, not {config.batch}.")
 
 
-def _ensemble(material: Material, device: str) -> forward_models.ForwardEnsemble:
+def _ensemble(material: ModelContext, device: str) -> ForwardEnsemble:
     found = models.fitted(
         material.folder / "dynamics",
         material.real,
         material.dynamics,
-        (forward_models.KIND,),
+        (KIND,),
         material.seed,
         device,
         lambda _name, _steps: nullcontext(silent),
     )
-    assert found.forward is not None
-    return found.forward
+    assert found.ensemble is not None
+    return found.ensemble
 
 
 @dataclass(frozen=True)
 class DiscreteModules(DQNModules):
     """Networks and optimizer, and the model's transitions, which a checkpoint keeps like weights."""
 
-    ring: Ring
+    ring: ModelBuffer
 
 
 @dataclass(frozen=True)
 class ContinuousModules(CQLModules):
     """As `DiscreteModules`."""
 
-    ring: Ring
+    ring: ModelBuffer
 
 
 class DiscreteCombo(discrete.CQL):
@@ -146,11 +146,11 @@ class DiscreteCombo(discrete.CQL):
 
     real_share: float
 
-    def hold(self, ring: Ring, real_share: float) -> None:
+    def hold(self, ring: ModelBuffer, real_share: float) -> None:
         """Keep the model's transitions with the networks; say how much of a batch is data."""
         self._modules, self.real_share = DiscreteModules(**_parts(self._modules), ring=ring), real_share
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: TransitionBatch) -> Losses:
         """Return every loss term."""
         count = data_rows(len(batch.rewards), self.real_share)
         seen = batch.observations
@@ -172,11 +172,11 @@ class ContinuousCombo(conservative.CQL):
 
     real_share: float
 
-    def hold(self, ring: Ring, real_share: float) -> None:
+    def hold(self, ring: ModelBuffer, real_share: float) -> None:
         """Keep the model's transitions with the networks; say how much of a batch is data."""
         self._modules, self.real_share = ContinuousModules(**_parts(self._modules), ring=ring), real_share
 
-    def critic_losses(self, batch: Batch) -> Losses:
+    def critic_losses(self, batch: TransitionBatch) -> Losses:
         """Return the temporal-difference error and the conservative term."""
         count = data_rows(len(batch.rewards), self.real_share)
         seen, then = batch.observations, batch.next_observations

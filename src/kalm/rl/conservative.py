@@ -15,7 +15,7 @@ import torch
 
 from kalm.config import TrainConfig
 from kalm.rl.actor_critic import ActorCritic, gaussian, log_density, log_slope, squared_error
-from kalm.rl.learner import Batch, Losses, descend, encoders, follow, optimizers
+from kalm.rl.learner import Losses, TransitionBatch, descend, encoders, follow, optimizers
 from kalm.rl.mlp import value, values
 
 with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five lines about its successor
@@ -46,7 +46,7 @@ def cql(config: TrainConfig) -> CQLConfig:
 class CQL(ActorCritic, CQLImpl):
     """Twin critics pushed down on sampled actions and up on the data's; an actor with temperature."""
 
-    def critic_losses(self, batch: Batch) -> Losses:
+    def critic_losses(self, batch: TransitionBatch) -> Losses:
         """Return the temporal-difference error and the conservative term."""
         with torch.no_grad():
             here = gaussian(self._modules.policy, batch.observations)
@@ -61,7 +61,7 @@ class CQL(ActorCritic, CQLImpl):
         td_loss = squared_error(data, goal)
         return {"critic_loss": td_loss + conservative, "td_loss": td_loss, "conservative_loss": conservative}
 
-    def goal(self, batch: Batch, then: Gaussian) -> torch.Tensor:
+    def goal(self, batch: TransitionBatch, then: Gaussian) -> torch.Tensor:
         """Return r + gamma * the lesser target critic of the actor's mean action: (B, 1)."""
         following = values(self.targets, batch.next_observations, then[0].tanh()).amin(0)
         return self.discounted(batch, following)
@@ -81,12 +81,12 @@ class CQL(ActorCritic, CQLImpl):
         density = log_density(raw, mean, log_deviation) - log_slope(raw)  # (n, B, 1)
         return raw.tanh().transpose(0, 1), density.squeeze(2).T
 
-    def actor_losses(self, batch: Batch) -> Losses:
+    def actor_losses(self, batch: TransitionBatch) -> Losses:
         """Return the lesser critic of a drawn action against its log density; and the temperature's loss."""
         density, least = self._judged(batch)
         return self._actor_terms(density, least) | {"temp_loss": self._temp_loss(density)}
 
-    def _judged(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _judged(self, batch: TransitionBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw an action per observation: its log density (B, 1), the lesser critic's value of it (B, 1)."""
         mean, log_deviation = gaussian(self._modules.policy, batch.observations)
         raw = mean + log_deviation.exp() * torch.randn_like(mean)  # (B, A)
@@ -102,7 +102,7 @@ class CQL(ActorCritic, CQLImpl):
         excess = density.detach() - self._action_size  # (B, 1)
         return -(get_parameter(self._modules.log_temp).exp() * excess).mean()
 
-    def inner_update(self, batch: Batch, grad_step: int) -> Losses:  # type: ignore[override]
+    def inner_update(self, batch: TransitionBatch, grad_step: int) -> Losses:  # type: ignore[override]
         """Take the critics' step, the temperature's, then the actor's with the new temperature."""
         critic = self.critic_losses(batch)
         descend(self._modules.critic_optim, critic["critic_loss"])

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from kalm.config import TrainConfig
-from kalm.rl.learner import Batch, Losses, descend, encoders, optimizers
+from kalm.rl.learner import Losses, TransitionBatch, descend, encoders, optimizers
 from kalm.rl.mlp import forward, linears
 
 with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five lines about its successor
@@ -46,14 +46,14 @@ def cql(config: TrainConfig) -> DiscreteCQLConfig:
 class BC(DiscreteBCImpl):
     """Cross-entropy of the data's actions."""
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: TransitionBatch) -> Losses:
         """Return every loss term."""
         logits = forward(linears(self._modules.imitator), batch.observations)  # (B, A)
         imitation = F.cross_entropy(logits, batch.actions.long().view(-1))
         penalty = self._beta * (logits.log_softmax(1) ** 2).mean() if self._beta else torch.zeros(())
         return {"loss": imitation + penalty, "imitation_loss": imitation, "regularization_loss": penalty}
 
-    def inner_update(self, batch: Batch, grad_step: int) -> Losses:  # type: ignore[override]
+    def inner_update(self, batch: TransitionBatch, grad_step: int) -> Losses:  # type: ignore[override]
         """Take one step."""
         losses = self.losses(batch)
         descend(self._modules.optim, losses["loss"])
@@ -63,7 +63,7 @@ class BC(DiscreteBCImpl):
 class CQL(DiscreteCQLImpl):
     """Huber error of double Q-learning + alpha * (log-sum-exp of Q - Q of the data's action)."""
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: TransitionBatch) -> Losses:
         """Return every loss term."""
         nets = [linears(q_func) for q_func in self._modules.q_funcs]
         values = torch.stack([forward(net, batch.observations) for net in nets])  # (M, B, A)
@@ -79,7 +79,7 @@ class CQL(DiscreteCQLImpl):
         }
 
     @torch.no_grad()
-    def goal(self, batch: Batch) -> torch.Tensor:
+    def goal(self, batch: TransitionBatch) -> torch.Tensor:
         """Return r + gamma * Q'(s', argmax Q(s', .)), without what follows a terminal: (B, 1)."""
         nets, targets = self._modules.q_funcs, self._modules.targ_q_funcs
         here = torch.stack([forward(linears(net), batch.next_observations) for net in nets]).mean(0)  # (B, A)
@@ -87,7 +87,7 @@ class CQL(DiscreteCQLImpl):
         best = then.min(0).values.gather(1, here.argmax(1, keepdim=True))  # (B, 1)
         return batch.rewards + self._gamma**batch.intervals * best * (1 - batch.terminals)
 
-    def inner_update(self, batch: Batch, grad_step: int) -> Losses:  # type: ignore[override]
+    def inner_update(self, batch: TransitionBatch, grad_step: int) -> Losses:  # type: ignore[override]
         """Take one step; replace the target network when it is due."""
         losses = self.losses(batch)
         descend(self._modules.optim, losses["loss"])

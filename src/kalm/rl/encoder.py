@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kalm.errors import KalmError
-from kalm.runs import atomic_write, file_sha256
-from kalm.weights import MINILM, locate
+from kalm.pretrained import MINILM, locate
+from kalm.run.io import atomic_write, file_sha256
 
 BATCH = 128
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")

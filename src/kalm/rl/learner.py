@@ -28,7 +28,7 @@ with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five li
 Losses = dict[str, torch.Tensor]
 
 
-class Batch(Protocol):
+class TransitionBatch(Protocol):
     """What an update reads of d3rlpy's batch, whose own type allows for images beside vectors."""
 
     observations: torch.Tensor  # (B, S + E)
@@ -40,7 +40,7 @@ class Batch(Protocol):
 
 
 @dataclass(frozen=True)
-class Form:
+class AlgorithmForm:
     """A learner as it is for one kind of action.
 
     Attributes:

@@ -17,7 +17,7 @@ from kalm.errors import KalmError
 from kalm.rl.buffer import MixedBuffer
 
 
-class Window:
+class RunningMean:
     """Sum and count of each loss term since the last row of metrics.
 
     Counts are kept per term: TD3+BC moves its actor every other step only.

@@ -22,7 +22,7 @@ from torch import nn
 
 from kalm.errors import KalmError
 from kalm.rl.encoder import GoalEncoder
-from kalm.runs import atomic_write, file_sha256, read_json, write_json
+from kalm.run.io import atomic_write, file_sha256, read_json, write_json
 from kalm.types import WorldSpec
 
 FORMAT = "kalm-policy"

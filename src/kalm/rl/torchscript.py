@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kalm.runs import atomic_write
+from kalm.run.io import atomic_write
 from kalm.types import WorldSpec
 
 Member = Sequence[tuple[torch.Tensor, torch.Tensor]]

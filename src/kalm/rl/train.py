@@ -23,21 +23,23 @@ import torch
 from torch.distributions import Distribution
 
 from kalm.config import DynamicsConfig, TrainConfig
-from kalm.data.checks import require_data
 from kalm.data.rollouts import RolloutSet
-from kalm.envs import make
+from kalm.data.validation import require_data
 from kalm.envs.base import World
+from kalm.envs.registry import make
 from kalm.errors import KalmError
-from kalm.progress import Advance, silent
 from kalm.rl import algorithms, checkpoint
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.combo import Material
+from kalm.rl.combo import ModelContext
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.learner import param_groups
-from kalm.rl.losses import Window, by_source
+from kalm.rl.losses import RunningMean, by_source
 from kalm.rl.policy import MLPPolicy, from_layers
 from kalm.rl.units import Units
-from kalm.runs import Metrics, derive_rng, derive_seed, file_sha256, fingerprint, versions
+from kalm.run.io import file_sha256, fingerprint, versions
+from kalm.run.metrics import Metrics
+from kalm.run.progress import Advance, silent
+from kalm.run.seeding import derive_rng, derive_seed
 from kalm.types import WorldSpec
 
 LOG_EVERY = 100
@@ -46,10 +48,10 @@ NOT_IN_KEY = {  # what chooses policies and data, or only how far and how often;
     *("algorithms", "seeds", "steps", "real_rollouts", "imagined", "per_level", "encoder"),
     *("checkpoint_every", "evaluate_every", "evaluate_episodes"),
 }
-Look = Callable[[MLPPolicy, int], Mapping[str, float]]
+EvalCallback = Callable[[MLPPolicy, int], Mapping[str, float]]
 
 
-def fit(
+def train_offline(
     spec: WorldSpec,
     real: RolloutSet,
     imagined: RolloutSet | None,
@@ -61,7 +63,7 @@ def fit(
     device: str = "cpu",
     advance: Advance = silent,
     threads: int = 1,
-    look: Look | None = None,
+    look: EvalCallback | None = None,
     start: Path | None = None,
     world: World | None = None,
     dynamics: DynamicsConfig | None = None,
@@ -109,7 +111,7 @@ def fit(
         batches: Any = buffer
         if prepare is not None:
             judge = world or make(spec.name)
-            batches = prepare(learner, buffer, Material(judge, real, config, dynamics, seed, folder))
+            batches = prepare(learner, buffer, ModelContext(judge, real, config, dynamics, seed, folder))
         provenance = {"made_from": facts, "versions": versions()}
 
         def policy(step: int) -> MLPPolicy:
@@ -133,7 +135,7 @@ def _run(
     folder: Path,
     policy: Callable[[int], MLPPolicy],
     advance: Advance,
-    look: Look | None,
+    look: EvalCallback | None,
     start: Path | None,
 ) -> None:
     """Take the steps that are left, with metrics, looks and checkpoints on the way."""
@@ -184,7 +186,7 @@ def _due(step: int, every: int, last: bool) -> bool:
 
 def _resume(
     path: Path, learner: Any, buffer: MixedBuffer, key: str, steps: int, start: Path | None
-) -> tuple[int, Window]:
+) -> tuple[int, RunningMean]:
     """Put everything where the folder's checkpoint left it, else the learner where `start` left it."""
     facts = checkpoint.restore(path, learner, key)
     if facts is not None:
@@ -193,10 +195,10 @@ def _resume(
         path = start / CHECKPOINT
         facts = checkpoint.restore(path, learner, None)
     if facts is None:
-        return 0, Window()
+        return 0, RunningMean()
     if facts["step"] > steps:
         raise KalmError(f"{path} is at step {facts['step']}, beyond train.steps={steps}. Use another folder.")
-    return facts["step"], Window(facts["window"])
+    return facts["step"], RunningMean(facts["window"])
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Columns(NamedTuple):
     terminal: torch.Tensor  # (n,) bool
 
 
-class Part:
+class TransitionTable:
     """The transitions of one `RolloutSet`, and the draws among them."""
 
     def __init__(self, rollouts: RolloutSet, first_goal: int, device: str) -> None:

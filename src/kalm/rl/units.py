@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
-from kalm.dynamics.network import share, spreads
+from kalm.dynamics.transition import share, spreads
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""What the commands have in common: options, how settings are resolved from them, how results are told."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from kalm import envs
+from kalm.config import Config, load
+from kalm.errors import unknown
+from kalm.types import LEVELS
+
+Env = Annotated[str | None, typer.Option("--env", help="World; `clevr` by default.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Settings to start from: demo, mini, paper, paper-faithful, or FILE.yaml.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. Repeat for more.")
+]
+Seed = Annotated[int | None, typer.Option(help="Root of all random numbers.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
+Workers = Annotated[int | None, typer.Option(help="Processes or threads for simulation and training.")]
+Out = Annotated[Path, typer.Option(help="Folder for the result.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what --out holds and start anew.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a folder even if the settings changed.")]
+Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
+Goals = Annotated[Path | None, typer.Option("--goals", help="Goal file (JSON lines) instead of the suites.")]
+Levels = Annotated[list[str] | None, typer.Option("--level", help="Only this level. Repeat for more.")]
+Effects = Annotated[
+    Path | None, typer.Option("--effects", help="Table of effects: CSV of variant,seed,measure,value,count.")
+]
+
+Real = Annotated[Path, typer.Option(help="Dataset of real rollouts.")]
+Imagined = Annotated[Path | None, typer.Option(help="Dataset of imagined rollouts; none: plain policies.")]
+ALGORITHMS = "bc, cql, td3bc, awac, iql, combo, lm, dt"  # `kalm.registry.table`, which loads the RL library
+Algorithms = Annotated[
+    list[str] | None, typer.Option("--algo", "--algos", help=f"Algorithms: {ALGORITHMS}; several at once.")
+]
+Model = Annotated[Path | None, typer.Option(help="Grounded model (or its run folder), for lm and dt.")]
+
+
+class MultiValueCommand(TyperCommand):
+    """A command whose repeatable options take several values at once: ``--seeds 0 1 2``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the name of such an option before each of its values, as the parser wants it."""
+        repeatable = {name for option in self.params if option.multiple for name in option.opts}
+        return super().parse_args(ctx, spread(args, repeatable))
+
+
+def spread(arguments: Sequence[str], repeatable: set[str]) -> list[str]:
+    """Return e.g. ``--seeds 0 --seeds 1`` for ``--seeds 0 1``."""
+    out: list[str] = []
+    name = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            name = argument if argument in repeatable else ""
+        elif name and out[-1] != name:
+            out.append(name)
+        out.append(argument)
+    return out
+
+
+def resolve(
+    env: str | None,
+    preset: str | None,
+    set_: list[str] | None,
+    seed: int | None,
+    device: str | None,
+    workers: int | None,
+) -> Config:
+    """Return the settings that these options ask for; the world must be known."""
+    config = load(preset, set_ or [], env=env, seed=seed, device=device, workers=workers)
+    envs.require(config.env)
+    return config
+
+
+def cells(algorithms: list[str] | None, seeds: list[int] | None) -> list[str]:
+    """Return the settings that choose policies."""
+    chosen = {"algorithms": algorithms, "seeds": seeds}
+    return [f"train.{name}={json.dumps(value)}" for name, value in chosen.items() if value]
+
+
+def known_levels(levels: list[str] | None) -> tuple[str, ...] | None:
+    """Return the levels asked for, None for no choice. Raises KalmError: unknown level."""
+    for level in levels or []:
+        if level not in LEVELS:
+            raise unknown("level", level, LEVELS)
+    return tuple(levels) if levels else None
+
+
+def command_line() -> str:
+    """Return what was typed, as it would be typed again."""
+    return shlex.join(["kalm", *sys.argv[1:]])
+
+
+def tell(figures: dict[str, Any], as_json: bool, show: Any = None) -> None:
+    """Print figures as JSON, or by `show`, or one line each."""
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    elif show is not None:
+        show()
+    else:
+        for name, value in figures.items():
+            typer.echo(f"{name}: {json.dumps(value, indent=2) if isinstance(value, dict) else value}")

@@ -1,0 +1,149 @@
+"""Several small networks as one, and how they are fitted: with held-out data that say when to stop.
+
+M networks are M slices of one batched product, so an ensemble costs one call per layer. They differ in their
+first weights and in the batches they see. What is kept is each network's state at the look where the mean
+held-out loss was smallest; after `patience` looks without a smaller one the fitting stops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kalm.config import DynamicsConfig
+from kalm.data.rollouts import RolloutSet
+from kalm.errors import KalmError
+from kalm.run.progress import Advance, silent
+from kalm.run.seeding import derive_rng
+
+WARMUP = 0.1  # share of steps with rising learning rate
+CLIP = 10.0  # largest gradient norm of all members together
+
+
+class EnsembleMLP(nn.Module):
+    """M multi-layer perceptrons that are computed together; inputs are brought to mean 0 and deviation 1.
+
+    Args:
+        count: number M of networks.
+        sizes: numbers in, numbers of each hidden layer, numbers out.
+        generator: draws the first weights.
+    """
+
+    shift: Tensor  # (F,)
+    scale: Tensor  # (F,)
+
+    def __init__(self, count: int, sizes: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        pairs = list(zip(sizes, sizes[1:], strict=False))
+        self.weights = nn.ParameterList(
+            torch.randn(count, wide, out, generator=generator) / math.sqrt(wide) for wide, out in pairs
+        )
+        self.biases = nn.ParameterList(torch.zeros(count, 1, out) for _, out in pairs)
+        self.register_buffer("shift", torch.zeros(sizes[0]))
+        self.register_buffer("scale", torch.ones(sizes[0]))
+
+    @property
+    def count(self) -> int:
+        """Number M of networks."""
+        return len(self.biases[0])
+
+    def fit_scale(self, inputs: Tensor) -> None:
+        """Take mean and deviation of the inputs (N, F) from these."""
+        self.shift.copy_(inputs.mean(dim=0))
+        self.scale.copy_(deviation(inputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute all members: (N, F), the same for all, or (M, N, F) -> (M, N, O)."""
+        hidden = (inputs - self.shift) / self.scale
+        hidden = hidden.expand(self.count, *hidden.shape[-2:])
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, hidden, weight)
+            if layer < last:
+                hidden = functional.silu(hidden)
+        return hidden
+
+
+def deviation(numbers: Tensor, still: float = 1.0) -> Tensor:
+    """Return the standard deviation of each column, `still` where one never changes: (N, F) -> (F,)."""
+    spread = numbers.std(dim=0, correction=0)
+    return torch.where(spread > 1e-6, spread, torch.full_like(spread, still))
+
+
+def fit_ensemble_mlp(
+    network: EnsembleMLP,
+    loss: Callable[[Tensor], Tensor],
+    held_out_loss: Callable[[], Tensor],
+    rows: int,
+    steps: int,
+    config: DynamicsConfig,
+    generator: torch.Generator,
+    advance: Advance = silent,
+) -> float:
+    """Fit a network in place and return its smallest held-out loss.
+
+    Args:
+        network: its members are fitted.
+        loss: mean loss of the rows (M, B) int64 of the data, one batch per member.
+        held_out_loss: mean loss of all held-out rows.
+        rows: number of rows to draw from.
+        steps: largest number of steps.
+        config: batch, learning rate, when to look and how patient to be.
+        generator: draws the batches.
+        advance: told of finished steps.
+
+    Raises:
+        KalmError: the held-out loss is no longer finite.
+    """
+    device = network.shift.device
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    best, kept, missed = math.inf, network.state_dict(), 0
+    for step in range(1, steps + 1):
+        batch = torch.randint(rows, (network.count, config.batch), generator=generator).to(device)
+        optimizer.zero_grad()
+        (loss(batch) * network.count).backward()  # as if each member were alone
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        if step % config.look_every and step < steps:
+            continue
+        with torch.no_grad():
+            found = float(held_out_loss())
+        if not math.isfinite(found):
+            raise KalmError(f"a model of the dynamics diverged at step {step}. Lower dynamics.lr.")
+        advance((step - 1) % config.look_every + 1, held_out=found)
+        missed += 1
+        if found < best:
+            best, kept, missed = found, {n: v.clone() for n, v in network.state_dict().items()}, 0
+        if missed > config.patience:
+            break
+    network.load_state_dict(kept)
+    return best
+
+
+def held_out(real: RolloutSet, config: DynamicsConfig, seed: int) -> tuple[RolloutSet, RolloutSet]:
+    """Split real rollouts into those to learn from and those to judge by; the same for all models.
+
+    Raises:
+        KalmError: one of the parts is empty.
+    """
+    learn, held = real.split(config.held_out, derive_rng(seed, "dynamics", "held out"))
+    if not len(learn) or not len(held):
+        raise KalmError(
+            f"{len(real)} real rollouts are too few to fit models of the dynamics with "
+            f"dynamics.held_out={config.held_out}. Collect more."
+        )
+    return learn, held
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate: rises, then falls to zero along a cosine."""
+    rising = max(1, round(WARMUP * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))

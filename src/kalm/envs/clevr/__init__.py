@@ -1,0 +1,1 @@
+"""CLEVR-Robot: five balls on a table, one push per action."""

@@ -1,1 +1,0 @@
-"""Goals: structured targets, their verdicts and rewards on states, and their sentences."""

@@ -1,0 +1,1 @@
+"""Decision Transformer (Chen et al., 2021) on the backbone of the language model."""

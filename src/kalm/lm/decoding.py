@@ -1,0 +1,107 @@
+"""Reading with a key/value cache: rows that a model reads on and on, each prompt read only once.
+
+A *reading* begins with prompts; rows that share a prompt share its reading. Then all rows take their tokens
+together. Rows that ended leave the batch, so nothing is computed for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kalm.lm.cache import block_cache, rewind
+from kalm.lm.model import GroundedLM
+from kalm.lm.prompts import GOAL_ORIENTED
+
+# Rows leave the cache in bulk: selecting rows copies it, so it must pay.
+DROP_SHARE = 0.2
+READ_TOGETHER = 64
+
+
+def worth_leaving(going: np.ndarray) -> bool:
+    """Whether enough of the rows have ended, (N,) bool, to go on without them."""
+    return going.mean() <= 1 - DROP_SHARE
+
+
+class DecodeState:
+    """N rows being read by one model.
+
+    Args:
+        model: the model that reads.
+        prompts: token ids of U distinct prompts.
+        owner: (N,) the prompt of each row.
+
+    Attributes:
+        gist: (N, D) mean hidden state of each row's prompt.
+    """
+
+    def __init__(self, model: GroundedLM, prompts: Sequence[np.ndarray], owner: np.ndarray) -> None:
+        self.model = model
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])  # (U, P)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])  # (U,)
+        column = torch.arange(longest)
+        real = column < lengths[:, None]  # (U, P)
+        seen = real[:, None, :].expand(-1, longest, -1)  # (U, P, P)
+        if not model.backbone.two_way_prompt:
+            seen = seen & (column[None, :] <= column[:, None])
+        self.cache = block_cache()
+        device = model.device
+        embedded = model.lm.get_input_embeddings()(ids.to(device))
+        positions = column.expand(len(prompts), -1).to(device)
+        hidden = model.body(embedded, seen[:, None].to(device), positions, self.cache)
+        fan = torch.from_numpy(np.asarray(owner, dtype=np.int64))
+        share = real / lengths[:, None]  # (U, P)
+        self.gist = torch.einsum("up,upd->ud", share.to(hidden), hidden)[fan.to(device)]  # (N, D)
+        self.cache.batch_select_indices(fan.to(device))
+        self.width = longest  # columns of the cache that hold prompts
+        self.visible = real[fan].to(device)  # (N, C) columns of the cache that each row sees
+        self.position = lengths[fan, None].to(device)  # (N, 1) of the next token
+
+    @property
+    def longest(self) -> int:
+        """Largest number of tokens that a row has read."""
+        return int(self.position.max())
+
+    def read(self, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Let every row read up to k tokens: (N, k, D) -> hidden states of the last one (N, D).
+
+        Args:
+            tokens: embedded tokens.
+            counts: (N,) how many of them each row reads, at least 1; None: all. What follows is padding.
+        """
+        n, width = tokens.shape[:2]
+        column = torch.arange(width, device=tokens.device)
+        real = column < (width if counts is None else counts[:, None])  # (k,) or (N, k)
+        earlier = (column[None, :] <= column[:, None]).expand(n, -1, -1)  # (N, k, k)
+        mask = torch.cat([self.visible[:, None].expand(-1, width, -1), earlier], dim=2)  # (N, k, C + k)
+        hidden = self.model.body(tokens, mask[:, None], self.position + column, self.cache)
+        self.visible = torch.cat([self.visible, real.expand(n, -1)], dim=1)
+        if counts is None:
+            self.position = self.position + width
+            return hidden[:, -1]
+        self.position = self.position + counts[:, None]
+        return hidden[torch.arange(n, device=tokens.device), counts - 1]
+
+    def rewind(self) -> None:
+        """Forget everything but the prompts."""
+        rewind(self.cache, self.width)
+        self.visible = self.visible[:, : self.width]
+        self.position = self.visible.sum(1, keepdim=True)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows only."""
+        index = torch.from_numpy(rows).to(self.position.device)
+        self.cache.batch_select_indices(index)
+        self.visible, self.position = self.visible[index], self.position[index]
+
+
+def prompt_embeddings(model: GroundedLM, texts: Sequence[str]) -> Tensor:
+    """Return the mean hidden state of each goal's prompt, on the CPU: (N, D)."""
+    prompt_builder = model.prompt_builder()
+    prompts = [prompt_builder.goal_prompt(text, GOAL_ORIENTED).value for text in texts]
+    parts = [prompts[at : at + READ_TOGETHER] for at in range(0, len(prompts), READ_TOGETHER)]
+    return torch.cat([DecodeState(model, part, np.arange(len(part))).gist.cpu() for part in parts])

@@ -1,0 +1,148 @@
+"""One model trained by all processes of a command: replicated, or sharded by FSDP, through accelerate.
+
+Whether weights are sharded, and how, is said by accelerate's own configuration (`accelerate launch
+--config_file`, or the variables `ACCELERATE_USE_FSDP` and `FSDP_*`); without any they are replicated. A
+process that works alone passes through here untouched.
+
+Unusual: looking at a sharded model and saving it go through a *twin*, a plain copy in the memory of the
+main process that is filled with the gathered weights. Decoding and saving then know nothing of shards, and
+the main process decodes as long as it likes while the others wait without a part in it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from kalm.errors import KalmError
+from kalm.lm.model import GroundedLM, autocast
+from kalm.run import processes
+
+
+class DistributedTrainer:
+    """The processes around one model, and what each of them calls to train its part.
+
+    Attributes:
+        model: the model under its own names; its weights are shards where they are sharded.
+        runner: what to call for losses, so that gradients are exchanged.
+        optimizer: over the weights of `model`.
+
+    Raises:
+        KalmError: accelerate is configured for something that is not supported.
+    """
+
+    def __init__(
+        self, model: GroundedLM, optimizer: torch.optim.Optimizer, precision: str, compiled: bool = False
+    ) -> None:
+        self.model, self.runner, self.optimizer = model, cast("Any", model), optimizer
+        self._accelerator: Any = None
+        self._twin: GroundedLM | None = None
+        self._sharded = False
+        if processes.count() > 1:
+            self._join(_sharding(model, precision))
+        if compiled:
+            self.runner = torch.compile(self.runner)
+
+    def _join(self, sharding: Any) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        processes.connect()
+        self._sharded = sharding is not None
+        if self._sharded and processes.main():
+            self._twin = copy.deepcopy(self.model).cpu()
+        self._accelerator = Accelerator(
+            cpu=self.model.device.type == "cpu",
+            mixed_precision="no",  # `ground.precision` says
+            fsdp_plugin=sharding,
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+        kind = self._accelerator.distributed_type.value
+        if kind not in (("FSDP",) if self._sharded else ("MULTI_CPU", "MULTI_GPU")):
+            raise KalmError(
+                f"accelerate is configured for {kind}{' with FSDP' if self._sharded else ''}; supported are "
+                "plain processes on CPUs or GPUs, and FSDP on GPUs."
+            )
+        self.runner, self.optimizer = self._accelerator.prepare(self.model, self.optimizer)
+
+    def passing(self, last: bool) -> AbstractContextManager[Any]:
+        """Return the context of one forward and backward pass; the last one of a step exchanges gradients."""
+        if self._accelerator is None or last:
+            return nullcontext()
+        return self._accelerator.no_sync(self.runner)
+
+    @property
+    def shown(self) -> GroundedLM:
+        """The model in one piece; where weights are sharded it is up to date within `whole` only."""
+        return self._twin or self.model
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Let the main process look at `shown` or save it.
+
+        Every process has to come here, also where it does nothing inside.
+        """
+        if self._sharded:
+            for name, shard in trained(self.model):
+                full = gather(shard)
+                if self._twin is not None:
+                    self._twin.get_parameter(name).data.copy_(full)
+        if self._twin is not None:
+            self._twin.to(self.model.device)
+        yield
+        if self._twin is not None:
+            self._twin.cpu()
+        processes.wait()
+
+
+def trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Yield names and weights of what is trained."""
+    return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Return a tensor in one piece, on the CPU; of a shard every process has to ask for it."""
+    from torch.distributed.tensor import DTensor
+
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+
+
+def scatter(full: Tensor, like: Tensor) -> Tensor:
+    """Return this process's part of a tensor, laid out and placed as another: the inverse of `gather`."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
+        return full.to(like.device)
+    # Every process holds the same tensor, so nothing has to be sent.
+    return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _sharding(model: GroundedLM, precision: str) -> Any:
+    """Return accelerate's FSDP settings as configured from outside, or None; computing precision is ours."""
+    from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return None
+    halved = not isinstance(autocast(model.device, precision), nullcontext)
+    # Gathered for computing in bfloat16, which halves what is sent; summed and kept in float32.
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=policy if halved else None)
+    refused = {
+        "fsdp_version: 1": plugin.fsdp_version != 2,
+        "fsdp_cpu_ram_efficient_loading: true": plugin.cpu_ram_efficient_loading,
+        "fsdp_activation_checkpointing: true": plugin.activation_checkpointing,
+    }
+    if wrong := [setting for setting, found in refused.items() if found]:
+        raise KalmError(
+            f"accelerate is configured with {', '.join(wrong)}. Use fsdp_version: 2, "
+            "fsdp_cpu_ram_efficient_loading: false, and ground.gradient_checkpointing instead of FSDP's."
+        )
+    if not plugin.transformer_cls_names_to_wrap:
+        plugin.transformer_cls_names_to_wrap = list(getattr(model.lm, "_no_split_modules", None) or ())
+    return plugin

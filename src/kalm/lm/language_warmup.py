@@ -1,0 +1,194 @@
+"""Language warm-up: a small backbone learns relation words and indirect requests before it is grounded.
+
+The weak spots of the default backbone are not the names of things but words of direction, which are nearly
+the same to it, and requests that say the opposite of what they want. Both are learnt from texts of our own
+about other things (`kalm.lm.phrases`), in the form in which goals are read later: as a prompt. One pass
+gives two losses:
+
+* *words*: behind some prompts the plain meaning of the sentence is produced as text;
+* *contrast*: the mean hidden state of a prompt is more like that of the same meaning in other words than like
+  those of its near misses, which in the same words tell of another direction or of the things exchanged
+  (InfoNCE).
+
+What learns is what grounding will train of the language model (`kalm.lm.lora`). The seed alone decides
+everything, and the work takes minutes at most, so nothing of it is stored: grounding that was stopped before
+its first checkpoint does it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kalm.config import GroundConfig
+from kalm.data.rollouts import RolloutSet
+from kalm.errors import KalmError
+from kalm.lm import packing, phrases
+from kalm.lm.model import GroundedLM, autocast
+from kalm.lm.packing import PackedRow
+from kalm.lm.phrases import Meaning
+from kalm.lm.prompts import Example, PromptBuilder, Tokens
+from kalm.run import processes
+from kalm.run.metrics import Metrics
+from kalm.run.progress import Advance, silent
+from kalm.run.seeding import derive_rng
+
+TEMPERATURE = 0.05  # cosines are divided by it
+TRANSLATED = 0.3  # share of sentences whose meaning is produced as text
+# Share of complaints on either side: that two complaints agree would teach nothing of what they mean.
+COMPLAINTS = (0.5, 0.0)
+RISE = 0.1  # share of steps with rising learning rate; then it falls to 0
+LOG_EVERY = 10
+METRICS = "language"
+
+
+def warm_up(
+    model: GroundedLM, config: GroundConfig, seed: int, folder: Path, advance: Advance = silent
+) -> None:
+    """Train a model's language in place.
+
+    Args:
+        model: about to be grounded.
+        config: `language_steps` and its neighbours.
+        seed: root of the texts.
+        folder: gets ``language/metrics.jsonl``.
+        advance: told about every step.
+
+    Raises:
+        KalmError: the settings leave nothing of the language model to learn, or a loss is not finite.
+    """
+    weights = [p for p in model.backbone.model.parameters() if p.requires_grad]
+    if not weights:
+        raise KalmError("nothing of the backbone learns, so language cannot. Set ground.language_steps=0.")
+    optimizer = torch.optim.AdamW(weights, weight_decay=config.weight_decay, fused=True)
+    prompt_builder = model.prompt_builder()
+    metrics = Metrics(folder / METRICS) if processes.main() else None
+    model.train()
+    for number in range(config.language_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.language_lr * _rate(number / config.language_steps)
+        lesson = Lesson(prompt_builder, config, derive_rng(seed, "language", number))
+        values = _step(model, lesson, optimizer, config)
+        if metrics and (number + 1) % LOG_EVERY == 0:
+            metrics.log(number + 1, {f"train/{name}": value for name, value in values.items()})
+        advance(1, contrast=values["contrast"], words=values["words"])
+    if metrics:
+        metrics.close()
+
+
+class Lesson:
+    """The sentences of one step: two for every meaning.
+
+    Attributes:
+        examples: 2N examples; those at i and i + N say the same in different words.
+        neither: (2N, 2N) bool, pairs that are neither alike nor different.
+    """
+
+    def __init__(self, prompt_builder: PromptBuilder, config: GroundConfig, rng: np.random.Generator) -> None:
+        meanings: list[Meaning] = []
+        sides: tuple[list[str], list[str]] = ([], [])
+        for _ in range(config.language_contrasts):
+            contrast = phrases.contrast(rng)
+            meanings += contrast
+            for side, complaints in zip(sides, COMPLAINTS, strict=True):
+                # One pattern for all of a contrast: only what is meant tells its sentences apart.
+                pattern, short = phrases.pattern(contrast[0], rng, complaints), bool(rng.integers(2))
+                side += [phrases.say(meaning, pattern, short) for meaning in contrast]
+        translated = rng.random(2 * len(meanings)) < TRANSLATED * (config.language_text_weight > 0)
+        self.examples = [
+            prompt_builder.replay(text, phrases.plainly(meaning)) if asked else prompted(prompt_builder, text)
+            for text, meaning, asked in zip([*sides[0], *sides[1]], meanings * 2, translated, strict=True)
+        ]
+        self.neither = torch.from_numpy(np.tile(converse(meanings), (2, 2)))  # (2N, 2N)
+
+
+def prompted(prompt_builder: PromptBuilder, text: str) -> Example:
+    """Spell a text as a prompt that nothing follows."""
+    return Example(prompt_builder.prompt(text), Tokens.text([]))
+
+
+def read_prompts(model: GroundedLM, examples: Sequence[Example], row_tokens: int) -> tuple[Tensor, Tensor]:
+    """Read examples of text in one pass.
+
+    Returns:
+        The mean hidden state of each prompt, (N, D), and the mean cross-entropy of the words asked for.
+    """
+    groups = [packing.group([example]) for example in examples]
+    rows = packing.pack([len(group) for group in groups], row_tokens, open_rows=len(groups))
+    nothing = RolloutSet.from_rollouts(model.spec, [])
+    laid = [[groups[index] for index in row] for row in rows]
+    batch = packing.batch(laid, nothing, model.backbone.two_way_prompt).to(model.device)
+    hidden = model.body(model.embed(batch), batch.visible, batch.position).flatten(0, 1)  # (B*L, D)
+    at, owner = (part.to(model.device) for part in _prompts(groups, rows, batch.position.shape[1]))
+    sums = hidden.new_zeros(len(groups), hidden.shape[1]).index_add(0, owner, hidden[at])
+    words = F.cross_entropy(
+        model.backbone.logits(hidden[batch.ask_text_at]), batch.want_text, reduction="sum"
+    )
+    return sums / owner.bincount()[:, None], words / max(len(batch.want_text), 1)
+
+
+def info_nce(vectors: Tensor, neither: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Mean cross-entropy of finding each vector's partner among all others by cosine.
+
+    Args:
+        vectors: (2N, D); those at i and i + N belong together.
+        neither: (2N, 2N) bool, pairs to leave out.
+        temperature: divides the cosines.
+    """
+    count = len(vectors)
+    unit = F.normalize(vectors.float(), dim=1)
+    likeness = unit @ unit.T / temperature  # (2N, 2N)
+    hidden = neither.to(vectors.device) | torch.eye(count, dtype=torch.bool, device=vectors.device)
+    partner = torch.arange(count, device=vectors.device).roll(count // 2)
+    return F.cross_entropy(likeness.masked_fill(hidden, -torch.inf), partner)
+
+
+def converse(meanings: Sequence[Meaning]) -> np.ndarray:
+    """Which pairs of meanings are true together though they move different things: N -> (N, N) bool.
+
+    The lamp left of the sofa is the sofa right of the lamp: not the same request, but no near miss either.
+    """
+    turned = [tuple(phrases.turned(fact) for fact in meaning) for meaning in meanings]
+    return np.array([[one == other and other != self for other in meanings]
+                     for one, self in zip(turned, meanings, strict=True)])  # fmt: skip
+
+
+def _step(
+    model: GroundedLM, lesson: Lesson, optimizer: torch.optim.Optimizer, config: GroundConfig
+) -> dict[str, float]:
+    with autocast(model.device, config.precision):
+        vectors, words = read_prompts(model, lesson.examples, config.row_tokens)
+    contrast = info_nce(vectors, lesson.neither)
+    loss = config.language_contrast_weight * contrast + config.language_text_weight * words
+    if not torch.isfinite(loss):
+        raise KalmError(f"the loss of the language warm-up is {float(loss)}. Lower ground.language_lr.")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(
+        [p for group in optimizer.param_groups for p in group["params"]], config.clip
+    )
+    optimizer.step()
+    return {"contrast": float(contrast.detach()), "words": float(words.detach())}
+
+
+def _rate(done: float) -> float:
+    """Return the share of the largest learning rate at this share of the steps."""
+    return min(1.0, (done + 0.01) / RISE) * float(0.5 * (1 + np.cos(np.pi * done)))
+
+
+def _prompts(groups: Sequence[PackedRow], rows: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:
+    """Return the flat index of every prompt token, and the number of the group that it belongs to."""
+    at, owner = [], []
+    for number, row in enumerate(rows):
+        start = number * width
+        for index in row:
+            size = len(groups[index].prompt)
+            at.append(np.arange(start, start + size))
+            owner.append(np.full(size, index))
+            start += len(groups[index])
+    return torch.from_numpy(np.concatenate(at)), torch.from_numpy(np.concatenate(owner))
