@@ -15,10 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from kalm import envs
-from kalm.config import CollectConfig
 from kalm.data import storage
 from kalm.data.collect import collect_rollouts
 from kalm.data.scoring import score
+from kalm.data.settings import CollectConfig
 from kalm.data.validation import require_valid
 
 Result = TypeVar("Result")

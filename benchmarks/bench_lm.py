@@ -36,7 +36,6 @@ from transformers import AutoConfig, AutoTokenizer, PrinterCallback, Trainer, Tr
 from transformers.utils import logging
 
 from kalm import envs
-from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
 from kalm.lm import packing, sft
@@ -46,6 +45,7 @@ from kalm.lm.generate import imagine_rollouts
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.packing import PackedBatch, PackedRow
 from kalm.lm.prompts import GOAL_ORIENTED
+from kalm.lm.settings import GroundConfig
 from kalm.lm.update import update
 from kalm.pretrained import locate
 from kalm.types import Instruction, Rollout

@@ -24,11 +24,11 @@ import structlog
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kalm.config import TrainConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.rl import algorithms
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.encoder import GoalEncoder
+from kalm.rl.settings import TrainConfig
 from kalm.types import SOURCES, Goal, Instruction, WorldSpec
 
 from d3rlpy.algos import (  # isort: skip (kalm.rl mutes its import)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kalm.config import load
+from kalm.config import load_config
 from kalm.data import storage
 from kalm.errors import KalmError
 from kalm.evaluation.results import read_rows
@@ -23,7 +23,7 @@ SMALL = [
     "--set", "imagine.horizon=2", "--set", "train.imagined=all", "--set", "train.hidden=[16]",
     "--set", "train.steps=40", "--set", "train.algorithms=[bc]", "--set", "train.seeds=[0,1]",
     "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=8", "--set", "report.filmstrips=0",
-    "--set", "rounds.episodes=12", "--set", "rounds.train_steps=20", "--set", "rounds.network_steps=5",
+    "--set", "online.episodes=12", "--set", "online.train_steps=20", "--set", "online.network_steps=5",
 ]  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_rounds_can_be_asked_for_later(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(folder / "rounds/2")
     settings = json.loads((folder / "config.json").read_text())
-    settings["settings"]["rounds"]["count"] = 1
+    settings["settings"]["online"]["rounds"] = 1
     (folder / "config.json").write_text(json.dumps(settings))
     do(folder, 2, "--resume")
     name = "rounds/2/evaluation/rows.csv"
@@ -100,17 +100,17 @@ def test_rounds_can_be_asked_for_later(run, tmp_path):
 
 
 def test_a_round_is_shorter_grounding_and_longer_training():
-    config = load(None, ["train.steps=100", "decision.steps=50", "rounds.train_steps=20"])
+    config = load_config(None, ["train.steps=100", "decision_transformer.steps=50", "online.train_steps=20"])
     later = settings_of(config, 3)
-    assert later.train.steps == 160 and later.decision.steps == 10
+    assert later.train.steps == 160 and later.decision_transformer.steps == 10
     assert later.ground.epochs == 0.1 and later.ground.body_lr == config.ground.body_lr / 2
     assert later.seed != config.seed and later.seed == settings_of(config, 3).seed
 
 
 def test_who_collects():
-    assert collector(load(None, ["train.algorithms=[lm, cql]"])) == "cql"
-    assert collector(load(None, ["rounds.algorithm=bc"])) == "bc"
-    with pytest.raises(KalmError, match="rounds.algorithm='iql' cannot collect: .*learn: bc, cql"):
-        collector(load(None, ["rounds.algorithm=iql"]))
+    assert collector(load_config(None, ["train.algorithms=[lm, cql]"])) == "cql"
+    assert collector(load_config(None, ["online.algorithm=bc"])) == "bc"
+    with pytest.raises(KalmError, match="online.algorithm='iql' cannot collect: .*learn: bc, cql"):
+        collector(load_config(None, ["online.algorithm=iql"]))
     with pytest.raises(KalmError, match="seen, rephrase, easy, hard"):
-        load(None, ["rounds.levels=[hrad]"])
+        load_config(None, ["online.levels=[hrad]"])

@@ -7,10 +7,11 @@ import pytest
 import kalm
 from kalm import envs, registry
 from kalm.cli.options import ALGORITHMS, spread
-from kalm.config import Config, GroundConfig
+from kalm.config import Config
 from kalm.errors import KalmError
 from kalm.evaluation.episodes import evaluate_policy, sample_episodes
 from kalm.lm import sft
+from kalm.lm.settings import GroundConfig
 from kalm.rl import algorithms
 from kalm.run.folder import PolicyJob
 from kalm.run.io import read_json, write_json

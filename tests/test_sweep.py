@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from kalm import envs
-from kalm.config import CollectConfig, GroundConfig
 from kalm.data import storage
 from kalm.data.collect import collect_rollouts
+from kalm.data.settings import CollectConfig
 from kalm.errors import KalmError
 from kalm.evaluation.results import read_rows
 from kalm.lm import sft
+from kalm.lm.settings import GroundConfig
 from whole_runs import here
 
 TINY = [
@@ -196,8 +197,8 @@ def test_the_language_model_and_the_decision_transformer_are_cells(inputs, tmp_p
     model.fit_scales(storage.read(Path(inputs[1])))
     model.save(tmp_path / "run" / "grounded" / "model")
     sweep(*inputs, "--out", tmp_path / "out", "--algos", "lm", "dt", "--seeds", 0, "--levels", "seen",
-          "--model", tmp_path / "run", "--set", "decision.steps=2", "--set", "evaluate.episodes=1",
-          "--set", "evaluate.checkpoints=1")  # fmt: skip
+          "--model", tmp_path / "run", "--set", "decision_transformer.steps=2",
+          "--set", "evaluate.episodes=1", "--set", "evaluate.checkpoints=1")  # fmt: skip
     rows = read_rows(tmp_path / "out" / "evaluation" / "rows.csv")
     assert policies(rows) == [("DT", 0), ("DT+KALM", 0), ("LM", 0)]
 

@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 
 def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
     """Do everything that is not done yet; return the summary of the report."""
-    if config.rounds.count:
+    if config.online.rounds:
         collector(config)
     keys = first = pipeline.run(config, folder, command)
-    for number in range(1, config.rounds.count + 1):
+    for number in range(1, config.online.rounds + 1):
         keys = play_round(config, folder, number, keys, command)
     rounds = {} if keys is first else {"rounds": keys.evaluation}
     stage(
@@ -72,10 +72,10 @@ def collector(config: Config) -> str:
         KalmError: it is not trained in this run, or it does not learn.
     """
     fitting = [name for name in config.train.algorithms if registry.table()[name].trains]
-    asked = config.rounds.algorithm or (fitting[0] if fitting else "none")
+    asked = config.online.algorithm or (fitting[0] if fitting else "none")
     if asked not in fitting:
         raise KalmError(
-            f"rounds.algorithm={asked!r} cannot collect: of this run's algorithms (train.algorithms) these "
+            f"online.algorithm={asked!r} cannot collect: of this run's algorithms (train.algorithms) these "
             f"learn: {', '.join(fitting) or 'none'}."
         )
     return asked
@@ -93,7 +93,7 @@ def play_round(config: Config, run: Path, number: int, keys: Keys, command: str)
     """
     before, here = _folder(run, number - 1), _folder(run, number)
     later = settings_of(config, number)
-    own = config.rounds.model_dump(mode="json", exclude={"count"})
+    own = config.online.model_dump(mode="json", exclude={"rounds"})
     model = here / GROUNDED / "model"
     collected = stage(
         here / COLLECTED,
@@ -138,22 +138,24 @@ def play_round(config: Config, run: Path, number: int, keys: Keys, command: str)
 
 def settings_of(config: Config, number: int) -> Config:
     """Return the settings of a round: shorter grounding, longer training in all, a seed of its own."""
-    share, ground = config.rounds.ground_lr, config.ground
+    share, ground = config.online.ground_lr, config.ground
     shorter = {
-        "epochs": config.rounds.ground_epochs,
+        "epochs": config.online.ground_epochs,
         "body_lr": share * ground.body_lr,
         "new_lr": share * ground.new_lr,
-        "network_steps": config.rounds.network_steps,
+        "network_steps": config.online.network_steps,
         "language_steps": 0,
     }
-    steps = config.train.steps + number * config.rounds.train_steps
-    decisions = max(1, round(config.decision.steps * config.rounds.train_steps / config.train.steps))
+    steps = config.train.steps + number * config.online.train_steps
+    decisions = max(
+        1, round(config.decision_transformer.steps * config.online.train_steps / config.train.steps)
+    )
     return config.model_copy(
         update={
             "seed": derive_seed(config.seed, "round", number) % 2**31,
             "ground": ground.model_copy(update=shorter),
             "train": config.train.model_copy(update={"steps": steps}),
-            "decision": config.decision.model_copy(update={"steps": decisions}),
+            "decision_transformer": config.decision_transformer.model_copy(update={"steps": decisions}),
         }
     )
 
@@ -167,9 +169,9 @@ def collect(config: Config, number: int, policies: Path, folder: Path, command: 
     from kalm.rl.encoder import GoalEncoder
 
     world = envs.make(config.env)
-    goals = [one for level in config.rounds.levels for one in world.suite(level) if not one.held_back]
+    goals = [one for level in config.online.levels for one in world.suite(level) if not one.held_back]
     seed = derive_seed(config.seed, "round", number, "collect")
-    chosen, seeds = sample_episodes(goals, config.rounds.episodes, seed)
+    chosen, seeds = sample_episodes(goals, config.online.episodes, seed)
     team = [(job, place) for job, place in trained_policies(policies) if _collects(job, collector(config))]
     encoder = GoalEncoder(config.train.encoder, device(config.device), policies / ENCODINGS)
     parts = []

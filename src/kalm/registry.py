@@ -99,7 +99,7 @@ def table() -> Mapping[str, AlgorithmSpec]:
     }
     language = {
         "lm": AlgorithmSpec(_point_at_model, trains=False, needs_model=True),
-        "dt": AlgorithmSpec(_fit_decision, sections=("decision", "ground")),
+        "dt": AlgorithmSpec(_fit_decision, sections=("decision_transformer", "ground")),
     }
     return {**offline, **language}
 
@@ -195,7 +195,7 @@ def _fit_decision(task: TrainingTask) -> None:
 
     train_decision_transformer(
         task.config.ground,
-        task.config.decision,
+        task.config.decision_transformer,
         task.real,
         task.imagined,
         task.config.train.mix,

@@ -45,7 +45,13 @@ from kalm.run.progress import track
 from kalm.session import device, trace
 
 TABLE_CSV, TABLE_MD = "sweep.csv", "sweep.md"
-SECTIONS = ("train", "evaluate", "decision", "dynamics", "ground")  # settings that cells may depend on
+SECTIONS = (
+    "train",
+    "evaluate",
+    "decision_transformer",
+    "dynamics",
+    "ground",
+)  # settings that cells may depend on
 CHOSEN = ("algorithms", "seeds")  # settings of `train` that choose cells, and may grow from call to call
 
 

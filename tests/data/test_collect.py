@@ -15,10 +15,10 @@ from corridor import Corridor
 from sets import assert_same
 
 from kalm import envs
-from kalm.config import CollectConfig
 from kalm.data import storage
 from kalm.data.collect import collect_rollouts, plan
 from kalm.data.scoring import score
+from kalm.data.settings import CollectConfig
 from kalm.data.validation import require_valid
 from kalm.errors import KalmError
 
@@ -128,7 +128,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from kalm import envs
-from kalm.config import CollectConfig
+from kalm.data.settings import CollectConfig
 from kalm.data.collect import collect
 
 calls = []

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from pushed import POINT, THINGS, drawn, rollouts, truth
 
-from kalm.config import DynamicsConfig
 from kalm.dynamics.ensemble import (
     ForwardEnsemble,
     Prediction,
@@ -13,9 +12,10 @@ from kalm.dynamics.ensemble import (
     fit_ensemble,
     load_ensemble,
 )
+from kalm.dynamics.settings import DynamicsConfig
 from kalm.errors import KalmError
 
-CONFIG = DynamicsConfig(members=3, hidden=(64, 64), forward_steps=600, look_every=200, lr=5e-3)
+CONFIG = DynamicsConfig(members=3, hidden=(64, 64), forward_steps=600, evaluate_every=200, lr=5e-3)
 
 
 @pytest.fixture(scope="module", params=[THINGS, POINT], ids=lambda spec: spec.name)
@@ -66,7 +66,9 @@ def test_the_same_seed_gives_the_same_ensemble():
 
 def test_fitting_stops_when_it_helps_no_more():
     told = []
-    patient = CONFIG.model_copy(update={"patience": 0, "look_every": 10, "forward_steps": 3000, "lr": 0.03})
+    patient = CONFIG.model_copy(
+        update={"patience": 0, "evaluate_every": 10, "forward_steps": 3000, "lr": 0.03}
+    )
     fit_ensemble(rollouts(POINT, 300), patient, 0, advance=lambda n=1, **fields: told.append(n))
     assert sum(told) < 3000 and set(told) == {10}
 

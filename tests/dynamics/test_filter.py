@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 
 from kalm import envs
-from kalm.config import CollectConfig, DynamicsConfig, ImagineConfig
 from kalm.data.collect import collect_rollouts
 from kalm.data.rollouts import RolloutSet
+from kalm.data.settings import CollectConfig
 from kalm.data.validation import require_valid
 from kalm.dynamics import models
 from kalm.dynamics.filter import best, judge, refine, weights
 from kalm.dynamics.models import Models, fitted, needed
+from kalm.dynamics.settings import DynamicsConfig
 from kalm.envs.clevr.spec import BALLS
 from kalm.errors import KalmError
+from kalm.lm.settings import ImagineConfig
 from kalm.run.progress import track
 from kalm.types import Rollout
 
 APART = np.array([-0.4, 0, -0.2, 0.4, 0, 0, 0.2, 0.4, 0.4, 0], np.float32)  # five balls, all is well
-SMALL = DynamicsConfig(members=2, hidden=(32, 32), forward_steps=300, inverse_steps=200, look_every=100)
+SMALL = DynamicsConfig(members=2, hidden=(32, 32), forward_steps=300, inverse_steps=200, evaluate_every=100)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,7 @@ def test_models_are_fitted_once_and_only_those_that_are_needed(real, known, tmp_
     assert needed(ImagineConfig(plausibility="drop"), SMALL) == ("forward",)
     assert needed(ImagineConfig(plausibility="drop"), SMALL.model_copy(update={"members": 0})) == ()
     folder = tmp_path / "dynamics"
-    short = SMALL.model_copy(update={"inverse_steps": 20, "look_every": 20})
+    short = SMALL.model_copy(update={"inverse_steps": 20, "evaluate_every": 20})
     one = fitted(folder, real, short, ("inverse",), 0, "cpu", track)
     weights_file = folder / "inverse" / "weights.safetensors"
     made = weights_file.stat().st_mtime_ns

@@ -7,14 +7,15 @@ import pytest
 from pushed import POINT, THINGS, rollouts
 
 from kalm import envs
-from kalm.config import CollectConfig, DynamicsConfig
 from kalm.data.collect import collect_rollouts
 from kalm.data.scoring import score
+from kalm.data.settings import CollectConfig
 from kalm.dynamics import inverse
 from kalm.dynamics.inverse import fit_inverse, measure_inverse, relabel
+from kalm.dynamics.settings import DynamicsConfig
 from kalm.errors import KalmError
 
-CONFIG = DynamicsConfig(hidden=(64, 64), inverse_steps=600, look_every=200, lr=5e-3)
+CONFIG = DynamicsConfig(hidden=(64, 64), inverse_steps=600, evaluate_every=200, lr=5e-3)
 
 
 @pytest.fixture(scope="module")

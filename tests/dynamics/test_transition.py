@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kalm import envs
-from kalm.config import CollectConfig
 from kalm.data.collect import collect_rollouts
 from kalm.data.rollouts import RolloutSet
+from kalm.data.settings import CollectConfig
 from kalm.dynamics.transition import (
     Change,
     TransitionNetwork,

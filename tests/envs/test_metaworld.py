@@ -4,8 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from kalm.config import CollectConfig
 from kalm.data.lockstep import run_expert
+from kalm.data.settings import CollectConfig
 from kalm.envs.metaworld import scenes
 from kalm.envs.metaworld.distractors import BOXES
 from kalm.envs.metaworld.expert import observation

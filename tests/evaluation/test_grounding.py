@@ -8,10 +8,12 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertLMHeadModel
 
 from kalm import envs
-from kalm.config import CollectConfig, GroundConfig, ImagineConfig, InspectConfig
+from kalm.data.settings import CollectConfig
 from kalm.errors import KalmError
 from kalm.evaluation.grounding import Inspection, fresh_rollouts, inspect
+from kalm.evaluation.settings import InspectConfig
 from kalm.lm import sft
+from kalm.lm.settings import GroundConfig, ImagineConfig
 from kalm.pretrained import locate
 from kalm.types import LEVELS
 

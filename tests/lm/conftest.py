@@ -8,9 +8,10 @@ import torch
 from checkpoints import SPECIAL, write_checkpoint
 
 from kalm import envs
-from kalm.config import CollectConfig, GroundConfig
 from kalm.data.collect import collect_rollouts
+from kalm.data.settings import CollectConfig
 from kalm.lm import sft
+from kalm.lm.settings import GroundConfig
 
 
 @pytest.fixture(scope="session")

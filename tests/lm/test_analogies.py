@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from kalm.config import ImagineConfig
 from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.analogies import analogies
 from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.imagine import imagine_dataset, origins, plan
+from kalm.lm.settings import ImagineConfig
 from kalm.run.seeding import derive_seed
 
 
@@ -50,7 +50,9 @@ def test_other_words_are_read_and_the_goal_stays(reader, world):
 
 def test_first_samples_are_asked_for_in_known_words(reader, world, tmp_path):
     rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:12]
-    config = ImagineConfig(horizon=2, samples=3, analogies=2, temperature=5.0, heat=3.0, precision="float32")
+    config = ImagineConfig(
+        horizon=2, samples=3, analogies=2, temperature=5.0, temperature_growth=3.0, precision="float32"
+    )
     found = imagine_dataset(reader, world, rows, config, 0, tmp_path, {})
     row, sample = origins(tmp_path)
     assert {0, 1, 2} <= set(sample.tolist())

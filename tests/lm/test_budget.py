@@ -7,8 +7,8 @@ import torch
 from typer.testing import CliRunner
 
 from kalm.cli.main import app
-from kalm.config import CollectConfig
 from kalm.data.collect import collect_rollouts
+from kalm.data.settings import CollectConfig
 from kalm.lm import budget, packing, sft
 from kalm.lm.dataset import GroundingDataset
 

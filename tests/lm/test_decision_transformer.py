@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from kalm.config import DecisionConfig
 from kalm.errors import KalmError
 from kalm.evaluation.episodes import play
 from kalm.lm import packing
 from kalm.lm.decision_transformer.dataset import DecisionDataset
 from kalm.lm.decision_transformer.model import DecisionTransformer
 from kalm.lm.decision_transformer.policy import DecisionTransformerPolicy, load_decision_transformer
+from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
 from kalm.lm.decision_transformer.train import train_decision_transformer
 from kalm.lm.prompts import ACTION, ENTITY, GOAL_ORIENTED, NOTHING, RETURN, STATE, PromptBuilder, Tokens
 from kalm.run.metrics import read_metrics
 
-SMALL = DecisionConfig(steps=6, row_tokens=128, rows=2, body_lr=3e-3, new_lr=3e-3, checkpoint_every=2)
+SMALL = DecisionTransformerConfig(
+    steps=6, row_tokens=128, rows=2, body_lr=3e-3, new_lr=3e-3, checkpoint_every=2
+)
 
 
 @pytest.fixture

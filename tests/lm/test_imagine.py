@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from kalm.config import ImagineConfig
 from kalm.data.scoring import fulfilled, possible
 from kalm.errors import KalmError
 from kalm.lm.imagine import imagine_dataset, origins, plan
+from kalm.lm.settings import ImagineConfig
 
 
 def test_held_back_wordings_are_never_imagined_for(world):
@@ -65,7 +65,7 @@ def test_what_fails_is_decoded_again_from_the_same_start(model, world, tmp_path)
 def test_samples_do_not_depend_on_shards(model, world, tmp_path):
     model = model.float()
     rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:6]
-    config = ImagineConfig(horizon=2, shard=6, temperature=2.0, samples=2, heat=1.5)
+    config = ImagineConfig(horizon=2, shard=6, temperature=2.0, samples=2, temperature_growth=1.5)
     whole = imagine_dataset(model, world, rows, config, 0, tmp_path / "whole", {})
     split = imagine_dataset(
         model, world, rows, config.model_copy(update={"shard": 2}), 0, tmp_path / "split", {}
@@ -79,7 +79,7 @@ def test_each_try_is_hotter(model, world, tmp_path):
     rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:8]
     config = ImagineConfig(horizon=1, temperature=1e-3, samples=2)
     cold = imagine_dataset(model, world, rows, config, 0, tmp_path / "cold", {})
-    heated = config.model_copy(update={"heat": 1e4})
+    heated = config.model_copy(update={"temperature_growth": 1e4})
     hot = imagine_dataset(model, world, rows, heated, 0, tmp_path / "hot", {})
     (_, sample), (_, again) = origins(tmp_path / "cold"), origins(tmp_path / "hot")
     assert np.array_equal(cold.actions[sample == 1], cold.actions[sample == 0][: (sample == 1).sum()])

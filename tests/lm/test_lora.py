@@ -6,7 +6,7 @@ import torch
 from checkpoints import write_checkpoint
 from safetensors.torch import load_file
 
-from kalm.config import load
+from kalm.config import load_config
 from kalm.errors import KalmError
 from kalm.lm import lora, packing, sft
 from kalm.lm.dataset import GroundingDataset
@@ -176,4 +176,4 @@ def test_gradient_checkpointing_changes_no_gradient(config, world, few):
 )
 def test_settings_that_do_not_fit_together_are_refused(override, why):
     with pytest.raises(KalmError, match=why):
-        load(overrides=[override])
+        load_config(overrides=[override])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kalm.config import GroundConfig, ImagineConfig
 from kalm.data import storage
 from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.imagine import imagine_dataset, plan
+from kalm.lm.settings import GroundConfig, ImagineConfig
 from kalm.run import processes
 from kalm.run.io import read_json
 from kalm.run.metrics import read_metrics

@@ -3,12 +3,12 @@ from functools import partial
 import pytest
 import torch
 
-from kalm.config import GroundConfig
 from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.model import GroundingLosses
+from kalm.lm.settings import GroundConfig
 from kalm.lm.update import measured, update
 
 

@@ -10,11 +10,11 @@ from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 
 from kalm import envs
-from kalm.config import GroundConfig, ImagineConfig
 from kalm.data import storage
 from kalm.lm import sft
 from kalm.lm.imagine import imagine_dataset, plan
 from kalm.lm.model import load_model
+from kalm.lm.settings import GroundConfig, ImagineConfig
 from kalm.run import processes
 
 SHARDED = {

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kalm.config import TrainConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.rl.encoder import GoalEncoder
+from kalm.rl.settings import TrainConfig
 from kalm.types import Goal, Instruction, Rollout, WorldSpec
 
 SPEC = WorldSpec("line", ("ball x", "ball y", "hole x"), "discrete", 7, 6)

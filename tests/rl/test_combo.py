@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from kalm.config import DynamicsConfig, TrainConfig
+from kalm.dynamics.settings import DynamicsConfig
 from kalm.errors import KalmError
 from kalm.rl import combo
 from kalm.rl.algorithms import acting_networks, create
@@ -18,6 +18,7 @@ from kalm.rl.buffer import MixedBuffer
 from kalm.rl.mlp import linears
 from kalm.rl.model_buffer import ModelBuffer, Transitions, data_rows, roll_out
 from kalm.rl.policy import load_policy
+from kalm.rl.settings import TrainConfig
 from kalm.rl.train import train_offline
 from kalm.run.metrics import read_metrics
 
@@ -28,7 +29,7 @@ CONFIG = TrainConfig(
 SMALL = CONFIG.model_copy(
     update={"batch": 8, "hidden": (16, 16), "combo_rollouts": 20, "combo_refresh": 10, "combo_horizon": 3}
 )
-DYNAMICS = DynamicsConfig(members=3, hidden=(32, 32), forward_steps=400, look_every=100, lr=5e-3)
+DYNAMICS = DynamicsConfig(members=3, hidden=(32, 32), forward_steps=400, evaluate_every=100, lr=5e-3)
 QUICK = DYNAMICS.model_copy(update={"forward_steps": 20})
 
 

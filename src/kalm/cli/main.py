@@ -88,7 +88,7 @@ def run(
     from kalm.evaluation.results import read_rows
     from kalm.report import tables
 
-    extra = [*(set_ or []), *([] if rounds is None else [f"rounds.count={rounds}"])]
+    extra = [*(set_ or []), *([] if rounds is None else [f"online.rounds={rounds}"])]
     config = resolve(env, preset, extra, seed, device, workers)
     session.claim(out, config, command_line(), resume, overwrite)
     summary = online.run(config, out, command_line())

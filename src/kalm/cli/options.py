@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from kalm import envs
-from kalm.config import Config, load
+from kalm.config import Config, load_config
 from kalm.errors import unknown
 from kalm.types import LEVELS
 
@@ -77,7 +77,7 @@ def resolve(
     workers: int | None,
 ) -> Config:
     """Return the settings that these options ask for; the world must be known."""
-    config = load(preset, set_ or [], env=env, seed=seed, device=device, workers=workers)
+    config = load_config(preset, set_ or [], env=env, seed=seed, device=device, workers=workers)
     envs.require(config.env)
     return config
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from kalm.config import CollectConfig
 from kalm.data import storage
 from kalm.data.lockstep import run_expert
 from kalm.data.rollouts import RolloutSet
+from kalm.data.settings import CollectConfig
 from kalm.data.validation import require_valid
 from kalm.envs.base import World
 from kalm.errors import KalmError

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kalm.config import CollectConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import score
+from kalm.data.settings import CollectConfig
 from kalm.data.validation import layout
 from kalm.envs.base import World
 from kalm.envs.rollout import begin

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kalm.config import DynamicsConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import transitions
 from kalm.dynamics import storage
 from kalm.dynamics.ensemble_mlp import EnsembleMLP, deviation, fit_ensemble_mlp, held_out
 from kalm.dynamics.entity_view import EntityView
+from kalm.dynamics.settings import DynamicsConfig
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_seed
 from kalm.types import WorldSpec

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kalm.config import DynamicsConfig
 from kalm.data.rollouts import RolloutSet
+from kalm.dynamics.settings import DynamicsConfig
 from kalm.errors import KalmError
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_rng
@@ -110,13 +110,13 @@ def fit_ensemble_mlp(
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimizer.step()
         schedule.step()
-        if step % config.look_every and step < steps:
+        if step % config.evaluate_every and step < steps:
             continue
         with torch.no_grad():
             found = float(held_out_loss())
         if not math.isfinite(found):
             raise KalmError(f"a model of the dynamics diverged at step {step}. Lower dynamics.lr.")
-        advance((step - 1) % config.look_every + 1, held_out=found)
+        advance((step - 1) % config.evaluate_every + 1, held_out=found)
         missed += 1
         if found < best:
             best, kept, missed = found, {n: v.clone() for n, v in network.state_dict().items()}, 0

@@ -10,8 +10,8 @@ In this order, each a setting of `imagine`:
 
 A step is plausible if the world finds nothing impossible in it (`kalm.data.scoring.impossible`) and it
 does not surprise the forward models: they agree on what the action does, and the imagined next state is near
-what they say. How near is measured on held-out real steps (`imagine.tolerance`), because the models cannot see
-everything either (velocities in CLEVR-Robot). Nothing is lost silently: `Refined.facts` counts.
+what they say. How near is measured on held-out real steps (`imagine.tolerance`), because the models cannot
+see everything either (velocities in CLEVR-Robot). Nothing is lost silently: `Refined.facts` counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from kalm.config import ImagineConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import fulfilled, impossible, transitions
 from kalm.dynamics.ensemble import ForwardEnsemble, surprise
@@ -30,6 +29,7 @@ from kalm.dynamics.inverse import relabel
 from kalm.dynamics.models import Models
 from kalm.envs.base import World
 from kalm.errors import KalmError
+from kalm.lm.settings import ImagineConfig
 
 FAILED = "goal_not_reached"
 

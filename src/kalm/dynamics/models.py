@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kalm.config import DynamicsConfig, ImagineConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.dynamics import inverse
 from kalm.dynamics.ensemble import KIND, ForwardEnsemble, fit_ensemble, load_ensemble
 from kalm.dynamics.inverse import InverseModel
+from kalm.dynamics.settings import DynamicsConfig
+from kalm.lm.settings import ImagineConfig
 from kalm.run.io import fingerprint, read_json, recover_folder, write_json
 from kalm.run.progress import Advance
 

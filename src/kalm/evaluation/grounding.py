@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from kalm.config import CollectConfig, ImagineConfig, InspectConfig
 from kalm.data.lockstep import run_expert
 from kalm.data.rollouts import RolloutSet
+from kalm.data.settings import CollectConfig
 from kalm.envs.base import World
 from kalm.envs.rollout import initial_states
 from kalm.errors import KalmError
 from kalm.evaluation.imagined import Quality, quality
+from kalm.evaluation.settings import InspectConfig
 from kalm.evaluation.simulated import Agreement, Error, agreement, error_of, random_transitions
 from kalm.evaluation.statistics import Rate, rate
 from kalm.lm.explain import explain, verdicts
@@ -32,6 +33,7 @@ from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.model import GroundedLM
 from kalm.lm.predict import squared_errors
 from kalm.lm.prompts import explanation_prompts
+from kalm.lm.settings import ImagineConfig
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_rng, derive_seed
 from kalm.types import Instruction

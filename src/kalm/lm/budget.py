@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
 from kalm.lm import lora, packing
 from kalm.lm.backbone import Backbone, planned
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.model import GroundedLM, autocast
+from kalm.lm.settings import GroundConfig
 from kalm.lm.sft import assemble, divide
 
 GB = 1e9

@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.lm.distributed import gather, scatter, trained
+from kalm.lm.settings import GroundConfig
 from kalm.run import processes
 from kalm.run.io import atomic_folder, fingerprint, read_json, recover_folder, write_json
 

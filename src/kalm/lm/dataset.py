@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.lm import packing, phrases
 from kalm.lm.packing import PackedRow
 from kalm.lm.prompts import PROMPTS, PromptBuilder
+from kalm.lm.settings import GroundConfig
 from kalm.run.seeding import derive_rng
 
 # Rollouts that share one reading of a goal: more save tokens, fewer put more different goals in a batch.

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from kalm.config import ImagineConfig
 from kalm.data import storage
 from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import fulfilled, possible
@@ -24,6 +23,7 @@ from kalm.errors import KalmError
 from kalm.lm.analogies import analogies
 from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.model import GroundedLM
+from kalm.lm.settings import ImagineConfig
 from kalm.run import processes
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_seed
@@ -63,8 +63,8 @@ def imagine_dataset(
     on batches, shards, processes, or where a stop fell. Rollouts with a number that is not finite are
     dropped; the dataset's provenance counts them. With `config.samples` above 1, a row whose rollout misses
     its goal, or could not have happened, is decoded again from the same initial state, each time at a higher
-    temperature (`config.heat`), until one is right or there are that many. `origins` tells them apart. The
-    first `config.analogies` of them are asked for in words of the data (`kalm.lm.analogies`).
+    temperature (`config.temperature_growth`), until one is right or there are that many. `origins` tells
+    them apart. The first `config.analogies` of them are asked for in words of the data (`kalm.lm.analogies`).
 
     Raises:
         KalmError: nothing to imagine, or nothing finite came out.
@@ -128,7 +128,7 @@ def _decode(
             prompt=config.prompt,
             horizon=config.horizon,
             batch=config.batch,
-            sampling=Sampling(config.temperature * config.heat**hotter, config.state_noise),
+            sampling=Sampling(config.temperature * config.temperature_growth**hotter, config.state_noise),
             precision=config.precision,
             actor=actor,
         )

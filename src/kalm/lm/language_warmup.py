@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.lm import packing, phrases
@@ -33,6 +32,7 @@ from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.packing import PackedRow
 from kalm.lm.phrases import Meaning
 from kalm.lm.prompts import Example, PromptBuilder, Tokens
+from kalm.lm.settings import GroundConfig
 from kalm.run import processes
 from kalm.run.metrics import Metrics
 from kalm.run.progress import Advance, silent

@@ -24,9 +24,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kalm.config import GroundConfig
 from kalm.errors import KalmError
 from kalm.lm.backbone import ADAPTER, Backbone, Origin, load_backbone
+from kalm.lm.settings import GroundConfig
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # in front of every name in peft's own layout

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import one_step, violated
 from kalm.envs.base import World
@@ -24,6 +23,7 @@ from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.packing import PackedRow
 from kalm.lm.predict import squared_errors
 from kalm.lm.prompts import GOAL_ORIENTED, Example, PromptBuilder, explanation_prompts
+from kalm.lm.settings import GroundConfig
 from kalm.run.seeding import derive_rng, derive_seed
 from kalm.types import LEVELS, Conditions, Instruction
 

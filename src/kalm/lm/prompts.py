@@ -13,9 +13,9 @@ one sequence. A token may *ask* for what has to be produced after it (in capital
                                                                 A0       A1
 
 Decisions are those of a decision transformer (`kalm.lm.decision_transformer`): R is what is still to be
-earned. The last answer is no token: nothing follows it that could look at it. A model *without memory* learns generation from
-pieces of one step each, ``[s0 a0]``, ``[s1 a1]``, all behind one prompt: where the next action is easily
-guessed from the last one, a long sequence teaches to repeat oneself.
+earned. The last answer is no token: nothing follows it that could look at it. A model *without memory*
+learns generation from pieces of one step each, ``[s0 a0]``, ``[s1 a1]``, all behind one prompt: where the
+next action is easily guessed from the last one, a long sequence teaches to repeat oneself.
 
 With *entity tokens* every state is preceded by one token per named thing of the world (``e1 .. eK s0 a0 e1
 .. eK s1 a1``); a state can then be looked up by what the words of the goal mean.

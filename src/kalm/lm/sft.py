@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from kalm.config import GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.transition import fit_transition_network
 from kalm.envs.base import World
@@ -33,6 +32,7 @@ from kalm.lm.heads import Design
 from kalm.lm.model import GroundedLM
 from kalm.lm.monitor import GroundingMonitor
 from kalm.lm.packing import PackedBatch
+from kalm.lm.settings import GroundConfig
 from kalm.lm.update import measured, update
 from kalm.run import processes
 from kalm.run.io import atomic_write

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kalm.config import GroundConfig
 from kalm.errors import KalmError
 from kalm.lm.distributed import DistributedTrainer, gather, trained
 from kalm.lm.model import GroundingLosses, autocast
 from kalm.lm.packing import PackedBatch
+from kalm.lm.settings import GroundConfig
 from kalm.run import processes
 
 

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from kalm.config import TrainConfig
 from kalm.rl.learner import Losses, TransitionBatch, descend, encoders, follow, optimizers
 from kalm.rl.mlp import Layers, forward, linears, value, values
+from kalm.rl.settings import TrainConfig
 
 with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five lines about its successor
     from d3rlpy.algos import AWACConfig, BCConfig, IQLConfig, TD3PlusBCConfig

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kalm.config import TrainConfig
 from kalm.errors import KalmError, unknown
 from kalm.rl import actor_critic, combo, conservative, discrete
 from kalm.rl.learner import AlgorithmForm, rebuild
 from kalm.rl.mlp import Layers, linears
+from kalm.rl.settings import TrainConfig
 from kalm.types import WorldSpec
 
 

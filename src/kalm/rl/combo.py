@@ -31,10 +31,10 @@ from d3rlpy.algos import CQLConfig, DiscreteCQLConfig
 from d3rlpy.algos.qlearning.torch.cql_impl import CQLModules
 from d3rlpy.algos.qlearning.torch.dqn_impl import DQNModules
 
-from kalm.config import DynamicsConfig, TrainConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.dynamics import models
 from kalm.dynamics.ensemble import KIND, ForwardEnsemble
+from kalm.dynamics.settings import DynamicsConfig
 from kalm.envs.base import World
 from kalm.errors import KalmError
 from kalm.rl import conservative, discrete
@@ -43,6 +43,7 @@ from kalm.rl.buffer import MixedBuffer
 from kalm.rl.learner import Losses, TransitionBatch
 from kalm.rl.mlp import forward, linears, value, values
 from kalm.rl.model_buffer import KEPT, ModelBuffer, ModelMix, data_rows
+from kalm.rl.settings import TrainConfig
 from kalm.run.progress import silent
 from kalm.run.seeding import derive_rng
 

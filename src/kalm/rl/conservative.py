@@ -13,10 +13,10 @@ from contextlib import redirect_stderr
 
 import torch
 
-from kalm.config import TrainConfig
 from kalm.rl.actor_critic import ActorCritic, gaussian, log_density, log_slope, squared_error
 from kalm.rl.learner import Losses, TransitionBatch, descend, encoders, follow, optimizers
 from kalm.rl.mlp import value, values
+from kalm.rl.settings import TrainConfig
 
 with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five lines about its successor
     from d3rlpy.algos import CQLConfig

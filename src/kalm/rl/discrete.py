@@ -12,9 +12,9 @@ from contextlib import redirect_stderr
 import torch
 from torch.nn import functional as F
 
-from kalm.config import TrainConfig
 from kalm.rl.learner import Losses, TransitionBatch, descend, encoders, optimizers
 from kalm.rl.mlp import forward, linears
+from kalm.rl.settings import TrainConfig
 
 with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five lines about its successor
     from d3rlpy.algos import DiscreteBCConfig, DiscreteCQLConfig

@@ -17,8 +17,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from kalm.config import TrainConfig
 from kalm.rl.mlp import Layers
+from kalm.rl.settings import TrainConfig
 
 with redirect_stderr(io.StringIO()):  # d3rlpy imports gym, which prints five lines about its successor
     from d3rlpy.base import LearnableConfig

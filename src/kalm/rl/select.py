@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kalm.config import TrainConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError, unknown
+from kalm.rl.settings import TrainConfig
 from kalm.run.seeding import derive_rng
 from kalm.types import LEVELS
 

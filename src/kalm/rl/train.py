@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from kalm.config import DynamicsConfig, TrainConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.data.validation import require_data
+from kalm.dynamics.settings import DynamicsConfig
 from kalm.envs.base import World
 from kalm.envs.registry import make
 from kalm.errors import KalmError
@@ -35,6 +35,7 @@ from kalm.rl.encoder import GoalEncoder
 from kalm.rl.learner import param_groups
 from kalm.rl.losses import RunningMean, by_source
 from kalm.rl.policy import MLPPolicy, from_layers
+from kalm.rl.settings import TrainConfig
 from kalm.rl.units import Units
 from kalm.run.io import file_sha256, fingerprint, versions
 from kalm.run.metrics import Metrics

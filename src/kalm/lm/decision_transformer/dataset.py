@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kalm.config import DecisionConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.lm import packing
 from kalm.lm.dataset import SHARED_GOAL
+from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
 from kalm.lm.packing import PackedRow
 from kalm.lm.prompts import ACTION, GOAL_ORIENTED, PromptBuilder
 from kalm.run.seeding import derive_rng
@@ -49,7 +49,7 @@ class DecisionDataset:
         imagined: RolloutSet | None,
         mix: float,
         prompt_builder: PromptBuilder,
-        config: DecisionConfig,
+        config: DecisionTransformerConfig,
         seed: int,
     ) -> None:
         assert 0 <= mix <= 1, mix

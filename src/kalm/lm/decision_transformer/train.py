@@ -10,8 +10,8 @@ else is said of it (`ground.backbone`, `attention`, `tuning`, entity tokens, ...
 
 Which return to ask for: what successes at goals that read like this one earned *on average*
 (`DecisionTransformer.aims`), unless a number is given. The mean, not a high quantile: what a success earns
-here varies with how far away it began, and a policy that asks for more than the start allows asks for something
-that no rollout with this start had.
+here varies with how far away it began, and a policy that asks for more than the start allows asks for
+something that no rollout with this start had.
 
 ::
 
@@ -34,7 +34,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kalm.config import DecisionConfig, GroundConfig
 from kalm.data.rollouts import RolloutSet
 from kalm.data.validation import require_data
 from kalm.errors import KalmError
@@ -43,9 +42,11 @@ from kalm.lm.checkpoint import Checkpoint
 from kalm.lm.decision_transformer.dataset import DecisionDataset
 from kalm.lm.decision_transformer.model import DecisionTransformer
 from kalm.lm.decision_transformer.policy import FACTS, DecisionTransformerPolicy, load_decision_transformer
+from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
 from kalm.lm.distributed import trained
 from kalm.lm.model import autocast
 from kalm.lm.packing import PackedRow
+from kalm.lm.settings import GroundConfig
 from kalm.run.io import file_sha256, fingerprint, read_json, versions
 from kalm.run.metrics import Metrics
 from kalm.run.progress import Advance, silent
@@ -59,7 +60,7 @@ Look = Callable[[DecisionTransformerPolicy, int], Mapping[str, float]]
 
 def train_decision_transformer(
     ground: GroundConfig,
-    config: DecisionConfig,
+    config: DecisionTransformerConfig,
     real: RolloutSet,
     imagined: RolloutSet | None,
     mix: float,
@@ -117,7 +118,7 @@ def _run(
     policy: DecisionTransformerPolicy,
     mixture: DecisionDataset,
     settings: GroundConfig,
-    config: DecisionConfig,
+    config: DecisionTransformerConfig,
     key: str,
     folder: Path,
     advance: Advance,
@@ -204,7 +205,7 @@ def _begin(settings: GroundConfig, spec: WorldSpec, start: Path | None) -> Decis
     return model
 
 
-def _settings(ground: GroundConfig, config: DecisionConfig) -> GroundConfig:
+def _settings(ground: GroundConfig, config: DecisionTransformerConfig) -> GroundConfig:
     """Return the settings of the backbone with those of this training in their place."""
     shared = ("row_tokens", "rows", "body_lr", "new_lr", "warmup")
     return ground.model_copy(
@@ -214,7 +215,7 @@ def _settings(ground: GroundConfig, config: DecisionConfig) -> GroundConfig:
 
 def _made_from(
     settings: GroundConfig,
-    config: DecisionConfig,
+    config: DecisionTransformerConfig,
     real: RolloutSet,
     imagined: RolloutSet | None,
     mix: float,
@@ -233,7 +234,7 @@ def _made_from(
     }
 
 
-def _finished(folder: Path, config: DecisionConfig, device: str) -> DecisionTransformerPolicy:
+def _finished(folder: Path, config: DecisionTransformerConfig, device: str) -> DecisionTransformerPolicy:
     """Load the policy that is there; what it asks for needs no training to change."""
     policy = load_decision_transformer(folder, device)
     if policy.target != config.target:

@@ -1,0 +1,48 @@
+"""Settings of earlier versions and where they are now: an old key is an error that names the new one.
+
+Nothing is translated silently: a preset or a stored run that still speaks the old names is to be edited once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from kalm.errors import KalmError
+
+# Old path: new path. A section's own entry stands for all that was in it and kept its name.
+RENAMED = {
+    "decision": "decision_transformer",
+    "dynamics.look_every": "dynamics.evaluate_every",
+    "imagine.heat": "imagine.temperature_growth",
+    "rounds": "online",
+    "rounds.count": "online.rounds",
+}
+
+
+def new_path(old: str) -> str | None:
+    """Return the present path of a setting of an earlier version, None if the name is none of those."""
+    if old in RENAMED:
+        return RENAMED[old]
+    section, _, rest = old.partition(".")
+    return f"{RENAMED[section]}.{rest}" if rest and section in RENAMED else None
+
+
+def require_present_names(data: Mapping[str, object]) -> None:
+    """Check plain settings for names of earlier versions.
+
+    Raises:
+        KalmError: there are some; says for each what it is called now.
+    """
+    found = [f"{path!r} is now {new!r}" for path in _paths(data) if (new := new_path(path))]
+    if found:
+        raise KalmError(f"settings: {'; '.join(found)}. Write the new names.")
+
+
+def _paths(data: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every value, and of every section without one."""
+    for name, value in data.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from _paths(value, f"{path}.")
+        else:
+            yield path

@@ -1,0 +1,27 @@
+"""Settings of what is measured: success in the simulator, and the grounded model itself."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from kalm.run.section import Section
+
+
+class EvaluateConfig(Section):
+    """Closed-loop success in the simulator."""
+
+    episodes: int = Field(default=111, gt=0, description="episodes per level, policy and seed")
+    checkpoints: int = Field(
+        default=1,
+        gt=0,
+        description="last checkpoints that share a policy's episodes: their mean is its score (paper: 5)",
+    )
+    horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
+
+
+class InspectConfig(Section):
+    """What the grounded model can do, measured in detail (paper sections 5.3 and 5.4)."""
+
+    rollouts: int = Field(default=64, gt=0, description="imagined rollouts per level")
+    explanations: int = Field(default=128, gt=0, description="real rollouts explained, with either prompt")
+    transitions: int = Field(default=512, gt=0, description="real transitions, and as many random ones")
