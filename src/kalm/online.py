@@ -38,12 +38,13 @@ from kalm.run.folder import (
     REPORT,
     ROUNDS,
     PolicyJob,
+    stage,
     trained_policies,
 )
 from kalm.run.io import read_json
 from kalm.run.progress import track
 from kalm.run.seeding import derive_seed
-from kalm.session import device, only, stage
+from kalm.session import device, only
 
 if TYPE_CHECKING:
     import numpy as np

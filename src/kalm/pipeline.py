@@ -11,7 +11,7 @@ One run is one folder::
     evaluation/rows.csv    one row per episode
     report/                report.html, report.md, figures
 
-What is done already is skipped (`kalm.session`). Started as several processes (`kalm.run.processes`), all of
+What is done already is skipped (`kalm.run.folder`). Started as several processes, all of
 them ground and imagine together; the main one does the other stages while the others wait.
 """
 
@@ -41,10 +41,11 @@ from kalm.run.folder import (
     REAL,
     REFINED,
     ROWS,
+    stage,
 )
 from kalm.run.io import atomic_write, write_json
 from kalm.run.progress import track
-from kalm.session import device, only, stage, world_of
+from kalm.session import device, only, world_of
 from kalm.types import LEVELS
 
 if TYPE_CHECKING:

@@ -39,10 +39,20 @@ from kalm.policies import (
     train_one,
 )
 from kalm.run import processes
-from kalm.run.folder import EVALUATION, JOB, POLICIES, REPORT, ROWS, SETTINGS, PolicyJob, trained_policies
+from kalm.run.folder import (
+    EVALUATION,
+    JOB,
+    POLICIES,
+    REPORT,
+    ROWS,
+    SETTINGS,
+    PolicyJob,
+    trace,
+    trained_policies,
+)
 from kalm.run.io import atomic_write, fingerprint, read_json, versions, write_json
 from kalm.run.progress import track
-from kalm.session import device, trace
+from kalm.session import device
 
 TABLE_CSV, TABLE_MD = "sweep.csv", "sweep.md"
 SECTIONS = (

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from kalm import session
 from kalm.cli import browse
 from kalm.cli.options import (
     Algorithms,
@@ -35,14 +34,17 @@ from kalm.cli.options import (
     Workers,
     cells,
     command_line,
+    do_alone,
     known_levels,
+    reads,
     resolve,
     tell,
 )
 from kalm.errors import KalmError
 from kalm.run import processes
-from kalm.run.folder import EVALUATION, REFINED, ROWS, SETTINGS
+from kalm.run.folder import EVALUATION, REFINED, ROWS, SETTINGS, claim
 from kalm.run.io import read_json
+from kalm.session import model_folder
 from kalm.types import LEVELS
 
 app = typer.Typer(
@@ -90,8 +92,9 @@ def run(
 
     extra = [*(set_ or []), *([] if rounds is None else [f"online.rounds={rounds}"])]
     config = resolve(env, preset, extra, seed, device, workers)
-    session.claim(out, config, command_line(), resume, overwrite)
-    summary = online.run(config, out, command_line())
+    settings = config.model_dump(mode="json")
+    with claim(out, settings, command_line(), reads(config, preset), resume, overwrite):
+        summary = online.run(config, out, command_line())
     tell(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS), config.env))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
@@ -116,7 +119,7 @@ def collect(
 
     config = resolve(env, preset, set_, seed, None, workers)
     work = partial(pipeline.collect, config, out, command_line())
-    tell(session.alone(out, "collect", config, {}, overwrite, work), as_json)
+    tell(do_alone("collect", out, config, preset, {}, work, overwrite), as_json)
 
 
 @app.command()
@@ -158,7 +161,7 @@ def ground(
     if out is None:
         raise KalmError("ground needs a folder for its result: give --out, or --dry-run to see the cost.")
     work = partial(pipeline.ground, config, data, out)
-    tell(session.alone(out, "ground", config, {"data": data}, overwrite, work), as_json)
+    tell(do_alone("ground", out, config, preset, {"data": data}, work, overwrite, together=True), as_json)
 
 
 @app.command()
@@ -200,7 +203,7 @@ def imagine(
     work = partial(
         pipeline.imagine, config, model, out, goals, known_levels(level), real, actor, command_line()
     )
-    figures = session.alone(out, "imagine", config, inputs, overwrite, work)
+    figures = do_alone("imagine", out, config, preset, inputs, work, overwrite, together=True)
     table = refined_table(figures)
     tell({name: part for name, part in figures.items() if as_json or name not in REFINED}, as_json)
     if table is not None and not as_json:
@@ -255,7 +258,7 @@ def inspect(
             pipeline.inspect, config, model, out, goals, known_levels(level) or LEVELS, data, command_line()
         )
         inputs = pipeline.inspect_inputs(config, model, goals, known_levels(level), data)
-        figures = work() if out is None else session.alone(out, "inspect", config, inputs, overwrite, work)
+        figures = work() if out is None else do_alone("inspect", out, config, preset, inputs, work, overwrite)
         tables += inspection_tables(Inspection.from_json(figures))
     if effects is not None:
         lines = read_effects(effects)
@@ -294,12 +297,12 @@ def train(
     if per_level:
         extra.append("train.per_level=true")
     config = resolve(env, preset, extra, seed, device, workers)
-    inputs = policies.Inputs(real, imagined, model and session.model_folder(model))
+    inputs = policies.Inputs(real, imagined, model and model_folder(model))
     policies.require_learners(config, inputs.model)
     settings = {"settings": policies.made_from(config), **({"model": inputs.model} if model else {})}
     made_from = {"real": real, "imagined": imagined, **settings}
     work = partial(policies.train, config, inputs, out)
-    tell(session.alone(out, "train", config, made_from, overwrite, work), as_json)
+    tell(do_alone("train", out, config, preset, made_from, work, overwrite), as_json)
 
 
 @app.command(cls=MultiValueCommand)
@@ -335,7 +338,7 @@ def sweep(
     from kalm.sweep import sweep
 
     config = resolve(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
-    inputs = Inputs(real, imagined, model and session.model_folder(model))
+    inputs = Inputs(real, imagined, model and model_folder(model))
     chosen = known_levels(levels) or LEVELS
     found = scores(sweep(config, inputs, out, chosen, command_line(), overwrite), config.env)
     tell(to_json(found), as_json, lambda: show_all([grid_table(found)]))
@@ -372,7 +375,7 @@ def evaluate(
     config = resolve(env, preset, set_, seed, device, workers)
     inputs = {"policies": policy, "goals": goals, "levels": known_levels(level)}
     work = partial(policies.evaluate, config, policy, out, goals, known_levels(level) or LEVELS)
-    session.alone(out, "evaluate", config, inputs, overwrite, work)
+    do_alone("evaluate", out, config, preset, inputs, work, overwrite)
     summary = pipeline.results(out, config.env)
     tell(summary, as_json, lambda: tables.show(read_rows(out / ROWS), config.env))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,8 @@ from typer.core import TyperCommand
 from kalm import envs
 from kalm.config import Config, load_config
 from kalm.errors import unknown
+from kalm.run.folder import alone
+from kalm.session import model_folders, only
 from kalm.types import LEVELS
 
 Env = Annotated[str | None, typer.Option("--env", help="World; `clevr` by default.")]
@@ -80,6 +82,27 @@ def resolve(
     config = load_config(preset, set_ or [], env=env, seed=seed, device=device, workers=workers)
     envs.require(config.env)
     return config
+
+
+def reads(config: Config, preset: str | None) -> list[Path]:
+    """Return the files and folders that the settings were read from or name."""
+    file = [Path(preset)] if preset and Path(preset).is_file() else []
+    return [*model_folders(config), *file]
+
+
+def do_alone(
+    section: str,
+    out: Path,
+    config: Config,
+    preset: str | None,
+    inputs: Mapping[str, object],
+    work: Callable[[], Mapping[str, Any]],
+    overwrite: bool,
+    together: bool = False,
+) -> dict[str, Any]:
+    """Do one stage by itself into `out` (`kalm.run.folder.alone`); return its figures."""
+    settings = only(config, section)
+    return alone(out, section, settings, inputs, work, reads(config, preset), overwrite, together)
 
 
 def cells(algorithms: list[str] | None, seeds: list[int] | None) -> list[str]:

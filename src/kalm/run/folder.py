@@ -1,17 +1,25 @@
-"""The run folder: names of its parts, stage markers, policies in it.
+"""Stages as folders: names of their parts, which work is done, which goes on, which starts anew.
 
-A stage is done when its marker exists and holds the fingerprint of what the stage was made from.
+Every stage leaves a marker (``done.json``) that says what it was made from: settings of its own section and
+the marker of the stages before. A stage whose marker still fits is skipped, one that was stopped goes on, all
+others start anew. The same holds for a stage that is run by itself, and its inputs.
+
+Started as several processes (`kalm.run.processes`), the main one decides and marks; the others wait for it.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kalm.run.io import fingerprint, read_json, write_json
+from kalm.errors import KalmError
+from kalm.run import processes
+from kalm.run.io import file_sha256, fingerprint, read_json, versions, write_json
 
 # Names inside a run folder.
 SETTINGS = "config.json"
@@ -33,6 +41,8 @@ STAGES = {
     "report": REPORT,
 }
 JOB = "job.json"
+# Files that tell one input folder from another.
+CONTENTS = ("dataset.json", "grounded.json", "modules.safetensors", JOB, "done.json")
 
 
 class Stage:
@@ -109,3 +119,127 @@ def trained_policies(policies: Path) -> list[tuple[PolicyJob, Path]]:
     return sorted(
         found, key=lambda pair: (pair[0].seed, pair[0].algorithm, pair[0].kalm, pair[0].level or "")
     )
+
+
+@contextmanager
+def claim(
+    folder: Path,
+    settings: Mapping[str, Any],
+    command: str,
+    reads: Iterable[Path] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Iterator[None]:
+    """Make a run folder, or enter the one that an earlier call of the same run left; hold it while in it.
+
+    Args:
+        folder: of the run.
+        settings: all of them, JSON-ready.
+        command: noted beside them.
+        reads: folders and files that the run reads: none may lie in `folder`, nor `folder` in them.
+        resume: go on with these settings whatever those of the earlier call were.
+        overwrite: delete what the folder holds first.
+
+    Raises:
+        KalmError: the folder holds another run (unless `resume` or `overwrite`), or no run at all.
+    """
+    if processes.main():
+        _claim(folder, settings, command, resume, overwrite)
+    processes.wait()
+    yield
+
+
+def _claim(folder: Path, settings: Mapping[str, Any], command: str, resume: bool, overwrite: bool) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / SETTINGS).exists():
+            raise KalmError(f"{folder} is not empty and holds no run. Give another --out.")
+        if overwrite:
+            shutil.rmtree(folder)
+        elif not resume and read_json(folder / SETTINGS, "run")["settings"] != settings:
+            raise KalmError(
+                f"{folder} holds a run with other settings. Give another --out, or --resume to continue it "
+                "with these settings (stages that they change start anew), or --overwrite to delete it first."
+            )
+    write_json(folder / SETTINGS, {"settings": settings, "command": command, "versions": versions()})
+
+
+def alone(
+    folder: Path,
+    section: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, object],
+    work: Callable[[], Mapping[str, Any]],
+    reads: Iterable[Path] = (),
+    overwrite: bool = False,
+    together: bool = False,
+) -> dict[str, Any]:
+    """Do one stage outside a run; what a stopped call with the same inputs left is continued.
+
+    Args:
+        folder: for the result.
+        section: name of the stage.
+        settings: that the result depends on, JSON-ready.
+        inputs: what else the result depends on: folders, files, choices.
+        work: does it and returns figures.
+        reads: what else is read, such as a backbone's folder: nothing that is read may lie in `folder`, nor
+            `folder` in it.
+        overwrite: delete what the folder holds first.
+        together: all processes have to do the work.
+
+    Raises:
+        KalmError: the folder holds something else.
+    """
+    made_from = {**settings, **{name: trace(value) for name, value in inputs.items()}}
+    place = Stage(folder, made_from)
+    if processes.main():
+        _enter(place, section, overwrite)
+    stage(folder, made_from, work, together)
+    return read_json(place.marker, "stage marker")["result"]
+
+
+def _enter(stage: Stage, section: str, overwrite: bool) -> None:
+    """Refuse a folder that holds something else, or empty it."""
+    folder = stage.folder
+    if folder.exists() and any(folder.iterdir()):
+        if not stage.started.exists():
+            raise KalmError(f"{folder} is not empty and was not made by kalm {section}. Give another --out.")
+        if overwrite:
+            shutil.rmtree(folder)
+        elif not stage.begun():
+            raise KalmError(
+                f"{folder} holds the result of other settings or inputs. Give another --out, or --overwrite "
+                "to delete it first."
+            )
+
+
+def trace(value: object) -> object:
+    """Return what stands for an input: place and content of files and folders, else the value itself."""
+    if not isinstance(value, Path):
+        return value
+    contents = [value] if value.is_file() else [value / name for name in CONTENTS]
+    return [str(value.resolve()), *(file_sha256(path) for path in contents if path.is_file())]
+
+
+def stage(
+    folder: Path,
+    made_from: Mapping[str, Any],
+    work: Callable[[], Mapping[str, Any]],
+    together: bool = False,
+) -> str:
+    """Do a stage unless its marker says that it is done; return its key.
+
+    Only the main process decides and marks; `together` says that all processes have to do the work.
+    """
+    place = Stage(folder, made_from)
+    todo = not place.done()
+    processes.wait()  # nobody begins, let alone finishes, before all have looked
+    if todo and processes.main():
+        place.begin()
+    processes.wait()
+    if todo and (together or processes.main()):
+        began = time.monotonic()
+        result = work()
+        if processes.main():
+            place.finish(result, time.monotonic() - began)
+    processes.wait()
+    return place.key
