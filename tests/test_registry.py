@@ -28,8 +28,10 @@ def lm_run(world, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     model = sft.fresh(GroundConfig(state_network=False), world, 0, "cpu")
     model.save(run / "grounded" / "model")
+    config = Config()
+    sections = config.train, config.dynamics, config.decision_transformer, config.ground
     task = registry.TrainingTask(
-        PolicyJob("lm", False, 0, None), Config(), _Rollouts(world), None, run / "grounded" / "model", None,
+        PolicyJob("lm", False, 0, None), *sections, _Rollouts(world), None, run / "grounded" / "model", None,
         run / "policies" / "lm-seed0", "cpu",
     )  # fmt: skip
     registry.table()["lm"].fit(task)

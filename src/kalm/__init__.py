@@ -1,27 +1,29 @@
 """kalm: turn what a pre-trained language model knows into a robot policy.
 
-Importing it makes the worlds known to Gymnasium, e.g. ``gymnasium.make("kalm/ClevrRobot-v0")``,
-and does no more.
+Importing it loads next to nothing: every public name is looked up on first use. Unusual: the environments
+become known to Gymnasium, e.g. ``gymnasium.make("kalm/ClevrRobot-v0")``, whichever of the two is imported
+first, and Gymnasium (0.1 s) is not imported for it. Gymnasium looks for no plug-ins, so an import hook waits
+for it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from kalm.envs.registry import register_gymnasium
+import sys
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
     from kalm.envs.registry import make
     from kalm.registry import load_policy
 
 __version__ = "0.1.0"
 __all__ = ["load_policy", "make"]
 
-# Looked up on first use, so that `import kalm` loads neither torch nor mujoco.
 _PLACES = {"load_policy": "kalm.registry", "make": "kalm.envs.registry"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module 'kalm' has no attribute {name!r}")
     from importlib import import_module
@@ -29,4 +31,38 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_PLACES[name]), name)
 
 
-register_gymnasium()
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def _register_environments() -> None:
+    from kalm.envs.registry import register_gymnasium
+
+    register_gymnasium()
+
+
+class _AfterGymnasium:
+    """Registers the environments as soon as Gymnasium has been imported, then steps aside."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        if fullname != "gymnasium":
+            return None
+        from importlib.util import find_spec
+
+        sys.meta_path.remove(self)
+        spec = find_spec("gymnasium")
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_register(module: object) -> None:
+                load(module)  # pyright: ignore[reportArgumentType] - handed on as it came
+                _register_environments()
+
+            spec.loader.exec_module = load_and_register
+        return spec
+
+
+if "gymnasium" in sys.modules:
+    _register_environments()
+else:
+    sys.meta_path.insert(0, _AfterGymnasium())

@@ -134,7 +134,10 @@ def train_one(config: Config, job: PolicyJob, inputs: Inputs, folder: Path) -> N
     place = folder / job.name
     task = registry.TrainingTask(
         job=job,
-        config=config,
+        train=config.train,
+        dynamics=config.dynamics,
+        decision_transformer=config.decision_transformer,
+        ground=config.ground,
         real=real,
         imagined=imagined,
         model=inputs.model,

@@ -17,7 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kalm.config import Config
 from kalm.errors import KalmError, unknown
 from kalm.run.folder import PolicyJob
 from kalm.run.io import file_sha256, read_json, write_json
@@ -26,8 +25,12 @@ from kalm.types import WorldSpec
 
 if TYPE_CHECKING:
     from kalm.data.rollouts import RolloutSet
+    from kalm.dynamics.settings import DynamicsConfig
+    from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
     from kalm.lm.policy import LMPolicy
+    from kalm.lm.settings import GroundConfig
     from kalm.rl.encoder import GoalEncoder
+    from kalm.rl.settings import TrainConfig
 
 FACTS = "policy.json"
 LM_FORMAT, LM_VERSION, DT_FORMAT = "kalm-lm-policy", 1, "kalm-decision"
@@ -40,7 +43,10 @@ class TrainingTask:
 
     Attributes:
         job: which learner, with or without imagined rollouts, which seed.
-        config: settings.
+        train: settings of offline RL.
+        dynamics: settings of the models that COMBO trains on.
+        decision_transformer: settings of the Decision Transformer.
+        ground: settings of grounding, from which the Decision Transformer takes its backbone.
         real: real rollouts to learn from.
         imagined: imagined rollouts to learn from, or None.
         model: folder of the grounded model, or None.
@@ -53,7 +59,10 @@ class TrainingTask:
     """
 
     job: PolicyJob
-    config: Config
+    train: TrainConfig
+    dynamics: DynamicsConfig
+    decision_transformer: DecisionTransformerConfig
+    ground: GroundConfig
     real: RolloutSet
     imagined: RolloutSet | None
     model: Path | None
@@ -179,14 +188,14 @@ def _fit_offline(task: TrainingTask) -> None:
         task.imagined,
         task.job.algorithm,
         task.job.seed,
-        task.config.train,
+        task.train,
         task.encoder,
         task.folder,
         task.device,
         task.advance,
         look=task.look,
         start=task.start,
-        dynamics=task.config.dynamics,
+        dynamics=task.dynamics,
     )
 
 
@@ -194,11 +203,11 @@ def _fit_decision(task: TrainingTask) -> None:
     from kalm.lm.decision_transformer.train import train_decision_transformer
 
     train_decision_transformer(
-        task.config.ground,
-        task.config.decision_transformer,
+        task.ground,
+        task.decision_transformer,
         task.real,
         task.imagined,
-        task.config.train.mix,
+        task.train.mix,
         task.job.seed,
         task.folder,
         task.device,

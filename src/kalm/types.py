@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Level = Literal["seen", "rephrase", "easy", "hard"]
 LEVELS: tuple[Level, ...] = ("seen", "rephrase", "easy", "hard")

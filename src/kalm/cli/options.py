@@ -7,17 +7,16 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from kalm import envs
-from kalm.config import Config, load_config
 from kalm.errors import unknown
-from kalm.run.folder import alone
-from kalm.session import model_folders, only
 from kalm.types import LEVELS
+
+if TYPE_CHECKING:
+    from kalm.config import Config
 
 Env = Annotated[str | None, typer.Option("--env", help="World; `clevr` by default.")]
 Preset = Annotated[
@@ -79,6 +78,9 @@ def resolve(
     workers: int | None,
 ) -> Config:
     """Return the settings that these options ask for; the world must be known."""
+    from kalm import envs
+    from kalm.config import load_config
+
     config = load_config(preset, set_ or [], env=env, seed=seed, device=device, workers=workers)
     envs.require(config.env)
     return config
@@ -86,6 +88,8 @@ def resolve(
 
 def reads(config: Config, preset: str | None) -> list[Path]:
     """Return the files and folders that the settings were read from or name."""
+    from kalm.session import model_folders
+
     file = [Path(preset)] if preset and Path(preset).is_file() else []
     return [*model_folders(config), *file]
 
@@ -101,6 +105,9 @@ def do_alone(
     together: bool = False,
 ) -> dict[str, Any]:
     """Do one stage by itself into `out` (`kalm.run.folder.alone`); return its figures."""
+    from kalm.run.folder import alone
+    from kalm.session import only
+
     settings = only(config, section)
     return alone(out, section, settings, inputs, work, reads(config, preset), overwrite, together)
 

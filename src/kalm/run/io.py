@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +102,8 @@ def file_sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
     for name in PACKAGES:
         try:

@@ -1,0 +1,120 @@
+"""Commands of the data: ``kalm collect``, ``kalm goals ...``, ``kalm data ...``."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kalm.cli.options import (
+    Env,
+    Json,
+    Out,
+    Overwrite,
+    Preset,
+    Seed,
+    Set,
+    Workers,
+    command_line,
+    do_alone,
+    resolve,
+    tell,
+)
+from kalm.types import LEVELS
+
+COMMANDS = typer.Typer()
+GOALS = typer.Typer(no_args_is_help=True, help="Show the instructions of a level, or check a goal file.")
+DATASETS = typer.Typer(no_args_is_help=True, help="Look into a dataset of rollouts.")
+
+
+@COMMANDS.command("collect")
+def collect_command(
+    out: Out,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Collect real rollouts with the world's expert.
+
+    For example:
+
+        kalm collect --env clevr --out data/real --set collect.rollouts=100000
+    """
+    from kalm import pipeline
+
+    config = resolve(env, preset, set_, seed, None, workers)
+    work = partial(pipeline.collect, config, out, command_line())
+    tell(do_alone("collect", out, config, preset, {}, work, overwrite), as_json)
+
+
+@GOALS.command("show")
+def show_goals(
+    env: Annotated[str, typer.Option("--env", help="World.")] = "clevr",
+    level: Annotated[str, typer.Option(help="seen, rephrase, easy or hard.")] = "rephrase",
+    limit: Annotated[int, typer.Option(help="Show this many; 0: all.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Write them as a goal file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show or write the instructions of a level.
+
+    For example:
+
+        kalm goals show --level hard --limit 0 --out hard.jsonl
+    """
+    from kalm import envs
+    from kalm.data.goal_files import write_goals
+
+    suite = envs.make(env).suite(level)
+    shown = suite if limit == 0 else suite[:limit]
+    if out is not None:
+        write_goals(out, shown)
+        typer.echo(f"{len(shown)} of {len(suite)} instructions written to {out}")
+        return
+    for instruction in shown:
+        typer.echo(json.dumps(instruction.to_json()) if as_json else instruction.text)
+
+
+@GOALS.command("check")
+def check_goals(
+    file: Annotated[Path, typer.Argument(help="Goal file (JSON lines).")],
+    env: Annotated[str, typer.Option("--env", help="World.")] = "clevr",
+    as_json: Json = False,
+) -> None:
+    """Check a goal file and count its goals.
+
+    For example:
+
+        kalm goals check my_goals.jsonl
+    """
+    from kalm import envs
+    from kalm.data.goal_files import read_goals
+
+    instructions = read_goals(file, envs.make(env).parse_goal)
+    counts = {level: sum(i.level == level for i in instructions) for level in LEVELS}
+    tell({"goals": len(instructions), **counts}, as_json)
+
+
+@DATASETS.command("info")
+def describe_data(
+    folder: Annotated[Path, typer.Argument(help="Dataset folder.")], as_json: Json = False
+) -> None:
+    """Print what a dataset holds and where it comes from; checks every file of it.
+
+    For example:
+
+        kalm data info runs/demo/real
+    """
+    from kalm.data import storage
+
+    tell(storage.describe(folder), as_json)
+
+
+COMMANDS.add_typer(GOALS, name="goals")
+COMMANDS.add_typer(DATASETS, name="data")

@@ -1,0 +1,183 @@
+"""Commands of the language model: ``kalm ground``, ``kalm imagine``, ``kalm inspect``."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kalm.cli.options import (
+    Device,
+    Effects,
+    Env,
+    Goals,
+    Json,
+    Levels,
+    Out,
+    Overwrite,
+    Preset,
+    Seed,
+    Set,
+    Workers,
+    command_line,
+    do_alone,
+    known_levels,
+    resolve,
+    tell,
+)
+from kalm.errors import KalmError
+from kalm.run.folder import REFINED
+from kalm.types import LEVELS
+
+COMMANDS = typer.Typer()
+
+
+@COMMANDS.command("ground")
+def ground_command(
+    data: Annotated[Path, typer.Option(help="Dataset of real rollouts.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Language model: minilm, a hub name or a folder.")
+    ] = None,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print size, memory and steps; load no weights.")
+    ] = False,
+    count: Annotated[
+        int, typer.Option("--processes", min=1, help="With --dry-run: devices that share the work.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Ground a language model in a dataset; the model comes to OUT/model.
+
+    For example:
+
+        kalm ground --data data/real --out grounded --backbone minilm
+
+        kalm ground --data data/real --backbone meta-llama/Llama-2-7b-chat-hf --dry-run --processes 8
+    """
+    from kalm import pipeline
+
+    if backbone is not None:
+        set_ = [*(set_ or []), f"ground.backbone={json.dumps(backbone)}"]
+    config = resolve(env, preset, set_, seed, device, None)
+    if dry_run:
+        tell(pipeline.budget(config, data, count), as_json)
+        return
+    if out is None:
+        raise KalmError("ground needs a folder for its result: give --out, or --dry-run to see the cost.")
+    work = partial(pipeline.ground, config, data, out)
+    tell(do_alone("ground", out, config, preset, {"data": data}, work, overwrite, together=True), as_json)
+
+
+@COMMANDS.command("imagine")
+def imagine_command(
+    model: Annotated[Path, typer.Option(help="Grounded model (the folder `model` of `kalm ground`).")],
+    out: Out,
+    goals: Goals = None,
+    level: Levels = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(help="Real rollouts: needed by imagine.relabel, samples and plausibility."),
+    ] = None,
+    actor: Annotated[
+        Path | None,
+        typer.Option(help="A second grounded model that chooses the actions; --model gives the states."),
+    ] = None,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Imagine rollouts for the novel levels, or for the goals of a file.
+
+    For example:
+
+        kalm imagine --model grounded/model --out imagined --level rephrase
+
+        kalm imagine --model grounded/model --out imagined --goals my_goals.jsonl
+
+        kalm imagine --model grounded/model --out imagined --real data/real --set imagine.relabel=true
+    """
+    from kalm import pipeline
+    from kalm.report.tables import refined_table, show_all
+
+    config = resolve(env, preset, set_, seed, device, None)
+    inputs = pipeline.imagine_inputs(config, model, goals, known_levels(level), real, actor)
+    work = partial(
+        pipeline.imagine, config, model, out, goals, known_levels(level), real, actor, command_line()
+    )
+    figures = do_alone("imagine", out, config, preset, inputs, work, overwrite, together=True)
+    table = refined_table(figures)
+    tell({name: part for name, part in figures.items() if as_json or name not in REFINED}, as_json)
+    if table is not None and not as_json:
+        show_all([table])
+
+
+@COMMANDS.command("inspect")
+def inspect_command(
+    model: Annotated[
+        Path | None, typer.Argument(help="Grounded model, or the folder of the run that made it.")
+    ] = None,
+    goals: Goals = None,
+    level: Levels = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Real rollouts that the model has not learnt from; fresh ones by default."),
+    ] = None,
+    rollouts: Annotated[int | None, typer.Option(help="Imagined rollouts per level.")] = None,
+    effects: Effects = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for figures, rollouts and texts.")] = None,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what a grounded model can do: imagine, explain, predict. Settings: `inspect.*`, `imagine.*`.
+
+    For example:
+
+        kalm inspect runs/demo --rollouts 200
+
+        kalm inspect grounded/model --level easy --set imagine.temperature=0.5 --out inspected
+
+        kalm inspect --effects results/clevr-effects.csv
+    """
+    from kalm import pipeline
+    from kalm.evaluation.effects import read_effects, to_json
+    from kalm.evaluation.grounding import Inspection
+    from kalm.report.grounding import effects_table, inspection_tables
+    from kalm.report.tables import show_all
+
+    if model is None and effects is None:
+        raise KalmError("nothing to inspect. Give a grounded model or a run folder, or --effects FILE.")
+    extra = [*(set_ or []), *([f"inspect.rollouts={rollouts}"] if rollouts is not None else [])]
+    config = resolve(env, preset, extra, seed, device, workers)
+    figures, tables = {}, []
+    if model is not None:
+        work = partial(
+            pipeline.inspect, config, model, out, goals, known_levels(level) or LEVELS, data, command_line()
+        )
+        inputs = pipeline.inspect_inputs(config, model, goals, known_levels(level), data)
+        figures = work() if out is None else do_alone("inspect", out, config, preset, inputs, work, overwrite)
+        tables += inspection_tables(Inspection.from_json(figures))
+    if effects is not None:
+        lines = read_effects(effects)
+        figures["effects"] = to_json(lines)
+        tables.append(effects_table(lines))
+    tell(figures, as_json, lambda: show_all(tables))

@@ -1,0 +1,145 @@
+"""Commands of a whole run: ``kalm run``, ``kalm sweep``, ``kalm report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kalm.cli.options import (
+    Algorithms,
+    Device,
+    Effects,
+    Env,
+    Imagined,
+    Json,
+    Model,
+    MultiValueCommand,
+    Out,
+    Overwrite,
+    Preset,
+    Real,
+    Resume,
+    Seed,
+    Set,
+    Workers,
+    cells,
+    command_line,
+    known_levels,
+    reads,
+    resolve,
+    tell,
+)
+from kalm.run.folder import EVALUATION, ROWS, SETTINGS, claim
+from kalm.run.io import read_json
+from kalm.types import LEVELS
+
+COMMANDS = typer.Typer()
+
+
+@COMMANDS.command("run")
+def run_command(
+    out: Out,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    workers: Workers = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=0, help="Rounds of the online loop after the first training.")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Do all stages; skip those that are done, continue the one that was stopped.
+
+    For example:
+
+        kalm run --env clevr --preset demo --out runs/demo
+
+        kalm run --preset mini --out runs/mini --set train.steps=50000 --resume
+
+        kalm run --preset demo --out runs/demo --rounds 2 --resume
+    """
+    from kalm import online
+    from kalm.evaluation.results import read_rows
+    from kalm.report import tables
+
+    extra = [*(set_ or []), *([] if rounds is None else [f"online.rounds={rounds}"])]
+    config = resolve(env, preset, extra, seed, device, workers)
+    settings = config.model_dump(mode="json")
+    with claim(out, settings, command_line(), reads(config, preset), resume, overwrite):
+        summary = online.run(config, out, command_line())
+    tell(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS), config.env))
+    if not as_json:
+        typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
+
+
+@COMMANDS.command("sweep", cls=MultiValueCommand)
+def sweep_command(
+    real: Real,
+    out: Out,
+    imagined: Imagined = None,
+    algos: Algorithms = None,
+    levels: Annotated[list[str] | None, typer.Option("--levels", help="Levels to play.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seeds", help="Training seeds.")] = None,
+    model: Model = None,
+    env: Env = None,
+    preset: Preset = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train and play every algorithm, plain and with imagined rollouts, for every seed; make one table.
+
+    It can be stopped and started again, and asked for more algorithms, levels or seeds in the same folder.
+
+    For example:
+
+        kalm sweep --algos bc cql --levels seen rephrase --seeds 0 1 --real real --imagined im --out sw
+    """
+    from kalm.policies import Inputs
+    from kalm.report.grid import grid_table
+    from kalm.report.scores import scores, to_json
+    from kalm.report.tables import show_all
+    from kalm.session import model_folder
+    from kalm.sweep import sweep
+
+    config = resolve(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
+    inputs = Inputs(real, imagined, model and model_folder(model))
+    chosen = known_levels(levels) or LEVELS
+    found = scores(sweep(config, inputs, out, chosen, command_line(), overwrite), config.env)
+    tell(to_json(found), as_json, lambda: show_all([grid_table(found)]))
+    if not as_json:
+        typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
+
+
+@COMMANDS.command("report")
+def report_command(
+    run: Annotated[Path, typer.Option(help="Run folder of `kalm run`.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; RUN/report by default.")] = None,
+    effects: Effects = None,
+    as_json: Json = False,
+) -> None:
+    """Write report.html and report.md from what a run left on disk.
+
+    For example:
+
+        kalm report --run runs/demo --effects results/clevr-effects.csv
+    """
+    from kalm import pipeline
+    from kalm.evaluation.results import read_rows
+    from kalm.report import tables
+
+    place = out or run / "report"
+    summary = pipeline.report(run, place, effects)
+    world = read_json(run / SETTINGS, "run")["settings"]["env"]
+    tell(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS), world))
+    if not as_json:
+        typer.echo(f"\nReport: {place / 'report.html'}")
