@@ -283,7 +283,7 @@ class WithLoss(nn.Module):
         """Return the training loss of a batch."""
         config = self.grounding
         losses = self.model(PackedBatch(**batch))
-        return {"loss": losses.weighted(config.text_weight, config.state_weight, config.action_weight)}
+        return {"loss": losses.weighted(config.loss.text, config.loss.state, config.loss.action)}
 
 
 def padded_trainer(bench: Bench, rollouts: RolloutSet, examples: list[PackedRow]) -> Trainer:

@@ -17,9 +17,9 @@ from kalm.evaluation.effects import Effect, write_effects
 
 BUDGET = {
     "ground.rollouts": 4000,
-    "ground.explanation": 0.35,
-    "ground.dynamics": 0.1,
-    "ground.text_weight": 0.5,
+    "ground.tasks.explanation": 0.35,
+    "ground.tasks.dynamics": 0.1,
+    "ground.loss.text": 0.5,
     "ground.network_steps": 800,
     "ground.evaluate_every": 100_000,
     "ground.match_rollouts": 0,
@@ -42,13 +42,13 @@ VARIANTS = {
     "gated changes": NO_NETWORK,
     "LoRA": {"ground.tuning": "lora"},
     "frozen body": {"ground.tuning": "frozen"},
-    "text replay": {"ground.text_replay": 0.2},
-    "language warm-up": {"ground.language_steps": 100, "ground.language_lr": 5e-4},
-    "no dynamics": {"ground.dynamics": 0},
-    "no explanation": {"ground.explanation": 0},
+    "text replay": {"ground.tasks.text_replay": 0.2},
+    "language warm-up": {"ground.language.steps": 100, "ground.language.lr": 5e-4},
+    "no dynamics": {"ground.tasks.dynamics": 0},
+    "no explanation": {"ground.tasks.explanation": 0},
     "relations": {"ground.relations": True},
     "entity tokens and relations": {"ground.entity_tokens": True, "ground.relations": True},
-    "generation only": {"ground.explanation": 0, "ground.dynamics": 0},
+    "generation only": {"ground.tasks.explanation": 0, "ground.tasks.dynamics": 0},
     "causal prompt": {"ground.attention": "causal"},
 }
 

@@ -17,7 +17,7 @@ SMALL = [
     "--set", "collect.rollouts=80", "--set", "collect.shard=80",
     "--set", "ground.held_out=16", "--set", "ground.match_rollouts=0", "--set", "ground.rollouts=60",
     "--set", "ground.explain_rollouts=0", "--set", "ground.network_steps=10",
-    "--set", "ground.explanation=0", "--set", "ground.dynamics=0", "--set", "ground.epochs=0.2",
+    "--set", "ground.tasks.explanation=0", "--set", "ground.tasks.dynamics=0", "--set", "ground.epochs=0.2",
     "--set", "inspect.rollouts=1", "--set", "inspect.explanations=1", "--set", "inspect.transitions=2",
     "--set", "imagine.rephrase=0", "--set", "imagine.easy=1", "--set", "imagine.hard=0",
     "--set", "imagine.horizon=2", "--set", "train.imagined=all", "--set", "train.hidden=[16]",

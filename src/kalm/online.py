@@ -121,7 +121,7 @@ def play_round(config: Config, run: Path, number: int, keys: Keys, command: str)
     # Each seed keeps its choice of the first real rollouts, and sees all that policies collected.
     parts = tuple(_folder(run, earlier) / COLLECTED for earlier in range(1, number + 1))
     inputs = Inputs(run / REAL, here / IMAGINED, model, parts, before / POLICIES)
-    training = later.model_copy(update={"seed": config.seed})
+    training = later.changed(seed=config.seed)
     policies = stage(
         here / POLICIES,
         {**made_from(training), "real": real, "imagined": imagined, "before": keys.policies},
@@ -140,24 +140,22 @@ def play_round(config: Config, run: Path, number: int, keys: Keys, command: str)
 def settings_of(config: Config, number: int) -> Config:
     """Return the settings of a round: shorter grounding, longer training in all, a seed of its own."""
     share, ground = config.online.ground_lr, config.ground
-    shorter = {
-        "epochs": config.online.ground_epochs,
-        "body_lr": share * ground.body_lr,
-        "new_lr": share * ground.new_lr,
-        "network_steps": config.online.network_steps,
-        "language_steps": 0,
-    }
+    shorter = ground.changed(
+        epochs=config.online.ground_epochs,
+        body_lr=share * ground.body_lr,
+        new_lr=share * ground.new_lr,
+        network_steps=config.online.network_steps,
+        language={"steps": 0},
+    )
     steps = config.train.steps + number * config.online.train_steps
     decisions = max(
         1, round(config.decision_transformer.steps * config.online.train_steps / config.train.steps)
     )
-    return config.model_copy(
-        update={
-            "seed": derive_seed(config.seed, "round", number) % 2**31,
-            "ground": ground.model_copy(update=shorter),
-            "train": config.train.model_copy(update={"steps": steps}),
-            "decision_transformer": config.decision_transformer.model_copy(update={"steps": decisions}),
-        }
+    return config.changed(
+        seed=derive_seed(config.seed, "round", number) % 2**31,
+        ground=shorter,
+        train={"steps": steps},
+        decision_transformer={"steps": decisions},
     )
 
 

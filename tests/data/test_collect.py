@@ -47,7 +47,7 @@ def test_keeps_successes_only_and_stays_balanced(tmp_path, world):
 
 
 def test_keeps_all(tmp_path, world):
-    rollouts = collect_rollouts(world, SMALL.model_copy(update={"keep": "all"}), 0, tmp_path)
+    rollouts = collect_rollouts(world, SMALL.changed(keep="all"), 0, tmp_path)
     failed = ~rollouts.success
     assert len(rollouts) == 50 and 0 < failed.sum() < 50
     walks = np.array([rollout.instruction.goal.kind == "walk" for rollout in rollouts])
@@ -174,7 +174,7 @@ def test_folder_of_another_collection(tmp_path, world):
     with pytest.raises(KalmError, match="holds a collection with other seed"):
         collect_rollouts(world, SMALL, 1, tmp_path)
     with pytest.raises(KalmError, match="holds a collection with other settings"):
-        collect_rollouts(world, SMALL.model_copy(update={"noise": 0.2}), 0, tmp_path)
+        collect_rollouts(world, SMALL.changed(noise=0.2), 0, tmp_path)
     with pytest.raises(KalmError, match="holds a collection with other dynamics, instructions"):
         collect_rollouts(Corridor(ends=("left",)), SMALL, 0, tmp_path)
 

@@ -57,7 +57,7 @@ def test_saved_and_loaded_it_is_the_same(fitted, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_ensemble():
-    real, short = rollouts(POINT, 400), CONFIG.model_copy(update={"forward_steps": 20})
+    real, short = rollouts(POINT, 400), CONFIG.changed(forward_steps=20)
     states, actions = drawn(POINT, 5)
     one, same, other = (fit_ensemble(real, short, seed).predict(states, actions).mean for seed in (0, 0, 1))
     assert np.array_equal(one, same) and not np.allclose(one, other)
@@ -66,9 +66,7 @@ def test_the_same_seed_gives_the_same_ensemble():
 
 def test_fitting_stops_when_it_helps_no_more():
     told = []
-    patient = CONFIG.model_copy(
-        update={"patience": 0, "evaluate_every": 10, "forward_steps": 3000, "lr": 0.03}
-    )
+    patient = CONFIG.changed(patience=0, evaluate_every=10, forward_steps=3000, lr=0.03)
     fit_ensemble(rollouts(POINT, 300), patient, 0, advance=lambda n=1, **fields: told.append(n))
     assert sum(told) < 3000 and set(told) == {10}
 
@@ -110,7 +108,7 @@ def test_a_drawn_state_is_what_one_member_says(fitted):
 def test_draws_stay_where_real_states_are_however_often_they_are_fed_back():
     real = rollouts(POINT, 300)
     real.states[:, 1] = 0.25  # never changes
-    fitted = fit_ensemble(real, CONFIG.model_copy(update={"forward_steps": 50}), 0)
+    fitted = fit_ensemble(real, CONFIG.changed(forward_steps=50), 0)
     rng = np.random.default_rng(0)
     states = real.states[real.before[:50]].astype(np.float32)
     for _ in range(40):

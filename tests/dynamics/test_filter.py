@@ -147,7 +147,7 @@ def test_surprising_steps_are_let_pass_up_to_a_share(known, clevr, real):
     done = refine(fresh, np.arange(100), clevr, strict, known)
     assert np.array_equal(done.rollouts.states, fresh.take(np.flatnonzero(right)).states)
     with pytest.raises(KalmError, match="no imagined rollout is plausible"):
-        refine(fresh, np.arange(100), clevr, strict.model_copy(update={"plausible_share": 0.01}), known)
+        refine(fresh, np.arange(100), clevr, strict.changed(plausible_share=0.01), known)
 
 
 def test_labels_come_before_the_verdict(known, clevr, real):
@@ -161,9 +161,9 @@ def test_models_are_fitted_once_and_only_those_that_are_needed(real, known, tmp_
     assert needed(ImagineConfig(), SMALL) == ()
     assert needed(ImagineConfig(relabel=True), SMALL) == ("inverse",)
     assert needed(ImagineConfig(plausibility="drop"), SMALL) == ("forward",)
-    assert needed(ImagineConfig(plausibility="drop"), SMALL.model_copy(update={"members": 0})) == ()
+    assert needed(ImagineConfig(plausibility="drop"), SMALL.changed(members=0)) == ()
     folder = tmp_path / "dynamics"
-    short = SMALL.model_copy(update={"inverse_steps": 20, "evaluate_every": 20})
+    short = SMALL.changed(inverse_steps=20, evaluate_every=20)
     one = fitted(folder, real, short, ("inverse",), 0, "cpu", track)
     weights_file = folder / "inverse" / "weights.safetensors"
     made = weights_file.stat().st_mtime_ns

@@ -136,7 +136,7 @@ def test_a_tokenizer_that_cannot_end_a_text_is_refused():
 
 def test_a_random_body_has_the_size_of_the_pretrained_one(config, world):
     pretrained = sft.fresh(config, world, 0, "cpu")
-    random = config.model_copy(update={"pretrained": False})
+    random = config.changed(pretrained=False)
     one, two, other = (sft.fresh(random, world, seed, "cpu") for seed in (0, 0, 1))
     weight = "lm." + next(n for n, p in pretrained.lm.named_parameters() if p.dim() == 2)
     assert {n: p.shape for n, p in one.named_parameters()} == {
@@ -151,7 +151,7 @@ def test_a_rollout_longer_than_the_context_is_refused_before_training(single, wo
     narrow = write_checkpoint("llama", tmp_path / "narrow", max_position_embeddings=80)
     with pytest.raises(KalmError, match=r"steps and its goal need \d+ positions, the model has 80"):
         sft.finetune(
-            sft.fresh(single.model_copy(update={"backbone": str(narrow)}), world, 0, "cpu"),
+            sft.fresh(single.changed(backbone=str(narrow)), world, 0, "cpu"),
             rollouts,
             world,
             single,

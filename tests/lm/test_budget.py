@@ -15,7 +15,7 @@ from kalm.lm.dataset import GroundingDataset
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
 def test_counts_are_those_of_the_model(single, world, rollouts, tuning):
-    config = single.model_copy(update={"tuning": tuning})
+    config = single.changed(tuning=tuning)
     figures = budget.estimate(config, rollouts, world, 0, "cpu", processes=1)
     model = sft.fresh(config, world, 0, "cpu")
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -27,7 +27,7 @@ def test_counts_are_those_of_the_model(single, world, rollouts, tuning):
 
 
 def test_memory_by_hand(single, world, rollouts):
-    config = single.model_copy(update={"tuning": "lora", "weights": "bfloat16", "precision": "bfloat16"})
+    config = single.changed(tuning="lora", weights="bfloat16", precision="bfloat16")
     model = sft.fresh(config, world, 0, "cpu")
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     still = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -43,7 +43,7 @@ def test_memory_by_hand(single, world, rollouts):
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_activations_are_what_a_real_pass_keeps(config, world, rollouts, tuning):
-    config = config.model_copy(update={"tuning": tuning, "explanation": 0.0})
+    config = config.changed(tuning=tuning, tasks={"explanation": 0.0})
     model = sft.fresh(config, world, 0, "cpu").train()
     curriculum = GroundingDataset(rollouts, model.prompt_builder(), config, 0)
     batch = packing.batch(curriculum.groups(0), rollouts, model.backbone.two_way_prompt)
@@ -68,7 +68,7 @@ def test_activations_are_what_a_real_pass_keeps(config, world, rollouts, tuning)
 
 def test_sharing_a_batch_and_checkpointing_save_activations(single, world, rollouts):
     def activations(processes=1, **changes):
-        changed = single.model_copy(update={"rows": 4, **changes})
+        changed = single.changed(rows=4, **changes)
         figures = budget.estimate(changed, rollouts, world, 0, "cpu", processes)
         return figures["gb_per_device"]["activations"]
 

@@ -178,9 +178,7 @@ def test_batches_follow_from_seed_and_step(conditioned, rollouts):
 
 def test_every_family_learns(config, rollouts, tmp_path):
     same = replace(rollouts, actions=np.full_like(rollouts.actions, 5))
-    policy = train_decision_transformer(
-        config, SMALL.model_copy(update={"steps": 20}), same, None, 0.5, 0, tmp_path
-    )
+    policy = train_decision_transformer(config, SMALL.changed(steps=20), same, None, 0.5, 0, tmp_path)
     losses = [row["loss"] for row in read_metrics(tmp_path)]
     assert losses[-1] < 0.5 * losses[0] and policy.spec == rollouts.spec
     assert not (tmp_path / "checkpoint").exists()
@@ -193,7 +191,7 @@ def test_it_does_what_the_wanted_return_asks_for(single, rollouts, world, tmp_pa
     rewards = np.zeros(rollouts.transitions)
     rewards[rollouts.last_action[rich]] = 10
     told = told.with_scores(rewards, rollouts.success)
-    config = SMALL.model_copy(update={"steps": 60})
+    config = SMALL.changed(steps=60)
     policy = train_decision_transformer(single, config, told, told, 0.5, 0, tmp_path)
     texts = [item.text for item in told.instructions[:8]]
     states = world.initial_states([item.goal for item in told.instructions[:8]], range(8))
@@ -235,7 +233,7 @@ def test_a_stopped_training_resumes_to_the_same_policy(single, rollouts, tmp_pat
 def test_what_is_finished_is_loaded_and_only_its_target_may_change(single, rollouts, tmp_path):
     fit(single, rollouts, tmp_path)
     rows = read_metrics(tmp_path)
-    asking = SMALL.model_copy(update={"target": 5.0})
+    asking = SMALL.changed(target=5.0)
     assert fit(single, rollouts, tmp_path, asking).target == 5.0 == load_decision_transformer(tmp_path).target
     assert read_metrics(tmp_path) == rows
 
@@ -246,28 +244,28 @@ def test_a_checkpoint_of_another_training_is_refused(single, rollouts, tmp_path)
             raise Stop
 
     with pytest.raises(Stop):
-        fit(single, rollouts, tmp_path, SMALL.model_copy(update={"checkpoint_every": 5}), advance=stopping)
+        fit(single, rollouts, tmp_path, SMALL.changed(checkpoint_every=5), advance=stopping)
     with pytest.raises(KalmError, match="other data, settings or seed"):
         fit(single, rollouts.take(np.arange(50)), tmp_path)
 
 
 def test_a_training_can_go_on_from_a_policy(single, rollouts, tmp_path):
     first = fit(single, rollouts, tmp_path / "one")
-    still = SMALL.model_copy(update={"steps": 1, "body_lr": 1e-12, "new_lr": 1e-12})
+    still = SMALL.changed(steps=1, body_lr=1e-12, new_lr=1e-12)
     second = fit(single, rollouts, tmp_path / "two", still, start=tmp_path / "one")
     for (name, one), two in zip(
         first.model.state_dict().items(), second.model.state_dict().values(), strict=True
     ):
         # Aims are fitted anew: a regression on readings, which enlarges what the processor rounds in them.
         assert torch.allclose(one, two, atol=1e-4 if name == "aim" else 1e-6), name
-    other = single.model_copy(update={"entity_tokens": True})
+    other = single.changed(entity_tokens=True)
     with pytest.raises(KalmError, match="another backbone or other settings"):
         fit(other, rollouts, tmp_path / "three", start=tmp_path / "one")
 
 
 def test_looks_and_kept_policies(single, rollouts, tmp_path):
     seen = []
-    config = SMALL.model_copy(update={"steps": 5, "evaluate_every": 2, "keep_policies": True})
+    config = SMALL.changed(steps=5, evaluate_every=2, keep_policies=True)
 
     def look(policy, step):
         seen.append((type(policy), step))

@@ -33,7 +33,7 @@ def slowly(model, rollouts, row, prompt, words):
 @pytest.fixture(params=[False, True], ids=["states", "entities"])
 def talkative(request, config, world, rollouts):
     """A random model whose texts differ from rollout to rollout, with and without entity tokens."""
-    config = config.model_copy(update={"entity_tokens": request.param})
+    config = config.changed(entity_tokens=request.param)
     model = sft.fresh(config, world, 0, "cpu").double().eval()
     model.fit_scales(rollouts)
     with torch.no_grad():

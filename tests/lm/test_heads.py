@@ -24,7 +24,7 @@ def test_relations_are_heading_and_distance_to_every_entity():
 @pytest.mark.parametrize("entity_tokens", [False, True])
 def test_embeddings_follow_relations_only_where_asked(single, world, rollouts, entity_tokens):
     told = {"entity_tokens": entity_tokens, "relations": True}
-    model = sft.fresh(single.model_copy(update=told), world, 0, "cpu").eval()
+    model = sft.fresh(single.changed(**told), world, 0, "cpu").eval()
     model.fit_scales(rollouts)
     states = torch.from_numpy(rollouts.states[:4])
     tokens = model.state_tokens(states)
@@ -43,7 +43,7 @@ def test_relations_need_two_things(single, world):
 
 @pytest.mark.parametrize("told", [False, True])
 def test_actions_follow_from_the_numbers_of_the_state_only_where_asked(single, world, rollouts, told):
-    model = sft.fresh(single.model_copy(update={"state_to_action": told}), world, 0, "cpu").eval()
+    model = sft.fresh(single.changed(state_to_action=told), world, 0, "cpu").eval()
     model.fit_scales(rollouts)
     states = torch.from_numpy(rollouts.states[:4])
     rated = model.rate_actions(torch.zeros(4, model.backbone.width), states)
@@ -66,7 +66,7 @@ def test_of_two_meanings_the_likelier_is_done_and_not_their_mean():
 
 def test_bins_learn_the_actions_of_continuous_worlds(single, world):
     turning = SimpleNamespace(spec=replace(world.spec, action_kind="continuous", action_size=3, entities=()))
-    settings = single.model_copy(update={"action_bins": 11, "state_network": False})
+    settings = single.changed(action_bins=11, state_network=False)
     model = sft.fresh(settings, turning, 0, "cpu")
     hidden, states = torch.randn(8, model.backbone.width), torch.randn(8, world.spec.state_size)
     wanted = torch.linspace(-1, 1, 24).reshape(8, 3)
@@ -83,7 +83,7 @@ def test_bins_learn_the_actions_of_continuous_worlds(single, world):
 def test_actions_are_float32_where_bfloat16_computes(single, world, bins):
     """NumPy has no bfloat16; and a mean of bins that is rounded to it lies on a coarse grid."""
     turning = SimpleNamespace(spec=replace(world.spec, action_kind="continuous", action_size=3, entities=()))
-    model = sft.fresh(single.model_copy(update={"action_bins": bins}), turning, 0, "cpu").eval()
+    model = sft.fresh(single.changed(action_bins=bins), turning, 0, "cpu").eval()
     hidden, states = torch.randn(8, model.backbone.width), torch.randn(8, world.spec.state_size)
     with torch.inference_mode(), autocast(model.device, "bfloat16"):
         actions = model.rate_actions(hidden, states)

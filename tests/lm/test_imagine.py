@@ -44,7 +44,7 @@ def test_what_fails_is_decoded_again_from_the_same_start(model, world, tmp_path)
     model = model.float()
     rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:60]
     one = ImagineConfig(horizon=2, shard=25, temperature=5.0)
-    three = one.model_copy(update={"samples": 3})
+    three = one.changed(samples=3)
     alone = imagine_dataset(model, world, rows, one, 0, tmp_path / "one", {})
     told = []
     samples = imagine_dataset(
@@ -67,9 +67,7 @@ def test_samples_do_not_depend_on_shards(model, world, tmp_path):
     rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:6]
     config = ImagineConfig(horizon=2, shard=6, temperature=2.0, samples=2, temperature_growth=1.5)
     whole = imagine_dataset(model, world, rows, config, 0, tmp_path / "whole", {})
-    split = imagine_dataset(
-        model, world, rows, config.model_copy(update={"shard": 2}), 0, tmp_path / "split", {}
-    )
+    split = imagine_dataset(model, world, rows, config.changed(shard=2), 0, tmp_path / "split", {})
     order = [np.lexsort(origins(tmp_path / name)[::-1]) for name in ("whole", "split")]
     assert np.array_equal(whole.take(order[0]).actions, split.take(order[1]).actions)
 
@@ -79,7 +77,7 @@ def test_each_try_is_hotter(model, world, tmp_path):
     rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:8]
     config = ImagineConfig(horizon=1, temperature=1e-3, samples=2)
     cold = imagine_dataset(model, world, rows, config, 0, tmp_path / "cold", {})
-    heated = config.model_copy(update={"temperature_growth": 1e4})
+    heated = config.changed(temperature_growth=1e4)
     hot = imagine_dataset(model, world, rows, heated, 0, tmp_path / "hot", {})
     (_, sample), (_, again) = origins(tmp_path / "cold"), origins(tmp_path / "hot")
     assert np.array_equal(cold.actions[sample == 1], cold.actions[sample == 0][: (sample == 1).sum()])

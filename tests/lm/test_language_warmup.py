@@ -18,7 +18,7 @@ NONE = torch.zeros(4, 4, dtype=torch.bool)
 
 @pytest.fixture
 def warm(config):
-    return config.model_copy(update={"language_steps": 30, "language_contrasts": 1, "language_lr": 3e-3})
+    return config.changed(language={"steps": 30, "contrasts": 1, "lr": 3e-3})
 
 
 def test_info_nce_of_four_vectors():
@@ -112,7 +112,7 @@ def test_both_losses_fall(warm, world, tmp_path):
 
 
 def test_the_seed_decides_what_is_learnt(warm, world, tmp_path):
-    short = warm.model_copy(update={"language_steps": 2})
+    short = warm.changed(language={"steps": 2})
     weights = []
     for number, seed in enumerate((0, 0, 1)):
         model = sft.fresh(short, world, 0, "cpu")
@@ -122,13 +122,13 @@ def test_the_seed_decides_what_is_learnt(warm, world, tmp_path):
 
 
 def test_a_frozen_backbone_is_refused(warm, world, tmp_path):
-    model = sft.fresh(warm.model_copy(update={"tuning": "frozen"}), world, 0, "cpu")
-    with pytest.raises(KalmError, match="language_steps=0"):
+    model = sft.fresh(warm.changed(tuning="frozen"), world, 0, "cpu")
+    with pytest.raises(KalmError, match="language.steps=0"):
         language_warmup.warm_up(model, warm, 0, tmp_path)
 
 
 def test_grounding_begins_with_it_once(warm, world, rollouts, tmp_path):
-    short = warm.model_copy(update={"language_steps": 1, "checkpoint_every": 3})
+    short = warm.changed(checkpoint_every=3, language={"steps": 1})
     seen = []
 
     class Stop(Exception):
@@ -162,8 +162,8 @@ def test_grounding_begins_with_it_once(warm, world, rollouts, tmp_path):
 
 
 def test_replayed_texts_are_spelled_as_prompt_and_answer(config, rollouts, model):
-    replaying = config.model_copy(
-        update={"text_replay": 0.5, "generation": 0.0, "explanation": 0.0, "dynamics": 0.0}
+    replaying = config.changed(
+        tasks={"text_replay": 0.5, "generation": 0.0, "explanation": 0.0, "dynamics": 0.0}
     )
     prompt_builder = model.prompt_builder()
     curriculum = GroundingDataset(rollouts, prompt_builder, replaying, 0)
@@ -190,7 +190,7 @@ def test_replayed_texts_are_spelled_as_prompt_and_answer(config, rollouts, model
 def test_replay_leaves_the_other_tasks_as_they_are(config, rollouts, model):
     prompt_builder = model.prompt_builder()
     plain = GroundingDataset(rollouts, prompt_builder, config, 0)
-    mixed = GroundingDataset(rollouts, prompt_builder, config.model_copy(update={"text_replay": 0.25}), 0)
+    mixed = GroundingDataset(rollouts, prompt_builder, config.changed(tasks={"text_replay": 0.25}), 0)
     assert mixed.examples() - plain.examples() == {"replay": len(rollouts) // 4}
     assert mixed.tokens() > plain.tokens()
 

@@ -22,7 +22,7 @@ def few(rollouts):
 @pytest.fixture(params=["lora", "frozen"])
 def sparing(request, config):
     """Settings of a tuning that leaves the base alone."""
-    return config.model_copy(update={"tuning": request.param, "lora_rank": 4, "checkpoint_every": 3})
+    return config.changed(tuning=request.param, checkpoint_every=3, lora={"rank": 4})
 
 
 def trained(config, world, rollouts, folder):
@@ -62,7 +62,7 @@ def test_a_loaded_model_is_the_trained_one(sparing, world, few, tmp_path):
 
 
 def test_words_that_learnt_are_saved_with_their_base(single, world, few, tmp_path):
-    config = single.model_copy(update={"tuning": "lora", "train_embeddings": True})
+    config = single.changed(tuning="lora", train_embeddings=True)
     model = trained(config, world, few, tmp_path)
     assert list((tmp_path / "model" / "backbone").glob("*.safetensors"))
     loaded = load_model(tmp_path / "model")
@@ -73,7 +73,7 @@ def test_adapters_are_written_in_the_layout_of_peft(config, world, few, tmp_path
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    config = config.model_copy(update={"tuning": "lora", "lora_rank": 4})
+    config = config.changed(tuning="lora", lora={"rank": 4})
     model = trained(config, world, few, tmp_path)
     base = AutoModelForCausalLM.from_pretrained(config.backbone, attn_implementation="sdpa")
     other = PeftModel.from_pretrained(base, str(tmp_path / "model" / "backbone" / "adapter")).eval()
@@ -89,7 +89,7 @@ class Stop(Exception):
 def test_a_stopped_training_resumes_to_the_same_weights(sparing, world, few, tmp_path):
     from contextlib import contextmanager
 
-    dropping = sparing.model_copy(update={"lora_dropout": 0.3})  # its random numbers resume too
+    dropping = sparing.changed(lora={"dropout": 0.3})  # its random numbers resume too
     whole = trained(dropping, world, few, tmp_path / "whole")
 
     @contextmanager
@@ -116,7 +116,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(sparing, world, few, tmp
 
 def test_another_backbone_in_the_place_of_the_grounded_one_is_refused(single, world, few, tmp_path):
     base = write_checkpoint("llama", tmp_path / "base")
-    config = single.model_copy(update={"backbone": str(base), "tuning": "lora"})
+    config = single.changed(backbone=str(base), tuning="lora")
     trained(config, world, few, tmp_path)
     write_checkpoint("llama", base, seed=1)
     with pytest.raises(KalmError, match="Put that backbone back"):
@@ -127,15 +127,15 @@ def test_another_backbone_in_the_place_of_the_grounded_one_is_refused(single, wo
 
 
 def test_a_training_is_not_continued_with_another_backbone(single, world, few, tmp_path):
-    config = single.model_copy(update={"checkpoint_every": 2})
+    config = single.changed(checkpoint_every=2)
     trained(config, world, few, tmp_path)
-    other = config.model_copy(update={"backbone": str(write_checkpoint("gpt2", tmp_path / "other"))})
+    other = config.changed(backbone=str(write_checkpoint("gpt2", tmp_path / "other")))
     with pytest.raises(KalmError, match="made from other data, settings or seed"):
         trained(other, world, few, tmp_path)
 
 
 def test_a_damaged_adapter_is_refused(single, world, few, tmp_path):
-    trained(single.model_copy(update={"tuning": "lora"}), world, few, tmp_path)
+    trained(single.changed(tuning="lora"), world, few, tmp_path)
     adapter = tmp_path / "model" / "backbone" / "adapter" / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:100])
     with pytest.raises(KalmError, match="damaged"):
@@ -143,7 +143,7 @@ def test_a_damaged_adapter_is_refused(single, world, few, tmp_path):
 
 
 def test_a_body_in_bfloat16_has_adapters_and_heads_in_float32(single, world, few, tmp_path):
-    config = single.model_copy(update={"tuning": "lora", "weights": "bfloat16"})
+    config = single.changed(tuning="lora", weights="bfloat16")
     model = trained(config, world, few, tmp_path)
     kinds = {p.dtype for n, p in model.lm.named_parameters() if not lora.is_adapter(n)}
     assert kinds == {torch.bfloat16}
@@ -155,7 +155,7 @@ def test_a_body_in_bfloat16_has_adapters_and_heads_in_float32(single, world, few
 def test_gradient_checkpointing_changes_no_gradient(config, world, few):
     gradients = []
     for saving in (False, True):
-        model = sft.fresh(config.model_copy(update={"gradient_checkpointing": saving}), world, 0, "cpu")
+        model = sft.fresh(config.changed(gradient_checkpointing=saving), world, 0, "cpu")
         model.fit_scales(few)
         assert bool(model.lm.is_activation_checkpointing) == saving
         rows = GroundingDataset(few, model.prompt_builder(), config, 0).groups(0)

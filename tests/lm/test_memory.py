@@ -14,7 +14,7 @@ from kalm.lm.prompts import ACTION, GOAL_ORIENTED, STATE
 @pytest.fixture(params=[False, True], ids=["", "state_to_action"])
 def forgetful(config, world, rollouts, request):
     changes = {"memory": False, "state_to_action": request.param}
-    model = sft.fresh(config.model_copy(update=changes), world, 0, "cpu")
+    model = sft.fresh(config.changed(**changes), world, 0, "cpu")
     model.fit_scales(rollouts)
     return model.eval().double()
 
@@ -37,7 +37,7 @@ def test_a_rollout_is_learnt_step_by_step(forgetful, rollouts):
 
 
 def test_token_counts_of_the_plan_are_those_of_the_batches(config, forgetful, rollouts):
-    config = config.model_copy(update={"memory": False, "explanation": 0.0, "dynamics": 0.0})
+    config = config.changed(memory=False, tasks={"explanation": 0.0, "dynamics": 0.0})
     plan = GroundingDataset(rollouts, forgetful.prompt_builder(), config, 0)
     groups = [group for step in range(plan.steps_per_epoch) for row in plan.groups(step) for group in row]
     planned = [item.tokens for row in plan._rows(0)[: config.rows * plan.steps_per_epoch] for item in row]
@@ -45,7 +45,7 @@ def test_token_counts_of_the_plan_are_those_of_the_batches(config, forgetful, ro
 
 
 def test_every_step_of_a_rollout_is_dealt_out_once(config, forgetful, rollouts):
-    config = config.model_copy(update={"memory": False, "explanation": 0.0, "dynamics": 0.0})
+    config = config.changed(memory=False, tasks={"explanation": 0.0, "dynamics": 0.0})
     plan = GroundingDataset(rollouts, forgetful.prompt_builder(), config, 0)
     groups = [plan._spell(item) for row in plan._rows(0) for item in row]
     actions = np.concatenate([body.answer[:1] for group in groups for body in group.bodies])

@@ -21,7 +21,7 @@ def as_double(batch):
 
 
 def test_packed_losses_equal_those_of_every_example_alone(model, config, rollouts):
-    rows = GroundingDataset(rollouts, speller_of(model), config.model_copy(update={"rows": 6}), 0).groups(0)
+    rows = GroundingDataset(rollouts, speller_of(model), config.changed(rows=6), 0).groups(0)
     two_way = model.backbone.two_way_prompt
     packed = model(as_double(packing.batch(rows, rollouts, two_way)))
     sums = dict.fromkeys(("text", "state", "action"), 0.0)

@@ -14,7 +14,7 @@ def run(config, world, rollouts, folder, seed=0):
 
 
 def test_losses_fall(config, world, rollouts, tmp_path):
-    long = config.model_copy(update={"epochs": 8.0})
+    long = config.changed(epochs=8.0)
     run(long, world, rollouts, tmp_path)
     rows = [row for row in read_metrics(tmp_path) if "train/text" in row]
     for name in ("text", "state", "action"):
@@ -27,7 +27,7 @@ class Stop(Exception):
 
 
 def test_a_stopped_training_resumes_to_the_same_weights(config, world, rollouts, tmp_path):
-    config = config.model_copy(update={"checkpoint_every": 5})
+    config = config.changed(checkpoint_every=5)
     whole = run(config, world, rollouts, tmp_path / "whole")
 
     from contextlib import contextmanager
@@ -56,7 +56,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(config, world, rollouts,
 
 
 def test_a_checkpoint_of_other_data_is_refused(config, world, rollouts, tmp_path):
-    config = config.model_copy(update={"checkpoint_every": 2})
+    config = config.changed(checkpoint_every=2)
     run(config, world, rollouts, tmp_path)
     with pytest.raises(KalmError, match="other data, settings or seed"):
         run(config, world, rollouts.take(np.arange(100)), tmp_path)
@@ -80,7 +80,7 @@ def test_every_rollout_gives_one_example_of_each_task(config, world, rollouts):
     prompt_builder = model.prompt_builder()
     curriculum = GroundingDataset(rollouts, prompt_builder, config, 0)
     assert curriculum.examples() == dict.fromkeys(("generation", "explanation", "dynamics"), len(rollouts))
-    ablated = config.model_copy(update={"dynamics": 0.0, "explanation": 0.5})
+    ablated = config.changed(tasks={"dynamics": 0.0, "explanation": 0.5})
     counts = GroundingDataset(rollouts, prompt_builder, ablated, 0).examples()
     assert counts == {"generation": len(rollouts), "explanation": len(rollouts) // 2}
 
@@ -110,7 +110,7 @@ def test_a_damaged_model_is_refused(model, tmp_path):
 
 
 def test_frozen_parts_do_not_move(config, world, rollouts, tmp_path):
-    frozen = config.model_copy(update={"tuning": "frozen"})
+    frozen = config.changed(tuning="frozen")
     before = sft.fresh(frozen, world, 0, "cpu")
     after = run(frozen, world, rollouts, tmp_path)
     for (name, one), two in zip(

@@ -101,14 +101,14 @@ def test_two_processes_imagine_what_one_imagines_to_the_bit(place, world, tmp_pa
 
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole(settings, world, rollouts, tmp_path):
-    parts = settings.model_copy(update={"accumulate": 4})
+    parts = settings.changed(accumulate=4)
     whole = train(settings, world, rollouts, tmp_path / "whole").state_dict()
     for name, value in train(parts, world, rollouts, tmp_path / "parts").state_dict().items():
         assert torch.allclose(value, whole[name], rtol=0, atol=ROUNDING), name
 
 
 def test_more_parts_than_rows_are_refused(settings, world, rollouts, tmp_path):
-    parts = settings.model_copy(update={"accumulate": 5})
+    parts = settings.changed(accumulate=5)
     with pytest.raises(KalmError, match="4 rows cannot be divided into 5 parts"):
         train(parts, world, rollouts, tmp_path)
 

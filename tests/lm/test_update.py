@@ -21,7 +21,7 @@ def prepared(config, world, rollouts):
 
 
 def test_no_gradient_is_computed_for_what_is_frozen(config, world, rollouts):
-    frozen = config.model_copy(update={"tuning": "frozen"})
+    frozen = config.changed(tuning="frozen")
     team, curriculum = prepared(frozen, world, rollouts)
     update(team, sft.parts(curriculum, 0, team.model, frozen), frozen)
     gradients = {name: weight.grad is not None for name, weight in team.model.named_parameters()}
@@ -31,7 +31,7 @@ def test_no_gradient_is_computed_for_what_is_frozen(config, world, rollouts):
 
 def test_every_weight_has_a_gradient_also_without_answers_of_its_kind(config, world, rollouts):
     """Processes exchange the gradients of all weights, so none may be missing in any of them."""
-    only = config.model_copy(update={"explanation": 0.0, "generation": 0.0})
+    only = config.changed(tasks={"explanation": 0.0, "generation": 0.0})
     team, curriculum = prepared(only, world, rollouts)
     batches = sft.parts(curriculum, 0, team.model, only)
     assert batches[0].answers[0] == batches[0].answers[2] == 0 < batches[0].answers[1]
@@ -42,8 +42,8 @@ def test_every_weight_has_a_gradient_also_without_answers_of_its_kind(config, wo
 
 def test_the_measured_loss_is_the_weighted_sum(config):
     losses = GroundingLosses(*torch.tensor([2.0, 3.0, 5.0]))
-    weights = {"text_weight": 0.5, "state_weight": 1.0, "action_weight": 2.0}
-    values = measured(losses, torch.tensor(7.0), config.model_copy(update=weights))
+    weights = {"text": 0.5, "state": 1.0, "action": 2.0}
+    values = measured(losses, torch.tensor(7.0), config.changed(loss=weights))
     assert values == {"loss": 1 + 3 + 10, "text": 2, "state": 3, "action": 5, "gradient_norm": 7}
     with pytest.raises(KalmError, match="the loss is nan"):
         measured(losses._replace(state=torch.tensor(float("nan"))), torch.tensor(7.0), config)

@@ -102,18 +102,14 @@ def type_name(annotation: object) -> str:
 
 
 def bounds(field: FieldInfo) -> str:
-    """Return the bounds of a number, or of a tuple and its numbers, in words; empty: it has none."""
-    return ", ".join(_words([*field.metadata, *_constraints(field.annotation)]))
-
-
-def _constraints(annotation: object) -> list[object]:
-    """Return the constraints that stand inside of a type: those of a tuple's items, or of an optional."""
-    found: list[object] = []
-    if get_origin(annotation) is Annotated:
-        found += getattr(annotation, "__metadata__", ())
-    for part in get_args(annotation):
-        found += _constraints(part)
-    return [inner for one in found for inner in (one.metadata if isinstance(one, FieldInfo) else [one])]
+    """Return the bounds of a number, or of a tuple and its items, in words; empty: it has none."""
+    each = [
+        f"each {word}"
+        for part in get_args(field.annotation)
+        if get_origin(part) is Annotated
+        for word in _words(get_args(part)[1:])
+    ]
+    return ", ".join([*_words(field.metadata), *each])
 
 
 def _words(constraints: Sequence[object]) -> list[str]:
@@ -130,6 +126,6 @@ def _words(constraints: Sequence[object]) -> list[str]:
                 words.append(f"<= {one.le}")
             case MinLen():
                 words.append(f"at least {one.min_length}")
-            case _:
+            case _:  # a check with no bound to tell
                 pass
     return words

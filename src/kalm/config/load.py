@@ -44,7 +44,7 @@ def load_config(
         KalmError: unknown preset, section or field (lists those that exist), a name of an earlier version
             (says what it is called now), or a value out of range.
     """
-    data = {} if preset is None else read_preset(preset, env or Config().env)
+    data = {} if preset is None else read_preset(preset, env)
     top = {"env": env, "seed": seed, "device": device, "workers": workers}
     data.update({name: value for name, value in top.items() if value is not None})
     for override in overrides:

@@ -16,6 +16,7 @@ from typing import cast
 import yaml
 
 import kalm
+from kalm.config.tree import Config
 from kalm.errors import KalmError, unknown
 
 FOLDER = Path(kalm.__file__).parent / "presets"
@@ -30,12 +31,13 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def read_preset(name: str, env: str) -> Settings:
+def read_preset(name: str, env: str | None) -> Settings:
     """Read a preset and those that it extends.
 
     Args:
         name: one that ships with the library, or a YAML file of settings.
-        env: environment; its own form of a preset is taken if there is one.
+        env: environment, whose own form of a preset is taken if there is one; None: the one that the
+            settings name, else the default.
 
     Raises:
         KalmError: unknown, unreadable, not a mapping, or it extends itself.
@@ -53,17 +55,17 @@ def merged(below: Mapping[str, object], above: Mapping[str, object]) -> Settings
     return out
 
 
-def _locate(name: str, env: str, folder: Path) -> Path:
+def _locate(name: str, env: str | None, folder: Path) -> Path:
     """Return the file of a preset; names of files count from `folder`."""
     if name.endswith(ENDINGS):
         return folder / name
     if name not in preset_names():
         raise unknown("preset", name, preset_names())
-    own = FOLDER / env / f"{name}.yaml"
+    own = FOLDER / (env or Config().env) / f"{name}.yaml"
     return own if own.is_file() else FOLDER / f"{name}.yaml"
 
 
-def _resolved(path: Path, env: str, seen: tuple[Path, ...]) -> Settings:
+def _resolved(path: Path, env: str | None, seen: tuple[Path, ...]) -> Settings:
     """Read a file and all that it extends; `seen` are the files that led here."""
     place = path.resolve()
     if place in seen:
@@ -75,6 +77,7 @@ def _resolved(path: Path, env: str, seen: tuple[Path, ...]) -> Settings:
     base = data.pop(EXTENDS)
     if not isinstance(base, str):
         raise KalmError(f"settings {path}: extends is {base!r}; give the name of one preset or YAML file.")
+    env = env or cast(str | None, data.get("env"))
     return merged(_resolved(_locate(base, env, path.parent), env, (*seen, place)), data)
 
 

@@ -51,7 +51,7 @@ class Config(Section):
     """A whole run."""
 
     env: str = Field(default="clevr", description="environment")
-    seed: int = Field(default=0, ge=0, description="root of all random numbers of the run")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="root of all random numbers of the run")
     device: str = Field(default="auto", description="cpu, cuda, cuda:1 or auto")
     workers: int = Field(default=2, gt=0, description="processes or threads for simulation")
     collect: CollectConfig = CollectConfig()

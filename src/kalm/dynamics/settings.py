@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from kalm.run.section import Section
+from kalm.run.section import Section, Widths
 
 
 class DynamicsConfig(Section):
@@ -13,7 +13,7 @@ class DynamicsConfig(Section):
     members: int = Field(
         default=5, ge=0, description="forward models in the ensemble that judges imagined steps; 0: none"
     )
-    hidden: tuple[int, ...] = Field(default=(256, 256), description="hidden layers of every model")
+    hidden: Widths = Field(default=(256, 256), description="hidden layers of every model")
     forward_steps: int = Field(
         default=2_500, gt=0, description="largest number of gradient steps of the ensemble"
     )

@@ -16,7 +16,9 @@ class EvaluateConfig(Section):
         gt=0,
         description="last checkpoints that share a policy's episodes: their mean is its score (paper: 5)",
     )
-    horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
+    horizon: int | None = Field(
+        default=None, gt=0, description="largest number of actions; None: the environment's"
+    )
 
 
 class InspectConfig(Section):

@@ -78,7 +78,7 @@ def estimate(
     """
     plan = planned(config.backbone, config.attention, config.weights)
     # Checkpointing is worked out below; the plan itself does without.
-    plain = config.model_copy(update={"gradient_checkpointing": False})
+    plain = config.changed(gradient_checkpointing=False)
     model = assemble(lora.tuned(plan, plain), world.spec, config)
     data, held_out = divide(rollouts, config, seed)
     for part in (data, held_out):

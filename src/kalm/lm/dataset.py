@@ -96,7 +96,7 @@ class GroundingDataset:
         return self._epoch[1]
 
     def _generation(self, rng: np.random.Generator) -> list[_Planned]:
-        chosen = self._choose(self.config.generation, rng)
+        chosen = self._choose(self.config.tasks.generation, rng)
         if not self.prompt_builder.memory:
             return [planned for index in chosen.tolist() for planned in self._dealt(index, rng)]
         chosen = chosen[np.argsort(self.rollouts.which[chosen], kind="stable")]
@@ -129,7 +129,7 @@ class GroundingDataset:
         return template, len(self.prompt_builder.goal_prompt(text, template))
 
     def _explanation(self, rng: np.random.Generator) -> list[_Planned]:
-        chosen = self._choose(self.config.explanation, rng)
+        chosen = self._choose(self.config.tasks.explanation, rng)
         if not len(chosen):
             return []
         prompt = len(self.prompt_builder.explanation(self.rollouts, int(chosen[0])).prompt)
@@ -137,7 +137,7 @@ class GroundingDataset:
         return self._share("explanation", chosen, bodies, prompt, [()] * len(chosen))
 
     def _dynamics(self, rng: np.random.Generator) -> list[_Planned]:
-        chosen = self._choose(self.config.dynamics, rng)
+        chosen = self._choose(self.config.tasks.dynamics, rng)
         if not len(chosen):
             return []
         example = self.prompt_builder.dynamics(self.rollouts, 0, 0)
@@ -152,7 +152,7 @@ class GroundingDataset:
 
     def _replay(self, rng: np.random.Generator) -> list[_Planned]:
         groups = []
-        for _ in range(round(self.config.text_replay * len(self.rollouts))):
+        for _ in range(round(self.config.tasks.text_replay * len(self.rollouts))):
             text, answer = phrases.translation(rng)
             example = self.prompt_builder.replay(text, answer)
             tokens = len(example.prompt) + len(example.body)

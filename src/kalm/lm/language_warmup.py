@@ -54,7 +54,7 @@ def warm_up(
 
     Args:
         model: about to be grounded.
-        config: `language_steps` and its neighbours.
+        config: settings; those of the warm-up are `language`.
         seed: root of the texts.
         folder: gets ``language/metrics.jsonl``.
         advance: told about every step.
@@ -64,14 +64,14 @@ def warm_up(
     """
     weights = [p for p in model.backbone.model.parameters() if p.requires_grad]
     if not weights:
-        raise KalmError("nothing of the backbone learns, so language cannot. Set ground.language_steps=0.")
+        raise KalmError("nothing of the backbone learns, so language cannot. Set ground.language.steps=0.")
     optimizer = torch.optim.AdamW(weights, weight_decay=config.weight_decay, fused=True)
     prompt_builder = model.prompt_builder()
     metrics = Metrics(folder / METRICS) if processes.main() else None
     model.train()
-    for number in range(config.language_steps):
+    for number in range(config.language.steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.language_lr * _rate(number / config.language_steps)
+            group["lr"] = config.language.lr * _rate(number / config.language.steps)
         lesson = Lesson(prompt_builder, config, derive_rng(seed, "language", number))
         values = _step(model, lesson, optimizer, config)
         if metrics and (number + 1) % LOG_EVERY == 0:
@@ -92,14 +92,14 @@ class Lesson:
     def __init__(self, prompt_builder: PromptBuilder, config: GroundConfig, rng: np.random.Generator) -> None:
         meanings: list[Meaning] = []
         sides: tuple[list[str], list[str]] = ([], [])
-        for _ in range(config.language_contrasts):
+        for _ in range(config.language.contrasts):
             contrast = phrases.contrast(rng)
             meanings += contrast
             for side, complaints in zip(sides, COMPLAINTS, strict=True):
                 # One pattern for all of a contrast: only what is meant tells its sentences apart.
                 pattern, short = phrases.pattern(contrast[0], rng, complaints), bool(rng.integers(2))
                 side += [phrases.say(meaning, pattern, short) for meaning in contrast]
-        translated = rng.random(2 * len(meanings)) < TRANSLATED * (config.language_text_weight > 0)
+        translated = rng.random(2 * len(meanings)) < TRANSLATED * (config.language.text_weight > 0)
         self.examples = [
             prompt_builder.replay(text, phrases.plainly(meaning)) if asked else prompted(prompt_builder, text)
             for text, meaning, asked in zip([*sides[0], *sides[1]], meanings * 2, translated, strict=True)
@@ -164,9 +164,9 @@ def _step(
     with autocast(model.device, config.precision):
         vectors, words = read_prompts(model, lesson.examples, config.row_tokens)
     contrast = info_nce(vectors, lesson.neither)
-    loss = config.language_contrast_weight * contrast + config.language_text_weight * words
+    loss = config.language.contrast_weight * contrast + config.language.text_weight * words
     if not torch.isfinite(loss):
-        raise KalmError(f"the loss of the language warm-up is {float(loss)}. Lower ground.language_lr.")
+        raise KalmError(f"the loss of the language warm-up is {float(loss)}. Lower ground.language.lr.")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(

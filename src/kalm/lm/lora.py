@@ -173,9 +173,9 @@ def _lora(backbone: Backbone, config: GroundConfig) -> Any:
     outside = [name for name, module in backbone.model.named_modules() if name and id(module) not in body]
     return LoraConfig(
         task_type="CAUSAL_LM",
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
         target_modules="all-linear",
         exclude_modules=outside or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in backbone.body.modules()),  # GPT-2

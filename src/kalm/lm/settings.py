@@ -10,6 +10,51 @@ from kalm.run.section import Section
 from kalm.types import Conditions
 
 
+class TasksConfig(Section):
+    """How many examples of each task the rollouts give (paper section 4.1)."""
+
+    generation: float = Field(
+        default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
+    )
+    explanation: float = Field(
+        default=1.0, ge=0, description="share of rollouts that give a rollout-to-goal example"
+    )
+    dynamics: float = Field(default=1.0, ge=0, description="share of rollouts that give a next-state example")
+    text_replay: float = Field(
+        default=0.0, ge=0, description="plain texts about things in space, as a share of the rollouts"
+    )
+
+
+class LossConfig(Section):
+    """What each part of the loss counts."""
+
+    text: float = Field(default=0.25, ge=0, description="weight of the cross-entropy on words")
+    state: float = Field(default=1.0, ge=0, description="weight of the squared error on states")
+    action: float = Field(default=1.0, ge=0, description="weight of the action loss")
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters, where `ground.tuning` is `lora`."""
+
+    rank: int = Field(default=16, gt=0, description="rank of the adapters")
+    alpha: int = Field(default=32, gt=0, description="adapters are scaled by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in front of the adapters")
+
+
+class LanguageWarmupConfig(Section):
+    """The language warm-up: paraphrases and near misses, before grounding."""
+
+    steps: int = Field(default=0, ge=0, description="gradient steps; 0: no language warm-up")
+    contrasts: int = Field(default=4, gt=0, description="contrasts per batch, of 12 sentences each")
+    lr: float = Field(default=3e-4, gt=0, description="learning rate")
+    text_weight: float = Field(
+        default=0.25, ge=0, description="weight of producing the plain meaning as text"
+    )
+    contrast_weight: float = Field(
+        default=1.0, ge=0, description="weight of telling paraphrases from near misses"
+    )
+
+
 class GroundConfig(Section):
     """Supervised fine-tuning of the language model (paper section 4.1)."""
 
@@ -52,18 +97,9 @@ class GroundConfig(Section):
         description="values per number of a continuous action that are rated, of which the likeliest is "
         "taken; 0: actions come from a squared error",
     )
-    generation: float = Field(
-        default=1.0, ge=0, description="share of rollouts that give a goal-to-rollout example"
+    rollouts: int | None = Field(
+        default=None, gt=0, description="use this many rollouts of the data; None: all"
     )
-    explanation: float = Field(default=1.0, ge=0, description="share that give a rollout-to-goal example")
-    dynamics: float = Field(default=1.0, ge=0, description="share that give a next-state example")
-    text_replay: float = Field(
-        default=0.0, ge=0, description="plain texts about things in space, as a share of the rollouts"
-    )
-    text_weight: float = Field(default=0.25, ge=0, description="weight of the cross-entropy on words")
-    state_weight: float = Field(default=1.0, ge=0, description="weight of the squared error on states")
-    action_weight: float = Field(default=1.0, ge=0, description="weight of the action loss")
-    rollouts: int | None = Field(default=None, description="use this many rollouts of the data; None: all")
     epochs: float = Field(default=1.0, gt=0, description="passes over the examples")
     row_tokens: int = Field(default=256, gt=0, description="length of a packed row")
     rows: int = Field(default=2, gt=0, description="packed rows per batch")
@@ -77,9 +113,6 @@ class GroundConfig(Section):
         default="full",
         description="what learns of the body: all of it, low-rank adapters beside it, or nothing",
     )
-    lora_rank: int = Field(default=16, gt=0, description="rank of the adapters (`tuning: lora`)")
-    lora_alpha: int = Field(default=32, gt=0, description="adapters are scaled by alpha / rank")
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout in front of the adapters")
     pretrained: bool = Field(
         default=True,
         description="false: a random body of the same size; add train_embeddings, or words stay random",
@@ -100,19 +133,6 @@ class GroundConfig(Section):
     warmup: float = Field(
         default=0.05, ge=0, le=1, description="share of steps with rising learning rate; then cosine decay"
     )
-    language_steps: int = Field(
-        default=0, ge=0, description="steps of language warm-up before grounding; 0: none"
-    )
-    language_contrasts: int = Field(
-        default=4, gt=0, description="contrasts per batch of the language warm-up, of 12 sentences each"
-    )
-    language_lr: float = Field(default=3e-4, gt=0, description="learning rate of the language warm-up")
-    language_text_weight: float = Field(
-        default=0.25, ge=0, description="language warm-up: weight of producing the plain meaning as text"
-    )
-    language_contrast_weight: float = Field(
-        default=1.0, ge=0, description="language warm-up: weight of telling paraphrases from near misses"
-    )
     weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay")
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -129,6 +149,10 @@ class GroundConfig(Section):
         default=64, ge=0, description="held-out rollouts that are explained in words at each look; 0: none"
     )
     checkpoint_every: int = Field(default=200, gt=0, description="steps between checkpoints")
+    tasks: TasksConfig = TasksConfig()
+    loss: LossConfig = LossConfig()
+    lora: LoRAConfig = LoRAConfig()
+    language: LanguageWarmupConfig = LanguageWarmupConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> GroundConfig:
@@ -161,7 +185,9 @@ class ImagineConfig(Section):
     seen: int = Field(default=0, ge=0, description="rollouts per `seen` instruction")
     per_file_instruction: int = Field(default=10, gt=0, description="rollouts per instruction of a goal file")
     conditions: Conditions = Field(default="plain", description="of initial states, see collect.conditions")
-    horizon: int | None = Field(default=None, description="largest number of actions; None: the world's")
+    horizon: int | None = Field(
+        default=None, gt=0, description="largest number of actions; None: the environment's"
+    )
     batch: int = Field(default=512, gt=0, description="rollouts decoded together")
     temperature: float = Field(
         default=0.0,

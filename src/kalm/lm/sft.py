@@ -83,8 +83,8 @@ def finetune(
     curriculum = GroundingDataset(data, prompt_builder, config, seed)
     model.fit_scales(data)
     checkpoint = Checkpoint(folder / "checkpoint", identity_of(rollouts, config, seed))
-    if config.language_steps and not checkpoint.folder.exists():
-        with watch("language", config.language_steps) as advance:
+    if config.language.steps and not checkpoint.folder.exists():
+        with watch("language", config.language.steps) as advance:
             language_warmup.warm_up(model, config, seed, folder, advance)
     if config.state_network:
         _fit_network(model, data, config, seed, folder / "network.safetensors", watch)

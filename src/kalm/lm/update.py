@@ -50,7 +50,7 @@ def update(
 
 def weighted(losses: GroundingLosses, config: GroundConfig) -> Tensor:
     """Return the training loss."""
-    return losses.weighted(config.text_weight, config.state_weight, config.action_weight)
+    return losses.weighted(config.loss.text, config.loss.state, config.loss.action)
 
 
 def measured(losses: GroundingLosses, norm: Tensor, config: GroundConfig) -> dict[str, float]:

@@ -6,20 +6,22 @@ from typing import Literal
 
 from pydantic import Field
 
-from kalm.run.section import Section
+from kalm.run.section import Names, Section, Seeds, Widths
 
 
 class TrainConfig(Section):
     """Offline RL on real and imagined rollouts (paper section 4.3)."""
 
-    algorithms: tuple[str, ...] = Field(
+    algorithms: Names = Field(
         default=("bc", "cql"), description="learners, each plain and with imagined rollouts"
     )
-    seeds: tuple[int, ...] = Field(default=(0, 1), description="one policy per seed")
+    seeds: Seeds = Field(default=(0, 1), description="one policy per seed")
     steps: int = Field(default=20_000, gt=0, description="gradient steps")
     batch: int = Field(default=256, gt=0, description="transitions per step")
     mix: float = Field(default=0.5, ge=0, le=1, description="share of each batch that is imagined")
-    real_rollouts: int | None = Field(default=6_400, description="real rollouts the learners see; None: all")
+    real_rollouts: int | None = Field(
+        default=6_400, gt=0, description="real rollouts the learners see; None: all"
+    )
     imagined: Literal["successful", "all"] = Field(
         default="successful",
         description="imagined rollouts the learners see: those whose states reach the goal, or all",
@@ -28,7 +30,7 @@ class TrainConfig(Section):
     encoder: str = Field(
         default="minilm", description="frozen sentence encoder: `minilm`, a hub name or a folder"
     )
-    hidden: tuple[int, ...] = Field(default=(256, 256), description="hidden layers of the policy network")
+    hidden: Widths = Field(default=(256, 256), description="hidden layers of the policy network")
     goal_noise: float = Field(
         default=0.0,
         ge=0,

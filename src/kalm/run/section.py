@@ -1,21 +1,55 @@
-"""The base of every settings class: unknown fields are errors, every value is checked."""
+"""The base of every settings class, and the kinds of numbers that settings are made of.
+
+Unknown fields are errors, every value is checked, nothing is changed in place. Unusual: true and false are no
+numbers here (pydantic takes them for 1 and 0), and neither are infinities.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict
+from annotated_types import Ge, Gt, MinLen
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+
+
+def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} more than once; give each once")
+    return values
+
+
+Widths = Annotated[tuple[Annotated[int, Gt(0)], ...], MinLen(1)]  # of hidden layers
+Seeds = Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1), AfterValidator(_each_once)]
+Names = Annotated[tuple[str, ...], MinLen(1), AfterValidator(_each_once)]
 
 
 class Section(BaseModel):
     """Settings of one stage or algorithm."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where the field is not one of those."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool and bool not in get_args(kind):
+            raise ValueError(f"{str(value).lower()} is neither a number nor a name")
+        return value
 
     def changed(self, **fields: Any) -> Self:
         """Return these settings with other values, checked like any (`model_copy` checks nothing).
 
+        A mapping given for a section changes those of its fields that it names.
+
         Raises:
             pydantic.ValidationError: an unknown field, or a value that is not allowed.
         """
-        return self.model_validate({**dict(self), **fields})
+        values = dict(self)
+        for name, value in fields.items():
+            old = values.get(name)
+            nested = isinstance(old, Section) and isinstance(value, Mapping)
+            values[name] = old.changed(**value) if nested else value
+        return type(self).model_validate(values)

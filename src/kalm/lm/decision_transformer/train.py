@@ -208,9 +208,7 @@ def _begin(settings: GroundConfig, spec: WorldSpec, start: Path | None) -> Decis
 def _settings(ground: GroundConfig, config: DecisionTransformerConfig) -> GroundConfig:
     """Return the settings of the backbone with those of this training in their place."""
     shared = ("row_tokens", "rows", "body_lr", "new_lr", "warmup")
-    return ground.model_copy(
-        update={name: getattr(config, name) for name in shared} | {"state_network": False}
-    )
+    return ground.changed(**{name: getattr(config, name) for name in shared} | {"state_network": False})
 
 
 def _made_from(
