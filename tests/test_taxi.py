@@ -116,7 +116,7 @@ def test_its_measures_find_what_is_impossible(taxi):
 
 def test_a_world_may_have_no_measures_at_all(taxi):
     _, world = taxi
-    from kalm.data.lockstep import run_expert
+    from kalm.data.collect import run_expert
     from kalm.data.settings import CollectConfig
     from kalm.evaluation.imagined import quality
     from kalm.evaluation.simulated import agreement

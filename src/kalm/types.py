@@ -163,6 +163,16 @@ class WorldSpec:
         """Length S of a state vector."""
         return len(self.state_names)
 
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one action: () where actions are discrete, else (A,)."""
+        return () if self.action_kind == "discrete" else (self.action_size,)
+
+    @property
+    def action_dtype(self) -> type[np.int64] | type[np.float32]:
+        """Type of the numbers of actions."""
+        return np.int64 if self.action_kind == "discrete" else np.float32
+
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON-ready values."""
         return {

@@ -129,7 +129,7 @@ import os, signal, sys
 from pathlib import Path
 from kalm import envs
 from kalm.data.settings import CollectConfig
-from kalm.data.collect import collect
+from kalm.data.collect import collect_rollouts
 
 calls = []
 
@@ -140,7 +140,7 @@ def die(n=1, **fields):
 
 if __name__ == "__main__":
     config = CollectConfig.model_validate_json(sys.argv[1])
-    collect(envs.make("clevr"), config, 1, Path(sys.argv[2]), int(sys.argv[3]), die)
+    collect_rollouts(envs.make("clevr"), config, 1, Path(sys.argv[2]), int(sys.argv[3]), die)
 """
 
 

@@ -10,6 +10,7 @@ from sets import INSTRUCTIONS, SPECS, assert_same, make, ragged
 
 from kalm.data.rollouts import RolloutSet
 from kalm.data.validation import require_valid
+from kalm.envs.rollout import EpisodeRecorder
 
 
 @given(ragged())
@@ -87,22 +88,20 @@ def test_one_rollout_by_hand():
 
 
 @given(ragged(min_size=1))
-def test_a_grid_loses_its_padding_and_nothing_else(rollouts):
+def test_a_record_loses_its_padding_and_nothing_else(rollouts):
     rollouts = replace(
         rollouts, weights=np.ones(len(rollouts), np.float32), source=np.ones_like(rollouts.source)
     )
     n, horizon = len(rollouts), int(rollouts.lengths.max()) + 2
-    states = np.full((n, horizon + 1, rollouts.spec.state_size), np.nan)
-    actions = np.zeros((n, horizon, *rollouts.actions.shape[1:]))
-    rewards = np.full((n, horizon), np.nan)
+    record = EpisodeRecorder(rollouts.spec, n, horizon)
+    record.states[:], record.rewards[:] = np.nan, np.nan
+    record.lengths[:], record.success[:] = rollouts.lengths, rollouts.success
     for row, rollout in enumerate(rollouts):
         count = len(rollout.actions)
-        states[row, : count + 1], rewards[row, :count] = rollout.states, rollout.rewards
-        actions[row, :count] = rollout.actions
+        record.states[row, : count + 1], record.rewards[row, :count] = rollout.states, rollout.rewards
+        record.actions[row, :count] = rollout.actions
     texts = [rollout.instruction for rollout in rollouts]
-    grid = RolloutSet.from_grid(
-        rollouts.spec, texts, rollouts.lengths, states, actions, rewards, rollouts.success, "imagined"
-    )
+    grid = RolloutSet.from_recorder(texts, record, "imagined")
     require_valid(grid)
     assert_same(grid, rollouts)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
+from kalm.envs.rollout import EpisodeRecorder
 from kalm.types import Entity, Goal, Instruction, WorldSpec
 
 STEPS = np.array([[0.1, 0.0], [0.0, 0.1], [-0.1, 0.0], [0.0, -0.1]])
@@ -52,8 +53,7 @@ def truth(spec, states, actions):
 def rollouts(spec, n, seed=0):
     """Rollouts of one random action."""
     states, actions = drawn(spec, n, seed)
-    grid = np.stack([states, truth(spec, states, actions)], axis=1)
-    zeros = np.zeros((n, 1), np.float32)
-    return RolloutSet.from_grid(
-        spec, [GOAL] * n, np.ones(n, np.int32), grid, actions[:, None], zeros, zeros[:, 0] > 0, "real"
-    )
+    record = EpisodeRecorder(spec, n, horizon=1)
+    record.states[:] = np.stack([states, truth(spec, states, actions)], axis=1)
+    record.actions[:, 0], record.lengths[:] = actions, 1
+    return RolloutSet.from_recorder([GOAL] * n, record, "real")

@@ -21,6 +21,7 @@ from kalm.dynamics.transition import (
     spreads,
     usual_changes,
 )
+from kalm.envs.rollout import EpisodeRecorder
 from kalm.types import Entity, Goal, Instruction, Rollout, WorldSpec
 
 
@@ -96,17 +97,9 @@ def test_things_that_are_not_there_make_no_movement_look_larger():
     states = np.zeros((2, 3, 4), np.float32)
     states[0, :, 0] = 1.0, 1.3, 1.3  # the first has a, which moves by 0.3 in one of two steps
     states[1, :, 1] = 2.0, 2.4, 2.8  # the second has b, which moves by 0.4 in both; nobody has c
-    goal = Instruction("go", "seen", Goal.of("go"))
-    rollouts = RolloutSet.from_grid(
-        spec,
-        [goal] * 2,
-        np.full(2, 2, np.int32),
-        states,
-        np.zeros((2, 2)),
-        np.zeros((2, 2)),
-        np.ones(2, bool),
-        "real",
-    )
+    record = EpisodeRecorder(spec, 2, horizon=2)
+    record.states[:], record.lengths[:] = states, 2
+    rollouts = RolloutSet.from_recorder([Instruction("go", "seen", Goal.of("go"))] * 2, record, "real")
     usual = (0.3 / np.sqrt(2) + 0.4) / 2
     np.testing.assert_allclose(usual_changes(spec, rollouts), [usual] * 3 + [0], atol=1e-5)
     alone = replace(spec, entities=(replace(things[2], kind="other"),))

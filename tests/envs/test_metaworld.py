@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from kalm.data.lockstep import run_expert
+from kalm.data.collect import run_expert
 from kalm.data.settings import CollectConfig
 from kalm.envs.metaworld import scenes
 from kalm.envs.metaworld.distractors import BOXES

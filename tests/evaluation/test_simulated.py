@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kalm import envs
-from kalm.data.lockstep import run_expert
+from kalm.data.collect import run_expert
 from kalm.data.rollouts import RolloutSet
 from kalm.data.settings import CollectConfig
 from kalm.evaluation.simulated import Agreement, Error, agreement, error_of, random_transitions

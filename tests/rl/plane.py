@@ -8,6 +8,7 @@ arrives; what the other moves do is plain from the other rollouts, and how far t
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
+from kalm.envs.rollout import EpisodeRecorder, step_until_done
 from kalm.envs.simple import RowJudge
 from kalm.types import Goal, Instruction, WorldSpec
 
@@ -55,7 +56,7 @@ def sides(n, seed=0):
     goals = [Instruction(f"go to the {side}", "seen", Goal.of("side", side=side)) for side in SIDES]
     which = rng.integers(4, size=n)
 
-    def act(states):
+    def act():
         return np.where(rng.random(n) < 0.1, rng.integers(4, size=n), which)
 
     return _rollouts([goals[side] for side in which], rng.uniform(-0.7, 0.7, (n, 2)), act)
@@ -65,7 +66,7 @@ def lost(n, seed=0):
     """Rollouts to the corner, all of them going left and down."""
     rng = np.random.default_rng(seed)
     starts = rng.uniform(-0.7, 0.4, (n, 2))
-    return _rollouts([CORNER] * n, starts, lambda states: rng.integers(2, 4, size=n))
+    return _rollouts([CORNER] * n, starts, lambda: rng.integers(2, 4, size=n))
 
 
 def data(n, seed=0):
@@ -85,16 +86,14 @@ def play(policy, n=100, seed=9, steps=12):
 
 
 def _rollouts(instructions, starts, act, steps=8):
-    """Act in every row until its goal is reached."""
-    n, judge = len(instructions), PlaneJudge([item.goal for item in instructions])
-    states, actions = np.zeros((n, steps + 1, 2), np.float32), np.zeros((n, steps), np.int64)
-    rewards, lengths, success = np.zeros((n, steps), np.float32), np.full(n, steps), np.zeros(n, dtype=bool)
-    states[:, 0] = starts
-    for t in range(steps):
-        actions[:, t] = act(states[:, t])
-        states[:, t + 1] = step(states[:, t], actions[:, t])
-        arrived = judge.reached(states[:, t], states[:, t + 1]) & ~success
-        rewards[:, t] = judge.reward(states[:, t], actions[:, t], states[:, t + 1])
-        lengths[arrived] = t + 1
-        success |= arrived
-    return RolloutSet.from_grid(SPEC, instructions, lengths, states, actions, rewards, success, "real")
+    """Act in every row until its goal is reached; `act` says what all rows would do."""
+    judge = PlaneJudge([item.goal for item in instructions])
+    record = EpisodeRecorder(SPEC, len(starts), steps)
+    step_until_done(
+        lambda rows, _states, _rewards: act()[rows],
+        lambda _rows, states, actions: step(states, actions),
+        judge,
+        np.asarray(starts, np.float32),
+        record,
+    )
+    return RolloutSet.from_recorder(instructions, record, "real")

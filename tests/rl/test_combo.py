@@ -141,7 +141,9 @@ def test_rollouts_in_a_known_model():
         told.append(goals.tolist())
         return np.zeros(len(states), np.int64)
 
-    found = roll_out(Known(), judge, states, np.array([4, 7, 2]), act, 3, np.random.default_rng(0))
+    found = roll_out(
+        plane.SPEC, Known(), judge, states, np.array([4, 7, 2]), act, 3, np.random.default_rng(0)
+    )
     assert told == [[4, 7, 2], [7, 2], [7, 2]]  # the first is there after one step, the others are cut
     np.testing.assert_allclose(found.after[:, 0], [0.6, -0.3, -0.6, 0.0, -0.3, 0.3, 0.0], atol=1e-6)
     np.testing.assert_allclose(found.before[:3], states)
@@ -156,7 +158,14 @@ def test_one_step_goals_end_after_a_step():
     judge.one_step[1] = True
     states = np.zeros((2, 2), np.float32)
     found = roll_out(
-        Known(), judge, states, np.arange(2), lambda s, g: np.zeros(len(s), int), 3, np.random.default_rng(0)
+        plane.SPEC,
+        Known(),
+        judge,
+        states,
+        np.arange(2),
+        lambda s, g: np.zeros(len(s), int),
+        3,
+        np.random.default_rng(0),
     )
     assert found.goals.tolist() == [0, 1, 0, 0] and not found.terminals.any()
 
@@ -165,8 +174,8 @@ def test_a_model_that_runs_away_is_noticed():
     model = SimpleNamespace(sample=lambda states, actions, rng: states + np.float32(np.inf))
     with pytest.raises(KalmError, match="not finite. Lower dynamics.lr"):
         roll_out(
-            model, plane.PlaneJudge([plane.CORNER.goal]), np.zeros((1, 2), np.float32), np.zeros(1, int),
-            lambda s, g: np.zeros(len(s), int), 3, np.random.default_rng(0),
+            plane.SPEC, model, plane.PlaneJudge([plane.CORNER.goal]), np.zeros((1, 2), np.float32),
+            np.zeros(1, int), lambda s, g: np.zeros(len(s), int), 3, np.random.default_rng(0),
         )  # fmt: skip
 
 

@@ -2,7 +2,10 @@
 
 Unusual: every rollout has its instruction before any episode runs, as balanced as the numbers allow. With
 ``keep="successful"`` a failed episode is run again for the same instruction, so dropping failures does not
-unbalance the data. The initial state is never judged.
+unbalance the data.
+
+States are rounded to float32 before anyone sees them, so that the verdict which ended an episode is the
+verdict that anyone gets who judges the stored rollout again.
 
 A shard depends on the seed and its own index alone, not on the number of workers nor on where a stop fell.
 """
@@ -17,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from kalm.data import storage
-from kalm.data.lockstep import run_expert
 from kalm.data.rollouts import RolloutSet
 from kalm.data.settings import CollectConfig
 from kalm.data.validation import require_valid
 from kalm.envs.base import World
+from kalm.envs.rollout import EpisodeRecorder, begin, simulated, step_until_done
 from kalm.errors import KalmError
 from kalm.run import processes
 from kalm.run.io import fingerprint, read_json, write_json
@@ -31,6 +34,7 @@ from kalm.types import Instruction
 
 PLAN = "collection.json"
 PROBES = 32
+MAX_EPISODES = 200  # per rollout; an expert that never reaches its goal would keep us here forever
 
 Job = tuple[int, tuple[Instruction, ...]]  # index of a shard, and the instruction of each of its rollouts
 
@@ -131,6 +135,72 @@ def _make_shard(world: World, config: CollectConfig, seed: int, folder: Path, jo
     require_valid(rollouts)
     storage.write_shard(folder, index, rollouts, {"kinds": counts})
     return len(rollouts)
+
+
+def run_expert(
+    world: World, instructions: Sequence[Instruction], config: CollectConfig, rng: np.random.Generator
+) -> tuple[RolloutSet, dict[str, tuple[int, int]]]:
+    """Run episodes side by side until each instruction has its rollout.
+
+    Returns:
+        The rollouts in the order of `instructions`, and by kind of goal how many episodes were run and how
+        many of them succeeded.
+
+    Raises:
+        KalmError: the expert failed an instruction `MAX_EPISODES` times.
+    """
+    episodes = _ExpertEpisodes(world, instructions, config, rng)
+    record = EpisodeRecorder(world.spec, len(instructions), world.spec.horizon)
+    retry = episodes.retry if config.keep == "successful" else None
+    try:
+        states = episodes.begin(np.arange(len(instructions)))
+        transition = simulated(world, episodes.simulator)
+        step_until_done(episodes.act, transition, episodes.judge, states, record, retry)
+    finally:
+        episodes.simulator.close()
+    kinds = np.array([instruction.goal.label for instruction in instructions])
+    counts = {
+        str(kind): (int(episodes.begun[kinds == kind].sum()), int(record.success[kinds == kind].sum()))
+        for kind in np.unique(kinds)
+    }
+    return RolloutSet.from_recorder(instructions, record, source="real"), counts
+
+
+class _ExpertEpisodes:
+    """N episodes in a simulator, and who acts in them; all random numbers come from one generator."""
+
+    def __init__(
+        self,
+        world: World,
+        instructions: Sequence[Instruction],
+        config: CollectConfig,
+        rng: np.random.Generator,
+    ) -> None:
+        self.world, self.instructions, self.rng = world, tuple(instructions), rng
+        self.judge = world.judge([instruction.goal for instruction in instructions])
+        self.expert = world.expert(config.noise)
+        self.simulator = world.simulator(len(instructions), conditions=config.conditions)
+        self.begun = np.zeros(len(instructions), np.int64)  # (N,) episodes
+
+    def begin(self, rows: np.ndarray) -> np.ndarray:
+        """Start an episode in these rows, at the instruction's own initial state where it has one."""
+        seeds = self.rng.integers(2**63, size=len(rows))
+        self.begun[rows] += 1
+        instructions = [self.instructions[row] for row in rows]
+        return begin(self.simulator, self.world, instructions, seeds, rows).astype(np.float32)
+
+    def retry(self, rows: np.ndarray) -> np.ndarray:
+        """Start again in these rows, unless one of them has failed too often."""
+        worst = rows[np.argmax(self.begun[rows])]
+        if self.begun[worst] >= MAX_EPISODES:
+            raise KalmError(
+                f"the expert of world {self.world.spec.name!r} failed {MAX_EPISODES} times at "
+                f"{self.instructions[worst].text!r}. Set collect.keep=all, or lower collect.noise."
+            )
+        return self.begin(rows)
+
+    def act(self, rows: np.ndarray, states: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+        return self.expert.act(states, self.judge.take(rows), self.rng)
 
 
 def _totals(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from kalm.envs.rollout import EpisodeRecorder
 from kalm.types import SOURCES, Instruction, Rollout, Source, WorldSpec
 
 EVEN = np.ones(0, np.float32)  # stands for: every rollout has the weight 1
@@ -207,45 +208,31 @@ class RolloutSet:
         return replace(self, rewards=rewards.astype(np.float32), success=success.astype(bool))
 
     @classmethod
-    def from_grid(
-        cls,
-        spec: WorldSpec,
-        instructions: Sequence[Instruction],
-        lengths: np.ndarray,
-        states: np.ndarray,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        success: np.ndarray,
-        source: Source,
+    def from_recorder(
+        cls, instructions: Sequence[Instruction], record: EpisodeRecorder, source: Source
     ) -> RolloutSet:
-        """Drop the padding of N episodes that were recorded side by side, H actions at most.
+        """Drop the padding of N episodes that were played side by side.
 
         Args:
-            spec: their world.
             instructions: N instructions, repeats allowed.
-            lengths: (N,) number of actions; what lies behind is dropped.
-            states: (N, H + 1, S).
-            actions: (N, H) or (N, H, A).
-            rewards: (N, H).
-            success: (N,) bool.
+            record: the episodes.
             source: where all of them come from.
         """
+        assert len(instructions) == len(record), (len(instructions), len(record))
         table: dict[Instruction, int] = {}
         which = [table.setdefault(instruction, len(table)) for instruction in instructions]
-        used = np.arange(actions.shape[1]) < lengths[:, None]  # (N, H)
-        visited = np.arange(states.shape[1]) <= lengths[:, None]  # (N, H + 1)
+        used = np.arange(record.horizon) < record.lengths[:, None]  # (N, H)
+        visited = np.arange(record.horizon + 1) <= record.lengths[:, None]  # (N, H + 1)
         return cls(
-            spec=spec,
+            spec=record.spec,
             instructions=tuple(table),
             which=np.array(which, dtype=np.int32),
-            lengths=lengths.astype(np.int32),
-            states=states[visited].astype(np.float32, copy=False),
-            actions=actions[used].astype(
-                np.int64 if spec.action_kind == "discrete" else np.float32, copy=False
-            ),
-            rewards=rewards[used].astype(np.float32, copy=False),
-            success=success.astype(bool),
-            source=np.full(len(lengths), SOURCES.index(source), dtype=np.int8),
+            lengths=record.lengths.copy(),
+            states=record.states[visited],
+            actions=record.actions[used],
+            rewards=record.rewards[used],
+            success=record.success.copy(),
+            source=np.full(len(record), SOURCES.index(source), dtype=np.int8),
         )
 
     @classmethod
@@ -253,9 +240,8 @@ class RolloutSet:
         """Build a set from single rollouts (small sets and tests)."""
         table: dict[Instruction, int] = {}
         which = [table.setdefault(rollout.instruction, len(table)) for rollout in rollouts]
-        discrete = spec.action_kind == "discrete"
         actions = [np.asarray(rollout.actions) for rollout in rollouts]
-        empty = np.zeros((0,) if discrete else (0, spec.action_size))
+        empty = np.zeros((0, *spec.action_shape))
         return cls(
             spec=spec,
             instructions=tuple(table),
@@ -264,7 +250,7 @@ class RolloutSet:
             states=np.concatenate(
                 [np.zeros((0, spec.state_size)), *(rollout.states for rollout in rollouts)]
             ).astype(np.float32),
-            actions=np.concatenate([empty, *actions]).astype(np.int64 if discrete else np.float32),
+            actions=np.concatenate([empty, *actions]).astype(spec.action_dtype),
             rewards=np.concatenate([np.zeros(0), *(rollout.rewards for rollout in rollouts)]).astype(
                 np.float32
             ),

@@ -62,7 +62,6 @@ def _require_world(name: str, found: WorldSpec, spec: WorldSpec) -> None:
 
 def layout(spec: WorldSpec, rollouts: int, transitions: int) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shape and dtype of every column of a set of this many rollouts and transitions."""
-    discrete = spec.action_kind == "discrete"
     return {
         "lengths": ((rollouts,), np.int32),
         "which": ((rollouts,), np.int32),
@@ -70,7 +69,7 @@ def layout(spec: WorldSpec, rollouts: int, transitions: int) -> dict[str, tuple[
         "source": ((rollouts,), np.int8),
         "weights": ((rollouts,), np.float32),
         "states": ((transitions + rollouts, spec.state_size), np.float32),
-        "actions": ((transitions,), np.int64) if discrete else ((transitions, spec.action_size), np.float32),
+        "actions": ((transitions, *spec.action_shape), spec.action_dtype),
         "rewards": ((transitions,), np.float32),
     }
 

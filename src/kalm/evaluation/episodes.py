@@ -1,8 +1,7 @@
 """Closed-loop evaluation: a policy reads sentences and acts in the simulator; one row per episode.
 
-All episodes step together and finished ones drop out, so a network is asked once per step for all of them.
-Every transition is judged, the initial state never; an episode ends at success, at the horizon, or, for
-one-step goals, after its first action.
+All episodes step together in the one episode loop (`kalm.envs.rollout`); finished ones drop out, so a network
+is asked once per step for all of them.
 
 Unusual: which instruction and initial state an episode has depends only on the evaluation seed and the level.
 Policies evaluated with the same seed play the same episodes, and more episodes contain the fewer ones.
@@ -20,12 +19,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
-from kalm.envs.base import Simulator, World
-from kalm.envs.rollout import begin
+from kalm.envs.base import World
+from kalm.envs.rollout import EpisodeRecorder, begin, simulated, step_until_done
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, Label
 from kalm.run.seeding import derive_rng, derive_seed
-from kalm.types import Instruction
+from kalm.types import Instruction, WorldSpec
 
 
 class Actor(Protocol):
@@ -130,11 +129,11 @@ def evaluate_policy(
             text=instruction.text,
             episode_seed=int(seed),
             success=bool(success),
-            steps=int(steps),
+            length=int(length),
             reward=float(reward),
             kind=instruction.goal.label,
         )
-        for instruction, seed, success, steps, reward in zip(
+        for instruction, seed, success, length, reward in zip(
             instructions, seeds, played.success, played.lengths, rewards, strict=True
         )
     ]
@@ -177,96 +176,44 @@ def play(
         return RolloutSet.concat(
             [play(policy, world, instructions[part], seeds[part], horizon, threads) for part in parts]
         )
-    record = _Record(world, instructions, horizon)
-    if not instructions:
-        return record.rollouts()
-    simulator = world.simulator(len(instructions), threads, "tested")
-    try:
-        states = begin(simulator, world, instructions, seeds)
-        _run(policy, world, simulator, states, record)
-    finally:
-        simulator.close()
-    return record.rollouts()
+    record = EpisodeRecorder(world.spec, len(instructions), horizon)
+    if instructions:
+        _run(policy, world, instructions, seeds, threads, record)
+    return RolloutSet.from_recorder(instructions, record, source="real")
 
 
 def _run(
-    policy: Actor | Remembering, world: World, simulator: Simulator, states: np.ndarray, record: _Record
+    policy: Actor | Remembering,
+    world: World,
+    instructions: Sequence[Instruction],
+    seeds: Sequence[int] | np.ndarray,
+    threads: int,
+    record: EpisodeRecorder,
 ) -> None:
-    texts = [instruction.text for instruction in record.instructions]
-    judge = world.judge([instruction.goal for instruction in record.instructions])
-    playing = (
-        policy.begin(texts, states.copy()) if isinstance(policy, Remembering) else _Forgetful(policy, texts)
-    )
-    record.states[:, 0] = states
-    rows = np.arange(len(states))  # episodes still running
-    rewards = np.zeros(len(states), dtype=np.float32)
-    for step in range(record.rewards.shape[1]):
-        before = states[rows]
-        actions = _checked(playing.act(rows, before, rewards[rows]), world, len(rows))
-        after = simulator.step(actions, rows)
-        verdict = judge.take(rows)
-        success = verdict.success(before, actions, after)
-        rewards[rows] = verdict.reward(before, actions, after)
-        record.add(step, rows, actions, rewards[rows], after, success)
-        states[rows] = after
-        rows = rows[~(success | verdict.one_step)]
-        if not len(rows):
-            break
+    texts = [instruction.text for instruction in instructions]
+    judge = world.judge([instruction.goal for instruction in instructions])
+    simulator = world.simulator(len(instructions), threads, "tested")
+    try:
+        states = begin(simulator, world, instructions, seeds)
+        remembers = isinstance(policy, Remembering)
+        playing = policy.begin(texts, states.copy()) if remembers else _Forgetful(policy, texts)
+
+        def act(rows: np.ndarray, states: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+            return _checked(playing.act(rows, states, rewards), world.spec, len(rows))
+
+        step_until_done(act, simulated(world, simulator), judge, states, record)
+    finally:
+        simulator.close()
 
 
-def _checked(actions: np.ndarray, world: World, count: int) -> np.ndarray:
+def _checked(actions: np.ndarray, spec: WorldSpec, count: int) -> np.ndarray:
     """Return the policy's actions in the world's type; a policy may come from outside the library."""
-    spec, actions = world.spec, np.asarray(actions)
-    discrete = spec.action_kind == "discrete"
-    shape = (count,) if discrete else (count, spec.action_size)
+    actions, shape = np.asarray(actions), (count, *spec.action_shape)
     if actions.shape != shape:
         raise KalmError(f"the policy returned actions of shape {actions.shape}, {spec.name!r} needs {shape}.")
-    low, high = (0, spec.action_size - 1) if discrete else (-1, 1)
+    low, high = (0, spec.action_size - 1) if spec.action_kind == "discrete" else (-1, 1)
     if not ((actions >= low) & (actions <= high)).all():  # NaN fails too
         raise KalmError(
             f"the policy returned actions outside {low}..{high}: {actions.min()}..{actions.max()}."
         )
-    return actions.astype(np.int64 if discrete else np.float32)
-
-
-class _Record:
-    """Rectangular buffers while episodes run; ragged columns when they are over."""
-
-    def __init__(self, world: World, instructions: Sequence[Instruction], horizon: int) -> None:
-        count, spec = len(instructions), world.spec
-        discrete = spec.action_kind == "discrete"
-        shape = (count, horizon) if discrete else (count, horizon, spec.action_size)
-        self.spec = spec
-        self.instructions = tuple(instructions)
-        self.states = np.zeros((count, horizon + 1, spec.state_size), dtype=np.float32)
-        self.actions = np.zeros(shape, dtype=np.int64 if discrete else np.float32)
-        self.rewards = np.zeros((count, horizon), dtype=np.float32)
-        self.lengths = np.zeros(count, dtype=np.int32)
-        self.success = np.zeros(count, dtype=bool)
-
-    def add(
-        self,
-        step: int,
-        rows: np.ndarray,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        after: np.ndarray,
-        success: np.ndarray,
-    ) -> None:
-        self.actions[rows, step] = actions
-        self.rewards[rows, step] = rewards
-        self.states[rows, step + 1] = after
-        self.lengths[rows] = step + 1
-        self.success[rows] = success
-
-    def rollouts(self) -> RolloutSet:
-        return RolloutSet.from_grid(
-            self.spec,
-            self.instructions,
-            self.lengths,
-            self.states,
-            self.actions,
-            self.rewards,
-            self.success,
-            source="real",
-        )
+    return actions.astype(spec.action_dtype)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kalm.data.lockstep import run_expert
+from kalm.data.collect import run_expert
 from kalm.data.rollouts import RolloutSet
 from kalm.data.settings import CollectConfig
 from kalm.envs.base import World

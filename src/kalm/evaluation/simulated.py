@@ -21,7 +21,7 @@ import numpy as np
 from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import transitions
 from kalm.envs.base import World
-from kalm.envs.rollout import begin
+from kalm.envs.rollout import EpisodeRecorder, begin, simulated, step_until_done
 from kalm.evaluation.statistics import Estimate, root_ratio
 
 DRIFT_AFTER = (1, 2, 5, 10, 20)  # actions
@@ -116,29 +116,22 @@ def error_of(model: np.ndarray, nothing_moves: np.ndarray, owner: np.ndarray) ->
 
 def random_transitions(world: World, n: int, rng: np.random.Generator, threads: int = 1) -> RolloutSet:
     """Return n real rollouts of one random action from where episodes of seen goals begin."""
-    spec = world.spec
-    suite = world.suite("seen")
+    spec, suite = world.spec, world.suite("seen")
     instructions = [suite[i] for i in rng.integers(len(suite), size=n)]
     if spec.action_kind == "discrete":
         actions = rng.integers(spec.action_size, size=n)
     else:
         actions = rng.uniform(-1, 1, (n, spec.action_size)).astype(np.float32)
+    judge, record = world.judge([row.goal for row in instructions]), EpisodeRecorder(spec, n, horizon=1)
     simulator = world.simulator(n, threads)
     try:
-        before = begin(simulator, world, instructions, rng.integers(2**62, size=n))
-        after = simulator.step(actions)
+        states = begin(simulator, world, instructions, rng.integers(2**62, size=n))
+        step_until_done(
+            lambda rows, _states, _rewards: actions[rows], simulated(world, simulator), judge, states, record
+        )
     finally:
         simulator.close()
-    return RolloutSet.from_grid(
-        spec,
-        instructions,
-        lengths=np.ones(n, np.int32),
-        states=np.stack([before, after], axis=1),
-        actions=actions[:, None],
-        rewards=np.zeros((n, 1)),
-        success=np.zeros(n, bool),
-        source="real",
-    )
+    return RolloutSet.from_recorder(instructions, record, source="real")
 
 
 def _simulate(world: World, states: np.ndarray, actions: np.ndarray, threads: int) -> np.ndarray:

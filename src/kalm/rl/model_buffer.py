@@ -25,8 +25,10 @@ from d3rlpy.torch_utility import TorchMiniBatch
 from torch import Tensor, nn
 
 from kalm.envs.base import Judge
+from kalm.envs.rollout import EpisodeRecorder, step_until_done
 from kalm.errors import KalmError
 from kalm.rl.buffer import MixedBuffer
+from kalm.types import WorldSpec
 
 KEPT = 5  # times that the model was rolled out, the newest, whose transitions the ring has room for
 
@@ -54,6 +56,7 @@ class Transitions:
 
 
 def roll_out(
+    spec: WorldSpec,
     model: Model,
     judge: Judge,
     states: np.ndarray,
@@ -65,6 +68,7 @@ def roll_out(
     """Take at most `horizon` steps in the model from N states; a rollout ends where its goal is reached.
 
     Args:
+        spec: the world's.
         model: predicts.
         judge: judges row i by the goal that row i of `states` pursues.
         states: (N, S) first states.
@@ -76,20 +80,26 @@ def roll_out(
     Raises:
         KalmError: a predicted state is not finite.
     """
-    steps = []
-    for _ in range(horizon):
-        actions = act(states, goals)
+
+    def choose(rows: np.ndarray, states: np.ndarray, _rewards: np.ndarray) -> np.ndarray:
+        return act(states, goals[rows])
+
+    def predict(_rows: np.ndarray, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         after = model.sample(states, actions, rng)
         if not np.isfinite(after).all():
             raise KalmError("the forward model predicts states that are not finite. Lower dynamics.lr.")
-        success = judge.success(states, actions, after)
-        rewards = judge.reward(states, actions, after)
-        steps.append((states, actions, rewards, success, after, goals))
-        open_ = np.flatnonzero(~success & ~judge.one_step)
-        if not len(open_):
-            break
-        states, goals, judge = after[open_], goals[open_], judge.take(open_)
-    return Transitions(*map(np.concatenate, zip(*steps, strict=True)))
+        return after
+
+    record = step_until_done(choose, predict, judge, states, EpisodeRecorder(spec, len(states), horizon))
+    row, step = record.by_step()
+    return Transitions(
+        before=record.states[row, step],
+        actions=record.actions[row, step],
+        rewards=record.rewards[row, step],
+        terminals=record.success[row] & (step + 1 == record.lengths[row]),
+        after=record.states[row, step + 1],
+        goals=goals[row],
+    )
 
 
 class ModelBuffer(nn.Module):
@@ -199,7 +209,8 @@ class ModelMix:
     def _roll_out(self) -> None:
         states, goals = self.data.begins(self.data.draw(self.rollouts))
         judge = self._judge.take(goals)
-        self.ring.add(roll_out(self._model, judge, states, goals, self._act, self.horizon, self._rng))
+        spec = self.data.spec
+        self.ring.add(roll_out(spec, self._model, judge, states, goals, self._act, self.horizon, self._rng))
 
     @torch.no_grad()
     def _act(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
