@@ -67,7 +67,7 @@ def test_what_cannot_be_made_is_refused(world, tmp_path):
 def test_the_language_model_acts_and_moves_with_its_run(lm_run, world, tmp_path):
     chosen, seeds = sample_episodes(world.suite("seen"), 2, 0)
     rows = evaluate_policy(kalm.load_policy(lm_run / "policies/lm-seed0"), world, chosen, seeds, horizon=2)
-    assert [row.steps for row in rows] == [2, 2]
+    assert [row.length for row in rows] == [2, 2]
     moved = shutil.copytree(lm_run, tmp_path / "moved")
     again = evaluate_policy(kalm.load_policy(moved / "policies/lm-seed0"), world, chosen, seeds, horizon=2)
     assert again == rows

@@ -81,12 +81,14 @@ def test_every_cell_is_in_one_table(done):
 
 def test_the_last_checkpoints_divide_the_episodes(done):
     rows = read_rows(done / "policies" / "bc+kalm-seed0" / "rows.csv")
-    assert {row.step for row in rows} == {30, 40}
-    assert sum(row.step == 30 for row in rows) == sum(row.step == 40 for row in rows) == 10
+    assert {row.checkpoint_step for row in rows} == {30, 40}
+    assert (
+        sum(row.checkpoint_step == 30 for row in rows) == sum(row.checkpoint_step == 40 for row in rows) == 10
+    )
     for level in ("seen", "hard"):
         mine = [row for row in rows if row.level == level]
         assert len({row.episode_seed for row in mine}) == 5, "every episode is another draw"
-        assert {row.step for row in mine} == {30, 40}
+        assert {row.checkpoint_step for row in mine} == {30, 40}
     other = read_rows(done / "policies" / "td3bc-seed0" / "rows.csv")
     assert [(row.text, row.episode_seed) for row in rows] == [(row.text, row.episode_seed) for row in other]
 
@@ -94,10 +96,10 @@ def test_the_last_checkpoints_divide_the_episodes(done):
 def test_looks_are_rows_metrics_and_a_figure(done):
     place = done / "policies" / "bc-seed1"
     looks = read_rows(place / "looks.csv")
-    assert len(looks) == 2 * 4 * 2 and {row.step for row in looks} == {20, 40}
+    assert len(looks) == 2 * 4 * 2 and {row.checkpoint_step for row in looks} == {20, 40}
     metrics = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics if "success/seen" in row] == [20, 40]
-    won = [row.success for row in looks if row.level == "seen" and row.step == 40]
+    won = [row.success for row in looks if row.level == "seen" and row.checkpoint_step == 40]
     assert metrics[-1]["success/seen"] == sum(won) / 2
     played = read_rows(place / "rows.csv")
     assert not {row.episode_seed for row in looks} & {row.episode_seed for row in played}

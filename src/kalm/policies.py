@@ -194,7 +194,7 @@ def _look(config: Config, job: PolicyJob, place: Path) -> Callable[[Any, int], M
     def look(policy: Any, step: int) -> Mapping[str, float]:
         rows = evaluate_policy(policy, world, chosen, seeds, config.evaluate.horizon, 1, _label(job, step))
         # What a stopped training looked at after its last checkpoint is looked at again.
-        earlier = [row for row in read_rows(file) if row.step < step] if file.exists() else []
+        earlier = [row for row in read_rows(file) if row.checkpoint_step < step] if file.exists() else []
         write_rows(file, [*earlier, *rows])
         return {f"success/{level}": _share(rows, level) for level in LEVELS}
 

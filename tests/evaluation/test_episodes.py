@@ -71,7 +71,7 @@ def test_agrees_with_a_plain_loop(world):
     played = play(policy, world, instructions, seeds)
     for row, rollout, instruction, seed in zip(rows, played, instructions, seeds, strict=True):
         success, steps, earned, states = slowly(policy, world, instruction, seed)
-        assert (row.success, row.steps) == (success, steps) == (rollout.success, len(rollout.actions))
+        assert (row.success, row.length) == (success, steps) == (rollout.success, len(rollout.actions))
         assert row.reward == pytest.approx(earned, rel=1e-5, abs=1e-4)
         np.testing.assert_allclose(rollout.states, states, atol=1e-6)
         assert (row.policy, row.seed, row.text, row.level) == (
@@ -94,7 +94,7 @@ def test_initial_state_is_never_judged(world):
     judge = world.judge([goal])
     assert judge.reached(np.array([state]), np.array([state]))[0]
     row = evaluate_policy(Always(8 * 3), world, [instruction], [0])[0]
-    assert row.success and row.steps == 1
+    assert row.success and row.length == 1
 
 
 def test_one_step_goals_end_after_one_action(world):
@@ -102,14 +102,14 @@ def test_one_step_goals_end_after_one_action(world):
     instruction = Instruction("green left", "easy", goal)
     rows = evaluate_policy(Always(8 * 2 + 2, 8 * 2 + 0), world, [instruction] * 2, [0, 1])
     assert [row.success for row in rows] == [True, False]
-    assert [row.steps for row in rows] == [1, 1] and [row.reward for row in rows] == [1.0, 0.0]
+    assert [row.length for row in rows] == [1, 1] and [row.reward for row in rows] == [1.0, 0.0]
 
 
 def test_horizon(world):
     goal = Goal.of("line", order=["red", "blue", "green", "purple", "cyan"])
     instruction = Instruction("a line", "hard", goal)
-    assert evaluate_policy(Always(0), world, [instruction], [5])[0].steps == world.spec.horizon
-    assert evaluate_policy(Always(0), world, [instruction], [5], horizon=3)[0].steps == 3
+    assert evaluate_policy(Always(0), world, [instruction], [5])[0].length == world.spec.horizon
+    assert evaluate_policy(Always(0), world, [instruction], [5], horizon=3)[0].length == 3
     with pytest.raises(KalmError, match="horizon must be at least 1"):
         evaluate_policy(Always(0), world, [instruction], [5], horizon=0)
 

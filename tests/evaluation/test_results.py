@@ -23,8 +23,21 @@ def test_earlier_files_are_read(tmp_path):
     header, row = path.read_text("utf-8").splitlines()
     path.write_text(f"{header.removesuffix(',kind')}\n{row.removesuffix(',gather')}\n", "utf-8")
     assert read_rows(path) == [replace(ROWS[1], kind="")]
-    path.write_text(f"{header.removesuffix(',step,kind')}\n{row.removesuffix(',7000,gather')}\n", "utf-8")
-    assert read_rows(path) == [replace(ROWS[1], step=0, kind="")]
+    path.write_text(
+        f"{header.removesuffix(',checkpoint_step,kind')}\n{row.removesuffix(',7000,gather')}\n", "utf-8"
+    )
+    assert read_rows(path) == [replace(ROWS[1], checkpoint_step=0, kind="")]
+
+
+def test_files_with_the_names_of_earlier_columns_are_read(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_rows(path, ROWS)
+    header, rest = path.read_text("utf-8").split("\n", 1)
+    assert ",success,length,reward,checkpoint_step,kind" in header
+    path.write_text(
+        header.replace("length", "steps").replace("checkpoint_step", "step") + "\n" + rest, "utf-8"
+    )
+    assert read_rows(path) == ROWS
 
 
 def edited(tmp_path, old, new):
@@ -41,7 +54,7 @@ def edited(tmp_path, old, new):
     [
         ("policy,", "name,", "rows.csv line 1: the columns are"),
         ("gather,0,0,50", "gather,0,no,50", "rows.csv line 4: column 'success' holds 'no', not a bool"),
-        (",50,", ",fifty,", "rows.csv line 4: column 'steps' holds 'fifty', not a int"),
+        (",50,", ",fifty,", "rows.csv line 4: column 'length' holds 'fifty', not a int"),
         (",-0.1,", ",", "rows.csv line 4: 13 values, expected 14"),
     ],
 )

@@ -9,7 +9,7 @@ ROW = Episode("BC", "bc", False, 0, "seen", "w", False, "text", 0, True, 3, 1.0,
 
 def looks():
     return [
-        replace(ROW, seed=seed, level=level, step=step, episode_seed=i, success=i * 100 < step)
+        replace(ROW, seed=seed, level=level, checkpoint_step=step, episode_seed=i, success=i * 100 < step)
         for seed in (0, 1)
         for level in ("seen", "hard")
         for step in (100, 200, 300)
@@ -25,7 +25,14 @@ def test_curves_are_drawn_in_both_formats():
 
 
 def test_a_step_that_one_seed_has_not_reached_is_left_out():
-    ahead = [*looks(), *(replace(row, step=400) for row in looks() if row.seed == 0 and row.step == 300)]
+    ahead = [
+        *looks(),
+        *(
+            replace(row, checkpoint_step=400)
+            for row in looks()
+            if row.seed == 0 and row.checkpoint_step == 300
+        ),
+    ]
     assert learning_curves(ahead) == learning_curves(looks())
 
 

@@ -1,7 +1,7 @@
 """The results file: CSV, one row per episode, so that every number of a report can be counted again.
 
-Files of earlier versions lack the last columns, the checkpoint's step (read as 0) and the kind of goal (read
-as nothing).
+Files of earlier versions are read too. They lack the last columns, the checkpoint's step (read as 0) and the
+kind of goal (read as nothing), and call two columns otherwise (`RENAMED`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from kalm.errors import KalmError
 from kalm.run.io import atomic_write
 
+RENAMED = {"steps": "length", "step": "checkpoint_step"}  # columns of kalm 0.1
+
 
 @dataclass(frozen=True)
 class Label:
@@ -25,19 +27,19 @@ class Label:
         algorithm: name of the learner, e.g. ``"cql"``.
         kalm: it learned from imagined rollouts too.
         seed: training seed.
-        step: gradient steps of the checkpoint that played; 0 where there are none.
+        checkpoint_step: gradient steps of the checkpoint that played; 0 where there are none.
     """
 
     policy: str = "policy"
     algorithm: str = ""
     kalm: bool = False
     seed: int = 0
-    step: int = 0
+    checkpoint_step: int = 0
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One row of the results; `Label` explains the first four fields and `step`, `Instruction` four."""
+    """One row; `Label` explains the first four fields and `checkpoint_step`, `Instruction` four."""
 
     policy: str
     algorithm: str
@@ -49,9 +51,9 @@ class Episode:
     text: str
     episode_seed: int
     success: bool
-    steps: int  # actions taken
+    length: int  # actions taken
     reward: float  # sum over the episode
-    step: int = 0
+    checkpoint_step: int = 0
     kind: str = ""  # of the goal, see `Goal.label`
 
 
@@ -61,7 +63,12 @@ def _flag(text: str) -> bool:
     return text == "1"
 
 
-_READ: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "bool": _flag}
+_READ: dict[str, Callable[[str], str | int | float | bool]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": _flag,
+}
 
 
 def write_rows(path: Path, rows: Iterable[Episode]) -> None:
@@ -81,7 +88,7 @@ def read_rows(path: Path) -> list[Episode]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.reader(stream, strict=True)
-            header = next(reader, [])
+            header = [RENAMED.get(name, name) for name in next(reader, [])]
             if header not in (names, names[:-1], names[:-2]):
                 raise KalmError(f"{path} line 1: the columns are {header}, expected {names}.")
             columns = fields(Episode)[: len(header)]

@@ -25,7 +25,7 @@ def learning_curves(looks: Sequence[Episode], theme: Theme = LIGHT, fmt: Format 
     seeds = {policy: {row.seed for row in looks if row.policy == policy} for policy in _policies(looks)}
     points: dict[int, list[Episode]] = {}
     for row in looks:
-        points.setdefault(row.step, []).append(row)
+        points.setdefault(row.checkpoint_step, []).append(row)
     whole = {
         step: [row for row in rows if _seeds(rows, row.policy) == seeds[row.policy]]
         for step, rows in sorted(points.items())
