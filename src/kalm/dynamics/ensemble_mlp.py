@@ -19,6 +19,9 @@ from kalm.dynamics.settings import DynamicsConfig
 from kalm.errors import KalmError
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_rng
+from kalm.training.callbacks import EarlyStopping
+from kalm.training.loop import StepLosses, fit
+from kalm.training.optimizer import gradient_step, schedule, warmup_steps
 
 WARMUP = 0.1  # share of steps with rising learning rate
 CLIP = 10.0  # largest gradient norm of all members together
@@ -101,29 +104,31 @@ def fit_ensemble_mlp(
     """
     device = network.shift.device
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    best, kept, missed = math.inf, network.state_dict(), 0
-    for step in range(1, steps + 1):
+    rising = warmup_steps(WARMUP, steps)
+    best = EarlyStopping(
+        network,
+        held_out_loss,
+        config.evaluate_every,
+        config.patience,
+        "Lower dynamics.lr: the fitting diverged.",
+    )
+
+    def update(_: int) -> StepLosses:
         batch = torch.randint(rows, (network.count, config.batch), generator=generator).to(device)
-        optimizer.zero_grad()
-        (loss(batch) * network.count).backward()  # as if each member were alone
-        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-        optimizer.step()
-        schedule.step()
-        if step % config.evaluate_every and step < steps:
-            continue
-        with torch.no_grad():
-            found = float(held_out_loss())
-        if not math.isfinite(found):
-            raise KalmError(f"a model of the dynamics diverged at step {step}. Lower dynamics.lr.")
-        advance((step - 1) % config.evaluate_every + 1, held_out=found)
-        missed += 1
-        if found < best:
-            best, kept, missed = found, {n: v.clone() for n, v in network.state_dict().items()}, 0
-        if missed > config.patience:
-            break
-    network.load_state_dict(kept)
-    return best
+        found = loss(batch)
+        gradient_step(optimizer, found * network.count, CLIP)  # as if each member were alone
+        return {"loss": found}
+
+    fit(
+        update,
+        steps,
+        schedulers=[schedule(optimizer, "cosine", steps, warmup=rising)],
+        callbacks=[best],
+        advance=advance,
+        advance_every=config.evaluate_every,
+    )
+    best.restore_best()
+    return best.best
 
 
 def held_out(real: RolloutSet, config: DynamicsConfig, seed: int) -> tuple[RolloutSet, RolloutSet]:
@@ -139,11 +144,3 @@ def held_out(real: RolloutSet, config: DynamicsConfig, seed: int) -> tuple[Rollo
             f"dynamics.held_out={config.held_out}. Collect more."
         )
     return learn, held
-
-
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: rises, then falls to zero along a cosine."""
-    rising = max(1, round(WARMUP * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))

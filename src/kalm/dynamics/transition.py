@@ -26,6 +26,8 @@ from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
 from kalm.run.progress import Advance, silent
+from kalm.training.loop import StepLosses, fit
+from kalm.training.optimizer import gradient_step, schedule
 from kalm.types import WorldSpec
 
 # An entity that moves by less than this share of its usual (root mean square) change stands still.
@@ -33,6 +35,7 @@ STILL = 0.01
 FAR = 3.0  # usual changes
 BATCH = 512
 RATE = 3e-3
+CLIP = 1.0  # largest norm of a gradient
 FROM_START = 4  # every so many walks begin where a rollout does, as imagination does
 
 
@@ -197,10 +200,9 @@ def fit_transition_network(
     to_go = rollouts.lengths[rollouts.owner] - (np.arange(rollouts.transitions) - starts)
     first, left = torch.from_numpy(starts), torch.from_numpy(to_go)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     order = torch.Generator().manual_seed(seed)
-    network.train().requires_grad_(True)
-    for _ in range(steps):
+
+    def update(_: int) -> StepLosses:
         rows = torch.randint(len(before), (max(1, BATCH // horizon),), generator=order)
         if horizon > 1:
             rows[::FROM_START] = first[rows[::FROM_START]]
@@ -208,12 +210,11 @@ def fit_transition_network(
         going = [rows[left[rows] > step] + step for step in range(min(horizon, int(left[rows].max())))]
         true = [states[before[rows]], *(states[before[row] + 1] for row in going)]
         loss = network.loss(true, [actions[row] for row in going])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        advance(1)
+        gradient_step(optimizer, loss, CLIP)
+        return {"loss": loss}
+
+    network.train().requires_grad_(True)
+    fit(update, steps, schedulers=[schedule(optimizer, "cosine", steps)], advance=advance)
     network.eval().requires_grad_(False)
 
 
