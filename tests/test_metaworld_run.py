@@ -14,7 +14,7 @@ SMALL = [
     *TINY, "--set", "collect.rollouts=40", "--set", "collect.shard=20",
     "--set", "ground.held_out=4", "--set", "ground.rollouts=12", "--set", "inspect.rollouts=3",
     "--set", "ground.precision=bfloat16", "--set", "imagine.precision=bfloat16",  # auto, where it is native
-    "--set", "imagine.plausibility=keep",  # it has learnt nothing, so nothing would be left
+    "--set", "imagine.refine.plausibility=keep",  # it has learnt nothing, so nothing would be left
     "--set", "imagine.horizon=3", "--set", "dynamics.members=1", "--set", "dynamics.forward_steps=20",
     "--set", "train.algorithms=[bc, cql, td3bc, awac, iql, combo]", "--set", "train.steps=6",
     "--set", "train.batch=16", "--set", "train.checkpoint_every=6", "--set", "train.combo_rollouts=20",

@@ -102,7 +102,7 @@ def test_imagined_rollouts_are_refined_beside_the_raw_ones(run, tmp_path):
     settings = [
         "--goals", goal_file(tmp_path), "--set", "imagine.per_file_instruction=4",
         "--set", "imagine.horizon=2", "--set", "imagine.samples=2", "--set", "imagine.temperature=5",
-        "--set", "imagine.relabel=true", "--set", "imagine.plausibility=weight",
+        "--set", "imagine.refine.relabel=true", "--set", "imagine.refine.plausibility=weight",
         "--set", "dynamics.members=2", "--set", "dynamics.hidden=[16]",
         "--set", "dynamics.forward_steps=20", "--set", "dynamics.inverse_steps=20",
     ]  # fmt: skip

@@ -18,8 +18,8 @@ EXAMPLE = ROOT / "examples" / "taxi"
 SMALL = [
     *TINY, "--set", "collect.rollouts=80", "--set", "ground.rollouts=32", "--set", "ground.held_out=8",
     "--set", "imagine.easy=1", "--set", "imagine.horizon=3", "--set", "imagine.samples=1",
-    "--set", "imagine.plausibility=keep", "--set", "train.steps=20", "--set", "train.checkpoint_every=20",
-    "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=6",
+    "--set", "imagine.refine.plausibility=keep", "--set", "train.steps=20",
+    "--set", "train.checkpoint_every=20", "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=6",
 ]  # fmt: skip
 
 

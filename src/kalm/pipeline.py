@@ -220,12 +220,12 @@ def _fit_dynamics(config: Config, real: Path | None, folder: Path) -> Models | N
     from kalm.data import storage
     from kalm.dynamics.models import Models, fitted, needed
 
-    kinds = needed(config.imagine, config.dynamics)
+    kinds = needed(config.imagine.refine, config.dynamics, config.imagine.samples)
     if not kinds:
         return Models()
     if real is None:
         raise KalmError(
-            "imagine.relabel, samples and plausibility need models of the dynamics "
+            "imagine.samples, refine.relabel and refine.plausibility need models of the dynamics "
             f"({', '.join(kinds)}), fitted on real rollouts. Give --real FOLDER. With dynamics.members=0 "
             "there are no forward ones."
         )
@@ -254,7 +254,7 @@ def _refine(
     from kalm.evaluation.imagined import quality
 
     assert models is not None
-    refined = refine(raw, origin, world, config.imagine, models)
+    refined = refine(raw, origin, world, config.imagine.refine, models, config.imagine.samples)
     require_valid(refined.rollouts)
     facts = {**refined.facts, "models": models.to_json()}
     storage.write(refined.rollouts, folder, {**provenance, "refined": facts})

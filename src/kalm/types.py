@@ -171,6 +171,8 @@ class WorldSpec:
     @property
     def action_dtype(self) -> type[np.int64] | type[np.float32]:
         """Type of the numbers of actions."""
+        import numpy as np
+
         return np.int64 if self.action_kind == "discrete" else np.float32
 
     def to_json(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from kalm.data.validation import require_valid
 from kalm.dynamics import models
 from kalm.dynamics.filter import best, judge, refine, weights
 from kalm.dynamics.models import Models, fitted, needed
-from kalm.dynamics.settings import DynamicsConfig
+from kalm.dynamics.settings import DynamicsConfig, RefineConfig
 from kalm.envs.clevr.spec import BALLS
 from kalm.errors import KalmError
 from kalm.lm.settings import ImagineConfig
@@ -89,7 +89,7 @@ def test_flaws_are_counted_by_step(flawed, clevr):
 
 
 def test_dropping_says_why(flawed, clevr):
-    config = ImagineConfig(plausibility="drop", plausible_share=0.5)  # the second has that share
+    config = RefineConfig(plausibility="drop", plausible_share=0.5)  # the second has that share
     done = refine(flawed, np.arange(6), clevr, config, Models())
     assert np.array_equal(done.rollouts.states, flawed.take(np.array([0, 5])).states)
     assert done.facts == {
@@ -105,7 +105,7 @@ def test_dropping_says_why(flawed, clevr):
 
 
 def test_weighing_keeps_everything(flawed, clevr):
-    config = ImagineConfig(plausibility="weight", least_weight=0.2)
+    config = RefineConfig(plausibility="weight", least_weight=0.2)
     done = refine(flawed, np.arange(6), clevr, config, Models())
     assert done.rollouts.weights == pytest.approx([1, 0.6, 0.2, 0.2, 0.2, 1])
     assert done.facts["weights"]["mean"] == pytest.approx(3.2 / 6)
@@ -122,8 +122,8 @@ def test_the_best_of_several_samples_is_kept(flawed, clevr):
     )
     less = replace(judged, surprise=np.array([3.0, 0, 0, 0, 0, 1.0]))
     assert best(less, flawed.lengths, np.zeros(6, int)).tolist() == [5], "surprise comes before length"
-    config = ImagineConfig(samples=3, temperature=1.0)
-    done = refine(flawed, np.array([0, 0, 0, 7, 7, 7]), clevr, config, Models())
+    config = RefineConfig()
+    done = refine(flawed, np.array([0, 0, 0, 7, 7, 7]), clevr, config, Models(), samples=3)
     assert np.array_equal(done.rollouts.states, flawed.take(np.array([0, 5])).states)
     assert done.facts == {"raw": 6, "samples": {"at_most": 3, "set_aside": 4}, "kept": 2}
 
@@ -140,7 +140,7 @@ def test_unlikely_steps_surprise_the_forward_models(known, clevr, real):
 
 def test_surprising_steps_are_let_pass_up_to_a_share(known, clevr, real):
     fresh = real.take(np.arange(100))
-    strict = ImagineConfig(plausibility="drop", tolerance=1e-9, plausible_share=0.0)
+    strict = RefineConfig(plausibility="drop", tolerance=1e-9, plausible_share=0.0)
     judged = judge(fresh, clevr, known.ensemble, strict.tolerance)
     right = ~judged.failed & (judged.impossible == 0)
     assert right.any() and (judged.plausible == 0).all()  # every step is surprising
@@ -152,16 +152,17 @@ def test_surprising_steps_are_let_pass_up_to_a_share(known, clevr, real):
 
 def test_labels_come_before_the_verdict(known, clevr, real):
     wrong = replace(real, actions=(real.actions + 3) % 40)
-    done = refine(wrong, np.arange(len(real)), clevr, ImagineConfig(relabel=True), known)
+    done = refine(wrong, np.arange(len(real)), clevr, RefineConfig(relabel=True), known)
     assert 0.7 < done.facts["relabelled"]["share_changed"] <= 1
     assert (done.rollouts.actions == real.actions).mean() > (wrong.actions == real.actions).mean() + 0.5
 
 
 def test_models_are_fitted_once_and_only_those_that_are_needed(real, known, tmp_path):
-    assert needed(ImagineConfig(), SMALL) == ()
-    assert needed(ImagineConfig(relabel=True), SMALL) == ("inverse",)
-    assert needed(ImagineConfig(plausibility="drop"), SMALL) == ("forward",)
-    assert needed(ImagineConfig(plausibility="drop"), SMALL.changed(members=0)) == ()
+    assert needed(RefineConfig(), SMALL) == ()
+    assert needed(RefineConfig(relabel=True), SMALL) == ("inverse",)
+    assert needed(RefineConfig(plausibility="drop"), SMALL) == ("forward",)
+    assert needed(RefineConfig(), SMALL, samples=2) == ("forward",)
+    assert needed(RefineConfig(plausibility="drop"), SMALL.changed(members=0)) == ()
     folder = tmp_path / "dynamics"
     short = SMALL.changed(inverse_steps=20, evaluate_every=20)
     one = fitted(folder, real, short, ("inverse",), 0, "cpu", track)

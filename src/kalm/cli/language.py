@@ -86,7 +86,7 @@ def imagine_command(
     level: Levels = None,
     real: Annotated[
         Path | None,
-        typer.Option(help="Real rollouts: needed by imagine.relabel, samples and plausibility."),
+        typer.Option(help="Real rollouts: needed by imagine.samples and imagine.refine."),
     ] = None,
     actor: Annotated[
         Path | None,
@@ -108,7 +108,7 @@ def imagine_command(
 
         kalm imagine --model grounded/model --out imagined --goals my_goals.jsonl
 
-        kalm imagine --model grounded/model --out imagined --real data/real --set imagine.relabel=true
+        kalm imagine --model grounded/model --out imagined --real data/real --set imagine.refine.relabel=true
     """
     from kalm import pipeline
     from kalm.report.tables import refined_table, show_all

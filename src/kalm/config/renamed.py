@@ -29,6 +29,11 @@ RENAMED = {
     "ground.text_replay": "ground.tasks.text_replay",
     "ground.text_weight": "ground.loss.text",
     "imagine.heat": "imagine.temperature_growth",
+    "imagine.least_weight": "imagine.refine.least_weight",
+    "imagine.plausibility": "imagine.refine.plausibility",
+    "imagine.plausible_share": "imagine.refine.plausible_share",
+    "imagine.relabel": "imagine.refine.relabel",
+    "imagine.tolerance": "imagine.refine.tolerance",
     "rounds": "online",
     "rounds.count": "online.rounds",
 }

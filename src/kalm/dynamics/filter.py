@@ -10,8 +10,8 @@ In this order, each a setting of `imagine`:
 
 A step is plausible if the world finds nothing impossible in it (`kalm.data.scoring.impossible`) and it
 does not surprise the forward models: they agree on what the action does, and the imagined next state is near
-what they say. How near is measured on held-out real steps (`imagine.tolerance`), because the models cannot
-see everything either (velocities in CLEVR-Robot). Nothing is lost silently: `Refined.facts` counts.
+what they say. How near is measured on held-out real steps (`imagine.refine.tolerance`), because the models
+cannot see everything either (velocities in CLEVR-Robot). Nothing is lost silently: `Refined.facts` counts.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from kalm.data.scoring import fulfilled, impossible, transitions
 from kalm.dynamics.ensemble import ForwardEnsemble, surprise
 from kalm.dynamics.inverse import relabel
 from kalm.dynamics.models import Models
+from kalm.dynamics.settings import RefineConfig
 from kalm.envs.base import World
 from kalm.errors import KalmError
-from kalm.lm.settings import ImagineConfig
 
 FAILED = "goal_not_reached"
 
@@ -80,7 +80,12 @@ class Plausibility:
 
 
 def refine(
-    raw: RolloutSet, origin: np.ndarray, world: World, config: ImagineConfig, models: Models
+    raw: RolloutSet,
+    origin: np.ndarray,
+    world: World,
+    config: RefineConfig,
+    models: Models,
+    samples: int = 1,
 ) -> Refined:
     """Relabel, choose, drop and weigh imagined rollouts as the settings say.
 
@@ -90,6 +95,7 @@ def refine(
         world: judges states and transitions.
         config: what to do.
         models: those that `models.needed` names.
+        samples: at most so many rollouts were decoded for each that was wanted; above 1 the best is chosen.
 
     Raises:
         KalmError: no rollout is left.
@@ -102,9 +108,9 @@ def refine(
         changed = np.any(np.atleast_2d((rollouts.actions != raw.actions).T), axis=0)
         facts["relabelled"] = {"steps": raw.transitions, "share_changed": float(changed.mean())}
     judged = judge(rollouts, world, models.ensemble, config.tolerance)
-    if config.samples > 1:
+    if samples > 1:
         rows = best(judged, rollouts.lengths, origin)
-        facts["samples"] = {"at_most": config.samples, "set_aside": len(raw) - len(rows)}
+        facts["samples"] = {"at_most": samples, "set_aside": len(raw) - len(rows)}
         rollouts, judged = rollouts.take(rows), judged.take(rows)
     chosen = rollouts
     if config.plausibility == "drop":
@@ -117,8 +123,9 @@ def refine(
         facts["weights"] = {"mean": float(rollouts.weights.mean()), "less_for": _reasons(judged)}
     if not len(rollouts):
         raise KalmError(
-            f"no imagined rollout is plausible ({facts}). Set imagine.plausibility to weight or keep, or "
-            "lower imagine.plausible_share; goals that are not reached may need a longer imagine.horizon."
+            f"no imagined rollout is plausible ({facts}). Set imagine.refine.plausibility to weight or keep, "
+            "or lower imagine.refine.plausible_share; goals that are not reached may need a longer "
+            "imagine.horizon."
         )
     return Refined(rollouts, chosen, {**facts, "kept": len(rollouts)})
 

@@ -19,8 +19,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.dynamics import inverse
 from kalm.dynamics.ensemble import KIND, ForwardEnsemble, fit_ensemble, load_ensemble
 from kalm.dynamics.inverse import InverseModel
-from kalm.dynamics.settings import DynamicsConfig
-from kalm.lm.settings import ImagineConfig
+from kalm.dynamics.settings import DynamicsConfig, RefineConfig
 from kalm.run.io import fingerprint, read_json, recover_folder, write_json
 from kalm.run.progress import Advance
 
@@ -46,10 +45,10 @@ class Models:
         return found
 
 
-def needed(imagine: ImagineConfig, dynamics: DynamicsConfig) -> tuple[str, ...]:
+def needed(config: RefineConfig, dynamics: DynamicsConfig, samples: int = 1) -> tuple[str, ...]:
     """Return the kinds of models that the refinement of imagined rollouts asks for."""
-    judged = dynamics.members > 0 and (imagine.samples > 1 or imagine.plausibility != "keep")
-    return ((KIND,) if judged else ()) + ((inverse.KIND,) if imagine.relabel else ())
+    judged = dynamics.members > 0 and (samples > 1 or config.plausibility != "keep")
+    return ((KIND,) if judged else ()) + ((inverse.KIND,) if config.relabel else ())
 
 
 def fitted(

@@ -1,6 +1,8 @@
-"""Settings of the models of what actions do to states."""
+"""Settings of the models of what actions do to states, and of what they are asked about imagined rollouts."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -30,4 +32,36 @@ class DynamicsConfig(Section):
     )
     patience: int = Field(
         default=3, ge=0, description="measurements without a smaller held-out loss before stopping"
+    )
+
+
+class RefineConfig(Section):
+    """What happens to imagined rollouts before they are stored: actions, and which are kept or count less."""
+
+    relabel: bool = Field(
+        default=False, description="actions are read off the imagined states by an inverse model of real data"
+    )
+    plausibility: Literal["keep", "drop", "weight"] = Field(
+        default="keep",
+        description="rollouts that could not have happened or miss their goal: keep them, drop them, or let "
+        "them count less in training",
+    )
+    tolerance: float = Field(
+        default=2.0,
+        gt=0,
+        description="a step is surprising beyond this many times what 99 % of real steps keep to: how far "
+        "forward models are from each other, and from the next state",
+    )
+    plausible_share: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="plausibility=drop: smallest share of unsurprising steps of a kept rollout; none of its "
+        "steps is impossible",
+    )
+    least_weight: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="plausibility=weight: weight of a rollout without any such step, or that misses its goal",
     )

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from kalm.dynamics.settings import RefineConfig
 from kalm.run.section import Section
 from kalm.types import Conditions
 
@@ -219,38 +220,12 @@ class ImagineConfig(Section):
     temperature_growth: float = Field(
         default=1.0, ge=1, description="temperature of each such try, times that of the one before"
     )
-    relabel: bool = Field(
-        default=False, description="actions are read off the imagined states by an inverse model of real data"
-    )
-    plausibility: Literal["keep", "drop", "weight"] = Field(
-        default="keep",
-        description="rollouts that could not have happened or miss their goal: keep them, drop them, or let "
-        "them count less in training",
-    )
-    tolerance: float = Field(
-        default=2.0,
-        gt=0,
-        description="a step is surprising beyond this many times what 99 % of real steps keep to: how far "
-        "forward models are from each other, and from the next state",
-    )
-    plausible_share: float = Field(
-        default=0.8,
-        ge=0,
-        le=1,
-        description="plausibility=drop: smallest share of unsurprising steps of a kept rollout; none of its "
-        "steps is impossible",
-    )
-    least_weight: float = Field(
-        default=0.1,
-        gt=0,
-        le=1,
-        description="plausibility=weight: weight of a rollout without any such step, or that misses its goal",
-    )
+    refine: RefineConfig = RefineConfig()
 
     @property
     def refined(self) -> bool:
         """Whether anything happens to imagined rollouts before they are stored."""
-        return self.samples > 1 or self.relabel or self.plausibility != "keep"
+        return self.samples > 1 or self.refine.relabel or self.refine.plausibility != "keep"
 
     @model_validator(mode="after")
     def _samples_differ(self) -> ImagineConfig:
