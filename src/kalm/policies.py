@@ -57,6 +57,11 @@ class Inputs:
     collected: tuple[Path, ...] = ()
     before: Path | None = None
 
+    def paths(self) -> list[Path]:
+        """Return the folders that there are."""
+        given = (self.real, self.imagined, self.model, *self.collected, self.before)
+        return [path for path in given if path is not None]
+
 
 def jobs(config: Config, imagined: bool = True) -> list[PolicyJob]:
     """Return the policies asked for, cheapest information first: all of one seed, then the next."""

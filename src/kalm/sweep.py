@@ -16,8 +16,7 @@ Unusual: a cell that fails does not stop the others; what failed is told at the 
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -47,10 +46,13 @@ from kalm.run.folder import (
     ROWS,
     SETTINGS,
     PolicyJob,
+    held,
+    only_begun,
     trace,
     trained_policies,
 )
 from kalm.run.io import atomic_write, fingerprint, read_json, versions, write_json
+from kalm.run.output import clear
 from kalm.run.progress import track
 from kalm.session import device
 
@@ -72,20 +74,37 @@ def sweep(
     levels: Sequence[str],
     command: str = "",
     overwrite: bool = False,
+    reads: Iterable[Path] = (),
 ) -> list[Episode]:
     """Do the cells that are not done yet, write the table and the report, and return all rows.
+
+    `reads` are files and folders that the settings come from or name, besides the `inputs`.
 
     Raises:
         KalmError: bad input, before anything starts; a folder with other settings or inputs; failed cells.
     """
     require_learners(config, inputs.model)
     device(config.device)
-    _claim(config, inputs, folder, command, overwrite)
-    cells = jobs(config, inputs.imagined is not None)
+    with held(folder, [*reads, *inputs.paths()]):
+        _claim(config, inputs, folder, command, overwrite)
+        cells = jobs(config, inputs.imagined is not None)
+        failures = _do_cells(config, cells, inputs, folder, levels)
+        rows = _write_table(folder, config.env)
+        _report(folder, rows)
+    if failures:
+        told = " ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise KalmError(f"{len(failures)} of {len(cells)} cells failed, the others are in {folder}. {told}")
+    return rows
+
+
+def _do_cells(
+    config: Config, cells: Sequence[PolicyJob], inputs: Inputs, folder: Path, levels: Sequence[str]
+) -> dict[str, str]:
+    """Do the cells that are not done yet, several at a time; return why some failed."""
     left = [job for job in cells if _missing(folder, job, levels)]
+    failures: dict[str, str] = {}
     with track("sweep", len(cells)) as advance:
         advance(len(cells) - len(left), resumed=True)
-        failures = {}
         if left:
             prepare(config, _untrained(left, folder), inputs, folder / POLICIES)
             work = partial(_attempt, config, inputs=inputs, folder=folder, levels=levels)
@@ -94,12 +113,7 @@ def sweep(
                     failures[job.name] = failure
                 _write_table(folder, config.env)
                 advance(cell=job.name)
-    rows = _write_table(folder, config.env)
-    _report(folder, rows)
-    if failures:
-        told = " ".join(f"{name}: {reason}" for name, reason in failures.items())
-        raise KalmError(f"{len(failures)} of {len(cells)} cells failed, the others are in {folder}. {told}")
-    return rows
+    return failures
 
 
 def _attempt(
@@ -141,11 +155,11 @@ def _claim(config: Config, inputs: Inputs, folder: Path, command: str, overwrite
     """Make the folder, or enter the one of an earlier call that had all in common but the choice of cells."""
     common = _common(config, inputs)
     about = folder / SETTINGS
-    if folder.exists() and any(folder.iterdir()):
+    if not only_begun(folder):
         if not about.exists() or "sweep" not in read_json(about, "sweep"):
             raise KalmError(f"{folder} is not empty and holds no sweep. Give another --out.")
         if overwrite:
-            shutil.rmtree(folder)
+            clear(folder)
         else:
             _require_same(read_json(about, "sweep")["sweep"], common, folder)
     commands = read_json(about, "sweep")["commands"] if about.exists() else []

@@ -78,16 +78,16 @@ def test_a_kill_while_a_folder_is_replaced_loses_neither(tmp_path):
     with atomic_folder(folder) as place:
         (place / "x").write_text("old")
     # Killed while writing: an unfinished new folder beside the old one.
-    (tmp_path / ".a.new.1").mkdir()
+    (tmp_path / ".kalm.a.new.1").mkdir()
     recover_folder(folder)
     assert (folder / "x").read_text() == "old" and list(tmp_path.iterdir()) == [folder]
     # Killed after the old one stepped aside: it comes back.
-    folder.rename(tmp_path / ".a.old")
-    (tmp_path / ".a.new.1").mkdir()
+    folder.rename(tmp_path / ".kalm.a.old")
+    (tmp_path / ".kalm.a.new.1").mkdir()
     recover_folder(folder)
     assert (folder / "x").read_text() == "old" and list(tmp_path.iterdir()) == [folder]
     # Killed after the new one came: the old one goes.
-    folder.rename(tmp_path / ".a.old")
+    folder.rename(tmp_path / ".kalm.a.old")
     folder.mkdir()
     (folder / "x").write_text("new")
     recover_folder(folder)

@@ -31,8 +31,9 @@ from kalm.cli.options import (
     resolve,
     tell,
 )
-from kalm.run.folder import EVALUATION, ROWS, SETTINGS, claim
+from kalm.run.folder import EVALUATION, REPORT, ROWS, SETTINGS, STAGES, claim
 from kalm.run.io import read_json
+from kalm.run.output import require_apart, require_possible
 from kalm.types import LEVELS
 
 COMMANDS = typer.Typer()
@@ -114,7 +115,8 @@ def sweep_command(
     config = resolve(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
     inputs = Inputs(real, imagined, model and model_folder(model))
     chosen = known_levels(levels) or LEVELS
-    found = scores(sweep(config, inputs, out, chosen, command_line(), overwrite), config.env)
+    rows = sweep(config, inputs, out, chosen, command_line(), overwrite, reads(config, preset))
+    found = scores(rows, config.env)
     tell(to_json(found), as_json, lambda: show_all([grid_table(found)]))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
@@ -137,7 +139,11 @@ def report_command(
     from kalm.evaluation.results import read_rows
     from kalm.report import tables
 
-    place = out or run / "report"
+    place = out or run / REPORT
+    require_apart(
+        place, [*(run / name for name in STAGES.values() if name != REPORT), *([effects] if effects else [])]
+    )
+    require_possible(place)
     summary = pipeline.report(run, place, effects)
     world = read_json(run / SETTINGS, "run")["settings"]["env"]
     tell(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS), world))

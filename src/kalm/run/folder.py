@@ -9,10 +9,9 @@ Started as several processes (`kalm.run.processes`), the main one decides and ma
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from kalm.errors import KalmError
 from kalm.run import processes
 from kalm.run.io import file_sha256, fingerprint, read_json, versions, write_json
+from kalm.run.output import clear, free, output_folder
 
 # Names inside a run folder.
 SETTINGS = "config.json"
@@ -41,6 +41,7 @@ STAGES = {
     "report": REPORT,
 }
 JOB = "job.json"
+STARTED = "started.json"
 # Files that tell one input folder from another.
 CONTENTS = ("dataset.json", "grounded.json", "modules.safetensors", JOB, "done.json")
 
@@ -61,7 +62,7 @@ class Stage:
     @property
     def started(self) -> Path:
         """Path of the file that says what a running or stopped stage is being made from."""
-        return self.folder / "started.json"
+        return self.folder / STARTED
 
     def done(self) -> bool:
         """Whether the stage finished from exactly these inputs."""
@@ -74,7 +75,7 @@ class Stage:
     def begin(self) -> None:
         """Prepare the folder: keep what an interrupted twin left, clear what other settings made."""
         if self.folder.exists() and not self.begun():
-            shutil.rmtree(self.folder)
+            clear(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.started, {"key": self.key, "made_from": self.made_from})
 
@@ -143,18 +144,24 @@ def claim(
     Raises:
         KalmError: the folder holds another run (unless `resume` or `overwrite`), or no run at all.
     """
-    if processes.main():
-        _claim(folder, settings, command, resume, overwrite)
-    processes.wait()
-    yield
+    with held(folder, reads):
+        if processes.main():
+            _claim(folder, settings, command, resume, overwrite)
+        processes.wait()
+        yield
+
+
+def held(folder: Path, reads: Iterable[Path] = ()) -> AbstractContextManager[None]:
+    """Hold an output folder (`kalm.run.output`); of several processes the main one does."""
+    return output_folder(folder, reads) if processes.main() else nullcontext()
 
 
 def _claim(folder: Path, settings: Mapping[str, Any], command: str, resume: bool, overwrite: bool) -> None:
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / SETTINGS).exists():
+    if not only_begun(folder):
+        if not (folder / SETTINGS).exists() or "sweep" in read_json(folder / SETTINGS, "run"):
             raise KalmError(f"{folder} is not empty and holds no run. Give another --out.")
         if overwrite:
-            shutil.rmtree(folder)
+            clear(folder)
         elif not resume and read_json(folder / SETTINGS, "run")["settings"] != settings:
             raise KalmError(
                 f"{folder} holds a run with other settings. Give another --out, or --resume to continue it "
@@ -191,25 +198,34 @@ def alone(
     """
     made_from = {**settings, **{name: trace(value) for name, value in inputs.items()}}
     place = Stage(folder, made_from)
-    if processes.main():
-        _enter(place, section, overwrite)
-    stage(folder, made_from, work, together)
+    with held(folder, [*reads, *(value for value in inputs.values() if isinstance(value, Path))]):
+        if processes.main():
+            _enter(place, section, overwrite)
+        stage(folder, made_from, work, together)
     return read_json(place.marker, "stage marker")["result"]
 
 
 def _enter(stage: Stage, section: str, overwrite: bool) -> None:
     """Refuse a folder that holds something else, or empty it."""
     folder = stage.folder
-    if folder.exists() and any(folder.iterdir()):
+    if not only_begun(folder):
         if not stage.started.exists():
             raise KalmError(f"{folder} is not empty and was not made by kalm {section}. Give another --out.")
         if overwrite:
-            shutil.rmtree(folder)
+            clear(folder)
         elif not stage.begun():
             raise KalmError(
                 f"{folder} holds the result of other settings or inputs. Give another --out, or --overwrite "
                 "to delete it first."
             )
+
+
+def only_begun(folder: Path) -> bool:
+    """Whether a folder holds at most the marks of work that was begun, such as one that failed at once."""
+    about = folder / SETTINGS
+    if not free(folder, (STARTED, SETTINGS)):
+        return False
+    return not about.exists() or "command" in read_json(about, "run")  # else it is another program's
 
 
 def trace(value: object) -> object:

@@ -10,9 +10,9 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from kalm.errors import KalmError
 
+HIDDEN = ".kalm."  # how the names of files begin that are not for reading: unfinished ones, locks
 PACKAGES = ("kalm", "torch", "transformers", "d3rlpy", "mujoco", "gymnasium", "numpy", "pyarrow")
 
 
@@ -27,12 +28,10 @@ PACKAGES = ("kalm", "torch", "transformers", "d3rlpy", "mujoco", "gymnasium", "n
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is renamed to `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f"{HIDDEN}{path.name[:100]}.{secrets.token_hex(4)}{path.suffix}"
+    temporary.touch(exist_ok=False)  # with the mode that the user's mask and the folder give
     try:
         yield temporary
-        temporary.chmod(0o644)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -47,10 +46,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new."))
+    temporary = path.parent / f"{HIDDEN}{path.name}.new.{secrets.token_hex(4)}"
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o755)
         if path.exists():
             os.replace(path, _aside(path))
         os.replace(temporary, path)
@@ -60,7 +59,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def recover_folder(path: Path) -> None:
     """Undo what a kill left of an `atomic_folder`: the old folder comes back unless the new one is there."""
-    for unfinished in path.parent.glob(f".{glob.escape(path.name)}.new.*"):
+    for unfinished in path.parent.glob(f"{HIDDEN}{glob.escape(path.name)}.new.*"):
         shutil.rmtree(unfinished)
     old = _aside(path)
     if old.exists() and path.exists():
@@ -70,7 +69,7 @@ def recover_folder(path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    return path.parent / f".{path.name}.old"
+    return path.parent / f"{HIDDEN}{path.name}.old"
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -111,3 +110,9 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def reason(error: OSError) -> str:
+    """Return the system's words for what went wrong, e.g. ``permission denied``."""
+    words = (error.strerror or str(error) or type(error).__name__).strip()
+    return f"{words[:1].lower()}{words[1:]}"
