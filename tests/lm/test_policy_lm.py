@@ -67,10 +67,10 @@ def test_episodes_that_end_leave_the_others_alone(model, world, rows):
         actions = together.act(running, now[running], np.zeros(len(running)))
         single = [alone[i].act(np.array([0]), now[i : i + 1], np.zeros(1))[0] for i in running]
         assert actions.tolist() == single
-        held.append(len(together.rows) - len(running))
+        held.append(len(together.decode_state.rows) - len(running))
         running = np.delete(running, step % len(running))
     assert max(held) > 0 == held[0]
-    assert len(together.rows) < len(rows)
+    assert len(together.decode_state.rows) < len(rows)
 
 
 def test_sampling_follows_the_models_probabilities(model, world, rows):

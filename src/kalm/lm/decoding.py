@@ -1,7 +1,7 @@
 """Reading with a key/value cache: rows that a model reads on and on, each prompt read only once.
 
-A *reading* begins with prompts; rows that share a prompt share its reading. Then all rows take their tokens
-together. Rows that ended leave the batch, so nothing is computed for them.
+A `DecodeState` begins with prompts; rows that share a prompt share what was read of it. Then all rows take
+their tokens together. Rows that ended leave the batch in bulk, so little is computed for them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class DecodeState:
         owner: (N,) the prompt of each row.
 
     Attributes:
-        gist: (N, D) mean hidden state of each row's prompt.
+        prompt_embedding: (N, D) mean hidden state of each row's prompt.
+        rows: (h,) which of the N rows are still held; some of them may have ended.
     """
 
     def __init__(self, model: GroundedLM, prompts: Sequence[np.ndarray], owner: np.ndarray) -> None:
@@ -55,11 +56,12 @@ class DecodeState:
         hidden = model.body(embedded, seen[:, None].to(device), positions, self.cache)
         fan = torch.from_numpy(np.asarray(owner, dtype=np.int64))
         share = real / lengths[:, None]  # (U, P)
-        self.gist = torch.einsum("up,upd->ud", share.to(hidden), hidden)[fan.to(device)]  # (N, D)
+        self.prompt_embedding = torch.einsum("up,upd->ud", share.to(hidden), hidden)[fan.to(device)]  # (N, D)
         self.cache.batch_select_indices(fan.to(device))
         self.width = longest  # columns of the cache that hold prompts
         self.visible = real[fan].to(device)  # (N, C) columns of the cache that each row sees
         self.position = lengths[fan, None].to(device)  # (N, 1) of the next token
+        self.rows = np.arange(len(fan))
 
     @property
     def longest(self) -> int:
@@ -92,11 +94,48 @@ class DecodeState:
         self.visible = self.visible[:, : self.width]
         self.position = self.visible.sum(1, keepdim=True)
 
-    def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows only."""
-        index = torch.from_numpy(rows).to(self.position.device)
+    def leave(self, running: np.ndarray) -> np.ndarray:
+        """Forget rows that ended, once they are many.
+
+        Args:
+            running: (n,) those of the N rows that go on, rising; none that was left out before.
+
+        Returns:
+            (n,) the places among the h held rows where they stand.
+        """
+        place = np.searchsorted(self.rows, running)
+        assert np.array_equal(self.rows[place], running), "a row that was left out has returned"
+        going = np.zeros(len(self.rows), bool)
+        going[place] = True
+        if not worth_leaving(going):
+            return place
+        self.keep(place)
+        return np.arange(len(place))
+
+    def spread(self, values: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Put values of running rows at their places: (n, ...) -> (h, ...); the others read zeros, unseen."""
+        out = np.zeros((len(self.rows), *values.shape[1:]), values.dtype)
+        out[place] = values
+        return out
+
+    def keep(self, places: np.ndarray) -> None:
+        """Go on with the rows at these places only."""
+        index = torch.from_numpy(places).to(self.position.device)
+        self.rows = self.rows[places]
         self.cache.batch_select_indices(index)
         self.visible, self.position = self.visible[index], self.position[index]
+
+
+def read_goals(model: GroundedLM, texts: Sequence[str], template: str) -> DecodeState:
+    """Read the goals of N rows, each distinct one once.
+
+    Raises:
+        KalmError: a goal is longer than the context.
+    """
+    prompt_builder = model.prompt_builder()
+    distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    prompts = [prompt_builder.goal_prompt(text, template).value for text in distinct]
+    return DecodeState(model, prompts, np.array([distinct[text] for text in texts]))
 
 
 def prompt_embeddings(model: GroundedLM, texts: Sequence[str]) -> Tensor:
@@ -104,4 +143,5 @@ def prompt_embeddings(model: GroundedLM, texts: Sequence[str]) -> Tensor:
     prompt_builder = model.prompt_builder()
     prompts = [prompt_builder.goal_prompt(text, GOAL_ORIENTED).value for text in texts]
     parts = [prompts[at : at + READ_TOGETHER] for at in range(0, len(prompts), READ_TOGETHER)]
-    return torch.cat([DecodeState(model, part, np.arange(len(part))).gist.cpu() for part in parts])
+    read = [DecodeState(model, part, np.arange(len(part))) for part in parts]
+    return torch.cat([state.prompt_embedding.cpu() for state in read])

@@ -6,10 +6,9 @@ Each distinct goal is read once and its cache fanned out to all its rollouts. Th
                           a0      -> hidden -> state head  -> s1
                           s1      -> hidden -> action head -> a1   ...
 
-A rollout ends when the world's own success test holds on the imagined state, after one step for one-step
-goals, or at the horizon; ended rows leave the batch. Rewards come from the world's reward on the imagined
-states: no simulator. Every row depends on its own goal, initial state and seed alone, so the batch size
-changes nothing.
+The two are actor and transition of the one episode loop (`kalm.envs.rollout`): verdicts and rewards are the
+world's own, on imagined states, without a simulator, and ended rows leave the batch. Every row depends on its own goal,
+initial state and seed alone, so the batch size changes nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ import torch
 from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
-from kalm.envs.base import Judge, World
-from kalm.envs.rollout import initial_states
+from kalm.envs.base import World
+from kalm.envs.rollout import EpisodeRecorder, initial_states, step_until_done
 from kalm.errors import KalmError
-from kalm.lm.decoding import DecodeState, worth_leaving
+from kalm.lm.decoding import DecodeState, read_goals
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.prompts import PROMPTS
 from kalm.types import Instruction
@@ -113,138 +112,99 @@ def imagine_rollouts(
     seeds = np.asarray(seeds)
     states = initial_states(world, instructions, seeds) if starts is None else starts
     texts = [instruction.text for instruction in instructions] if words is None else words
-    parts, broken = [], []
+    parts, finite = [], []
     for first in range(0, len(instructions), batch):
         rows = slice(first, min(first + batch, len(instructions)))
-        decoding = _Decoding(
-            model, world, instructions[rows], texts[rows], states[rows], seeds[rows], horizon, sampling, actor
-        )
+        record = EpisodeRecorder(world.spec, rows.stop - rows.start, horizon)
+        judge = world.judge([instruction.goal for instruction in instructions[rows]])
         with autocast(model.device, precision):
-            decoding.run(PROMPTS[prompt])
-        parts.append(decoding.rollouts())
-        broken.append(decoding.broken)
+            episodes = _ImaginedEpisodes(
+                model, actor, texts[rows], PROMPTS[prompt], seeds[rows], horizon, sampling
+            )
+            begun = states[rows].astype(episodes.dtype)
+            step_until_done(episodes.act, episodes.transition, judge, begun, record)
+        rollouts = RolloutSet.from_recorder(instructions[rows], record, "imagined")
+        parts.append(rollouts.take(record.finite))
+        finite.append(record.finite)
         if advance:
             advance(rows.stop - rows.start)
-    return ImaginedRollouts(RolloutSet.concat(parts), ~np.concatenate(broken))
+    return ImaginedRollouts(RolloutSet.concat(parts), np.concatenate(finite))
 
 
-class _Decoding:
-    """The state of one batch while it is decoded."""
+class _ImaginedEpisodes:
+    """A batch of N episodes in which one model chooses the actions and one makes the next states."""
 
     def __init__(
         self,
         model: GroundedLM,
-        world: World,
-        instructions: Sequence[Instruction],
+        actor: GroundedLM,
         texts: Sequence[str],
-        states: np.ndarray,
+        template: str,
         seeds: np.ndarray,
         horizon: int,
         sampling: Sampling,
-        actor: GroundedLM,
     ) -> None:
-        n, spec = len(instructions), world.spec
-        self.model, self.actor, self.instructions, self.texts = model, actor, instructions, texts
-        self.horizon, self.sampling = horizon, sampling
-        self.judge: Judge = world.judge([instruction.goal for instruction in instructions])
-        dtype = model.scales.mean.numpy(force=True).dtype
+        spec = model.spec
+        self.model, self.actor, self.sampling = model, actor, sampling
+        self.dtype = model.scales.mean.numpy(force=True).dtype
+        self.decode_states = {
+            id(reader): _read_goals(reader, texts, template, horizon) for reader in (model, actor)
+        }
+        self.own, self.acting = self.decode_states[id(model)], self.decode_states[id(actor)]
         self.spread = sampling.state_noise * model.scales.change.numpy(force=True)  # (S,)
-        shape = (n, horizon) if spec.action_kind == "discrete" else (n, horizon, spec.action_size)
-        self.states = np.zeros((n, horizon + 1, spec.state_size), dtype)  # (N, H + 1, S)
-        self.states[:, 0] = states
-        self.actions = np.zeros(shape, np.int64 if spec.action_kind == "discrete" else np.float32)
-        self.rewards = np.zeros((n, horizon), np.float32)  # (N, H)
-        self.lengths = np.zeros(n, np.int32)  # (N,)
-        self.success = np.zeros(n, bool)  # (N,)
-        self.broken = np.zeros(n, bool)  # (N,)
         of_actions = 0 if spec.action_kind == "discrete" else 2
         size = (horizon, spec.action_size)
         self.jitter = _noise(seeds, of_actions, size) if sampling.temperature else None
         self.normal = _noise(seeds, 1, (horizon, spec.state_size)) if sampling.state_noise else None
+        self.steps = 0
 
-    def run(self, template: str) -> None:
-        """Decode all rows to their ends."""
-        readings = {id(model): self._open(model, template) for model in (self.model, self.actor)}
-        actor, dreamer = readings[id(self.actor)], readings[id(self.model)]
-        rows = np.arange(len(self.instructions))  # rows that are still read
-        alive = np.ones(len(rows), bool)
-        for step in range(self.horizon):
-            now = torch.from_numpy(self.states[rows, step]).to(self.model.device)  # (n, S)
-            seen = {name: r.read(r.model.state_tokens(now)) for name, r in readings.items()}
-            actions = self._actions(self.actor.rate_actions(seen[id(actor.model)], now), rows, step)
-            told = {
-                name: reading.read(reading.model.embed_action(actions)[:, None])
-                for name, reading in readings.items()
-                if reading.model.reads_actions
-            }
-            after = self.model.next_states(told.get(id(dreamer.model)), now, actions)
-            alive &= self._record(rows, step, actions, after, alive)
-            if not alive.any():
-                return
-            for reading in readings.values():
-                if not reading.model.design.memory:
-                    reading.rewind()
-            if worth_leaving(alive):
-                for reading in readings.values():
-                    reading.keep(np.flatnonzero(alive))
-                rows, alive = rows[alive], np.ones(int(alive.sum()), bool)
+    def act(self, rows: np.ndarray, states: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+        """Let the models read the present states: -> (n,) int64 or (n, A) float32."""
+        for state in self.decode_states.values():
+            if not state.model.design.memory:
+                state.rewind()
+            self.place = state.leave(rows)  # the same for all
+        self.now = torch.from_numpy(self.own.spread(states, self.place)).to(self.model.device)  # (h, S)
+        self.hidden = {
+            name: state.read(state.model.state_tokens(self.now)) for name, state in self.decode_states.items()
+        }  # (h, D) each
+        output = self.actor.rate_actions(self.hidden[id(self.actor)], self.now)  # (h, A)
+        return self._choose(output).numpy(force=True)[self.place]
 
-    def _open(self, model: GroundedLM, template: str) -> DecodeState:
-        """Read each distinct goal once."""
-        prompt_builder = model.prompt_builder()
-        distinct = {text: number for number, text in enumerate(dict.fromkeys(self.texts))}
-        prompts = [prompt_builder.goal_prompt(text, template).value for text in distinct]
-        longest = max(map(len, prompts))
-        needed = longest + (model.entities + 2) * (self.horizon if model.design.memory else 1)
-        if needed > prompt_builder.context:
-            raise KalmError(
-                f"a goal of {longest} tokens and {self.horizon} steps need {needed} positions, "
-                f"the model has {prompt_builder.context}. Lower the horizon (imagine.horizon)."
-            )
-        return DecodeState(model, prompts, np.array([distinct[text] for text in self.texts]))
+    def transition(self, rows: np.ndarray, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Let the models read the actions, and imagine: -> next states (n, S)."""
+        taken = torch.from_numpy(self.own.spread(actions, self.place)).to(self.model.device)  # (h[, A])
+        hidden = {
+            name: state.read(state.model.embed_action(taken)[:, None])
+            for name, state in self.decode_states.items()
+            if state.model.reads_actions
+        }
+        after = self.model.next_states(hidden.get(id(self.model)), self.now, taken)  # (h, S)
+        found = after.to(self.model.scales.mean.dtype).numpy(force=True)[self.place]
+        if self.normal is not None:
+            # What stands still is not shaken: the model is sure of that.
+            found += (found != states) * self.spread * self.normal[rows, self.steps]
+        self.steps += 1
+        return found
 
-    def _actions(self, output: Tensor, rows: np.ndarray, step: int) -> Tensor:
+    def _choose(self, output: Tensor) -> Tensor:
         discrete, heat = self.model.spec.action_kind == "discrete", self.sampling.temperature
         if self.jitter is not None:
-            jitter = torch.from_numpy(self.jitter[rows, step]).to(output)
+            jitter = torch.from_numpy(self.jitter[self.acting.rows, self.steps]).to(output)
             output = output / heat + jitter if discrete else output + heat * jitter
         return output.argmax(dim=-1) if discrete else output.clamp(-1, 1)
 
-    def _record(
-        self, rows: np.ndarray, step: int, actions: Tensor, after: Tensor, alive: np.ndarray
-    ) -> np.ndarray:
-        """Store one step of the rows that are alive and return which of all rows go on."""
-        mine = rows[alive]
-        before = self.states[mine, step]
-        self.actions[mine, step] = actions.numpy(force=True)[alive]
-        new = after.to(self.model.scales.mean.dtype).numpy(force=True)[alive]
-        if self.normal is not None:
-            # What stands still is not shaken: the model is sure of that.
-            new += (new != before) * self.spread * self.normal[mine, step]
-        broken = ~np.isfinite(new).all(axis=1)
-        new[broken] = before[broken]
-        self.states[mine, step + 1] = new
-        judge = self.judge.take(mine)
-        success = judge.success(before, self.actions[mine, step], new) & ~broken
-        self.rewards[mine, step] = judge.reward(before, self.actions[mine, step], new)
-        self.lengths[mine] = step + 1
-        self.success[mine], self.broken[mine] = success, broken
-        goes_on = np.zeros(len(rows), bool)
-        goes_on[alive] = ~(success | broken | judge.one_step)
-        return goes_on
 
-    def rollouts(self) -> RolloutSet:
-        """Return the finite rollouts as a set."""
-        return RolloutSet.from_grid(
-            self.model.spec,
-            self.instructions,
-            self.lengths,
-            self.states,
-            self.actions,
-            self.rewards,
-            self.success,
-            "imagined",
-        ).take(~self.broken)
+def _read_goals(model: GroundedLM, texts: Sequence[str], template: str, horizon: int) -> DecodeState:
+    """Read the goals, if they and the steps to come fit the model's context."""
+    state, context = read_goals(model, texts, template), model.prompt_builder().context
+    needed = state.longest + (model.entities + 2) * (horizon if model.design.memory else 1)
+    if needed > context:
+        raise KalmError(
+            f"a goal of {state.longest} tokens and {horizon} steps need {needed} positions, "
+            f"the model has {context}. Lower the horizon (imagine.horizon)."
+        )
+    return state
 
 
 def _noise(seeds: np.ndarray, kind: int, shape: tuple[int, int]) -> np.ndarray:

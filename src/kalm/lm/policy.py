@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from kalm.errors import KalmError, unknown
-from kalm.lm.decoding import DecodeState, worth_leaving
+from kalm.lm.decoding import read_goals
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.prompts import PROMPTS
 from kalm.types import WorldSpec
@@ -111,18 +111,14 @@ class LMEpisodes:
                 f"states of shape {np.shape(states)} and {len(texts)} sentences: world {model.spec.name!r} "
                 f"needs one row of {model.spec.state_size} numbers per sentence."
             )
-        self.model, self.precision = model, precision
+        self.model, self.precision, self.count = model, precision, len(texts)
         self.temperature, self.seeds = temperature, seeds
-        self.rows = np.arange(len(texts))  # (h,) episodes in the reading; some of them may have ended
-        self.last: Tensor | None = None  # (h,) or (h, A) their last actions
+        self.last: np.ndarray | None = None  # (N,) or (N, A) the last actions
         self.steps = 0
         self.memory = model.design.memory
-        prompt_builder = model.prompt_builder()
-        self.context = prompt_builder.context
-        distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        prompts = [prompt_builder.goal_prompt(text, template).value for text in distinct]
+        self.context = model.prompt_builder().context
         with torch.inference_mode(), autocast(model.device, precision):
-            self.reading = DecodeState(model, prompts, np.array([distinct[text] for text in texts]))
+            self.decode_state = read_goals(model, texts, template)
 
     @torch.inference_mode()
     def act(self, rows: np.ndarray, states: np.ndarray, rewards: np.ndarray) -> np.ndarray:
@@ -136,43 +132,30 @@ class LMEpisodes:
         Raises:
             KalmError: the model's context is used up.
         """
-        place = self._leave(rows)
+        state = self.decode_state
+        place = state.leave(rows)
         if not self.memory:
-            self.reading.rewind()
+            state.rewind()
             self.last = None
         with autocast(self.model.device, self.precision):
-            now = torch.from_numpy(self._spread(states, place)).to(self.model.scales.mean)  # (h, S)
-            tokens = self._tokens(now, self._spread(rewards, place))
+            now = torch.from_numpy(state.spread(states, place)).to(self.model.scales.mean)  # (h, S)
+            tokens = self._tokens(now, state.spread(rewards, place))
             self._require_room(tokens.shape[1])
-            output = self.model.rate_actions(self.reading.read(tokens), now)  # (h, A)
-        self.last = self._choose(output)
+            output = self.model.rate_actions(state.read(tokens), now)  # (h, A)
+        chosen = self._choose(output).numpy(force=True)  # (h,) or (h, A)
+        if self.last is None:
+            self.last = np.zeros((self.count, *chosen.shape[1:]), chosen.dtype)
+        self.last[state.rows] = chosen
         self.steps += 1
-        return self.last.numpy(force=True)[place]
-
-    def _leave(self, rows: np.ndarray) -> np.ndarray:
-        """Forget episodes that ended, once they are many; return where the others stand: (n,) -> (n,)."""
-        place = np.searchsorted(self.rows, rows)
-        assert np.array_equal(self.rows[place], rows), "an episode that was left out has returned"
-        running = np.zeros(len(self.rows), bool)
-        running[place] = True
-        if not worth_leaving(running):
-            return place
-        self.reading.keep(place)
-        if self.last is not None:
-            self.last = self.last[torch.from_numpy(place).to(self.last.device)]
-        self.rows = rows.copy()
-        return np.arange(len(rows))
-
-    def _spread(self, values: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Put values of the episodes that run at their places; the others read zeros, which nobody sees."""
-        out = np.zeros((len(self.rows), *values.shape[1:]), values.dtype)
-        out[place] = values
-        return out
+        return chosen[place]
 
     def _tokens(self, states: Tensor, rewards: np.ndarray) -> Tensor:
         """Embed what is new since the last step: (h, S), (h,) -> (h, k, D)."""
         model = self.model
-        parts = [] if self.last is None else [model.embed_action(self.last)[:, None]]
+        parts = []
+        if self.last is not None:
+            last = torch.from_numpy(self.last[self.decode_state.rows]).to(model.device)  # (h,) or (h, A)
+            parts.append(model.embed_action(last)[:, None])
         parts += self._ahead(rewards)
         parts += [model.state_tokens(states)]
         return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1)
@@ -182,7 +165,7 @@ class LMEpisodes:
         return []
 
     def _require_room(self, new: int) -> None:
-        if (needed := self.reading.longest + new) > self.context:
+        if (needed := self.decode_state.longest + new) > self.context:
             raise KalmError(
                 f"after {self.steps} steps an episode and its goal need {needed} positions, the model has "
                 f"{self.context}. Lower the horizon (evaluate.horizon), or use a backbone with a longer "
@@ -193,7 +176,7 @@ class LMEpisodes:
         if self.model.spec.action_kind == "continuous":
             return output.clamp(-1, 1)
         if self.seeds is not None:
-            gumbel = _gumbel(self.seeds[self.rows], self.steps, output.shape[1])  # (h, A)
+            gumbel = _gumbel(self.seeds[self.decode_state.rows], self.steps, output.shape[1])  # (h, A)
             output = output / self.temperature + torch.from_numpy(gumbel).to(output)
         return output.argmax(dim=-1)
 

@@ -98,14 +98,15 @@ class Conditioned(LMEpisodes):
         super().__init__(policy.model.grounded, texts, states, GOAL_ORIENTED, policy.precision)
         self.memory = True  # whatever the model had; its decisions are learnt from whole rollouts
         self.wanted = (  # (N,) still to be earned
-            self.policy.aims(self.reading.gist).double().numpy(force=True)
+            self.policy.aims(self.decode_state.prompt_embedding).double().numpy(force=True)
             if policy.target is None
             else np.full(len(texts), policy.target)
         )
 
     def _ahead(self, rewards: np.ndarray) -> list[Tensor]:
-        self.wanted[self.rows] -= rewards
-        wanted = torch.from_numpy(self.wanted[self.rows]).to(self.policy.mean)
+        rows = self.decode_state.rows
+        self.wanted[rows] -= rewards
+        wanted = torch.from_numpy(self.wanted[rows]).to(self.policy.mean)
         return [self.policy.return_tokens(wanted)[:, None]]
 
 
