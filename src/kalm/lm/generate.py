@@ -7,8 +7,8 @@ Each distinct goal is read once and its cache fanned out to all its rollouts. Th
                           s1      -> hidden -> action head -> a1   ...
 
 The two are actor and transition of the one episode loop (`kalm.envs.rollout`): verdicts and rewards are the
-world's own, on imagined states, without a simulator, and ended rows leave the batch. Every row depends on its own goal,
-initial state and seed alone, so the batch size changes nothing.
+world's own, on imagined states, without a simulator, and ended rows leave the batch. Every row depends on its
+own goal, initial state and seed alone, so the batch size changes nothing.
 """
 
 from __future__ import annotations
