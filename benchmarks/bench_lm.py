@@ -256,8 +256,7 @@ def fine_tuning(bench: Bench, peak: float) -> None:
     curriculum = GroundingDataset(rollouts, model.prompt_builder(), config, seed=0)
     rows = [row for step in range(curriculum.steps_per_epoch) for row in curriculum.groups(step)]
     examples = [PackedRow(g.prompt, (body,)) for row in rows for g in row for body in g.bodies]
-    optimizer, _ = sft.optimizer_and_schedule(model, config, curriculum.steps)
-    team = DistributedTrainer(model, optimizer, config.precision)
+    team = DistributedTrainer(model, sft.adamw(model, config), config.precision)
 
     def packed() -> None:
         for step in range(curriculum.steps_per_epoch):

@@ -4,7 +4,7 @@ One run is one folder::
 
     config.json            resolved settings, command, versions
     real/                  collected rollouts
-    grounded/              metrics, checkpoint/ while training, model/ at the end
+    grounded/              metrics, checkpoint.safetensors while training, model/ at the end
     inspection/            inspect.json: what the model can do; the rollouts and texts it was measured on
     imagined/              imagined rollouts; where they are refined, with raw/ and the models in dynamics/
     policies/NAME/         one policy: metrics, weights

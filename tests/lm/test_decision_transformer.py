@@ -181,7 +181,7 @@ def test_every_family_learns(config, rollouts, tmp_path):
     policy = train_decision_transformer(config, SMALL.changed(steps=20), same, None, 0.5, 0, tmp_path)
     losses = [row["loss"] for row in read_metrics(tmp_path)]
     assert losses[-1] < 0.5 * losses[0] and policy.spec == rollouts.spec
-    assert not (tmp_path / "checkpoint").exists()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
 def test_it_does_what_the_wanted_return_asks_for(single, rollouts, world, tmp_path):

@@ -61,7 +61,7 @@ def kill_at(arguments: list[str], sign: Path) -> None:
 
 def test_a_killed_grounding_and_a_killed_imagination_go_on_to_the_same_result(place, llama):
     app(ground(place, llama, "whole"), standalone_mode=False)
-    kill_at(ground(place, llama, "killed"), place / "killed" / "checkpoint" / "checkpoint.json")
+    kill_at(ground(place, llama, "killed"), place / "killed" / "checkpoint.safetensors")
     assert not (place / "killed" / "model").exists()
     app(ground(place, llama, "killed"), standalone_mode=False)
     for part in ("modules.safetensors", "backbone/model.safetensors"):

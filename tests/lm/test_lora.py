@@ -106,7 +106,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(sparing, world, few, tmp
     with pytest.raises(Stop):
         fresh = sft.fresh(dropping, world, 0, "cpu")
         sft.finetune(fresh, few, world, dropping, 0, tmp_path / "stopped", stopping)
-    kept = load_file(tmp_path / "stopped" / "checkpoint" / "state.safetensors")
+    kept = load_file(tmp_path / "stopped" / "checkpoint.safetensors")
     base = [name for name in kept if "/lm." in name and not lora.is_adapter(name)]
     assert not base, "what does not learn is not in a checkpoint"
     resumed = trained(dropping, world, few, tmp_path / "stopped")

@@ -16,7 +16,9 @@ def look(model, world, rollouts, config):
 
     def numbers(**changes):
         settings = config.changed(match_rollouts=3, explain_rollouts=8, **changes)
-        return GroundingMonitor(model.float(), world, held_out, model.prompt_builder(), settings, 0).look()
+        return GroundingMonitor(
+            model.float(), world, held_out, model.prompt_builder(), settings, 0
+        ).evaluate()
 
     return numbers
 

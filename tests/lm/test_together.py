@@ -1,5 +1,6 @@
 """Several processes give what one gives: trained replicated or sharded, and imagining."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from kalm.data import storage
@@ -16,8 +18,8 @@ from kalm.lm import sft
 from kalm.lm.imagine import imagine_dataset, plan
 from kalm.lm.settings import GroundConfig, ImagineConfig
 from kalm.run import processes
-from kalm.run.io import read_json
 from kalm.run.metrics import read_metrics
+from kalm.training.checkpoint import NAME
 
 # Weights move by 1e-3. The world's numbers are float32, so are the heads' outputs, and Adam enlarges that.
 ROUNDING = 1e-6
@@ -54,7 +56,8 @@ def place(settings, world, rollouts, tmp_path_factory) -> Path:
     (place / "ground.json").write_text(settings.model_dump_json())
     (place / "imagine.json").write_text(IMAGINE.model_dump_json())
     train(settings, world, rollouts, place / "alone")
-    shutil.copytree(place / "alone" / "checkpoint", place / "continued" / "checkpoint")
+    (place / "continued").mkdir()
+    shutil.copy(place / "alone" / NAME, place / "continued")
     script = Path(__file__).with_name("together.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run([*launcher, script, place], capture_output=True, text=True, timeout=600)
@@ -75,7 +78,8 @@ def largest_difference(one: Path, two: Path) -> float:
 
 @pytest.mark.parametrize("way", ["replicated", "sharded", "continued"])
 def test_two_processes_train_what_one_trains(place, way):
-    assert read_json(place / "alone" / "checkpoint" / "checkpoint.json", "")["step"] >= 2
+    with safe_open(place / "alone" / NAME, "pt") as stored:
+        assert json.loads(stored.metadata()["about"])["step"] >= 2
     assert largest_difference(place / "alone", place / way) < ROUNDING
     alone, together = (read_metrics(place / name)[-1] for name in ("alone", way))
     assert alone.keys() == together.keys()
@@ -84,7 +88,7 @@ def test_two_processes_train_what_one_trains(place, way):
 
 
 def test_one_process_continues_what_two_with_shards_began(place, settings, world, rollouts, tmp_path):
-    shutil.copytree(place / "sharded" / "checkpoint", tmp_path / "checkpoint")
+    shutil.copy(place / "sharded" / NAME, tmp_path)
     train(settings, world, rollouts, tmp_path)
     assert largest_difference(place / "alone", tmp_path) < ROUNDING
 

@@ -7,7 +7,6 @@ from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.distributed import DistributedTrainer
-from kalm.lm.model import GroundingLosses
 from kalm.lm.settings import GroundConfig
 from kalm.lm.update import measured, update
 
@@ -15,8 +14,7 @@ from kalm.lm.update import measured, update
 def prepared(config, world, rollouts):
     model = sft.fresh(config, world, 0, "cpu")
     model.fit_scales(rollouts)
-    optimizer, _ = sft.optimizer_and_schedule(model, config, 10)
-    team = DistributedTrainer(model, optimizer, config.precision, config.compile)
+    team = DistributedTrainer(model, sft.adamw(model, config), config.precision, config.compile)
     return team, GroundingDataset(rollouts, model.prompt_builder(), config, 0)
 
 
@@ -35,18 +33,25 @@ def test_every_weight_has_a_gradient_also_without_answers_of_its_kind(config, wo
     team, curriculum = prepared(only, world, rollouts)
     batches = sft.parts(curriculum, 0, team.model, only)
     assert batches[0].answers[0] == batches[0].answers[2] == 0 < batches[0].answers[1]
-    losses, _ = update(team, batches, only)
-    assert float(losses.text) == float(losses.action) == 0
+    losses = update(team, batches, only)
+    assert float(losses["text"]) == float(losses["action"]) == 0
     assert all(weight.grad is not None for weight in team.model.parameters() if weight.requires_grad)
 
 
 def test_the_measured_loss_is_the_weighted_sum(config):
-    losses = GroundingLosses(*torch.tensor([2.0, 3.0, 5.0]))
+    losses = {"text": 2.0, "state": torch.tensor(3.0), "action": 5.0, "gradient_norm": 7.0, "body_lr": 0.1}
     weights = {"text": 0.5, "state": 1.0, "action": 2.0}
-    values = measured(losses, torch.tensor(7.0), config.changed(loss=weights))
-    assert values == {"loss": 1 + 3 + 10, "text": 2, "state": 3, "action": 5, "gradient_norm": 7}
+    values = measured(losses, config.changed(loss=weights))
+    assert values == {
+        "loss": 1 + 3 + 10,
+        "text": 2,
+        "state": 3,
+        "action": 5,
+        "gradient_norm": 7,
+        "body_lr": 0.1,
+    }
     with pytest.raises(KalmError, match="the loss is nan"):
-        measured(losses._replace(state=torch.tensor(float("nan"))), torch.tensor(7.0), config)
+        measured(losses | {"state": torch.tensor(float("nan"))}, config)
 
 
 def test_a_compiled_model_on_padded_rows_has_the_same_losses(llama, world, rollouts, monkeypatch):
@@ -60,6 +65,8 @@ def test_a_compiled_model_on_padded_rows_has_the_same_losses(llama, world, rollo
         team, curriculum = prepared(settings, world, rollouts)
         batches = sft.parts(curriculum, 0, team.model, settings)
         widths.append(batches[0].position.shape[1])
-        losses.append(torch.stack([*update(team, batches, settings)[0]]))
+        losses.append(
+            torch.stack([update(team, batches, settings)[name] for name in ("text", "state", "action")])
+        )
     assert widths[0] < widths[1] == 192
     assert torch.allclose(*losses, rtol=1e-5)

@@ -17,11 +17,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from kalm.errors import KalmError
 from kalm.lm.model import GroundedLM, autocast
 from kalm.run import processes
+from kalm.training.shards import gather, trained
 
 
 class DistributedTrainer:
@@ -88,7 +88,7 @@ class DistributedTrainer:
         Every process has to come here, also where it does nothing inside.
         """
         if self._sharded:
-            for name, shard in trained(self.model):
+            for name, shard in trained(self.model).items():
                 full = gather(shard)
                 if self._twin is not None:
                     self._twin.get_parameter(name).data.copy_(full)
@@ -98,28 +98,6 @@ class DistributedTrainer:
         if self._twin is not None:
             self._twin.cpu()
         processes.wait()
-
-
-def trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Yield names and weights of what is trained."""
-    return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-
-
-def gather(tensor: Tensor) -> Tensor:
-    """Return a tensor in one piece, on the CPU; of a shard every process has to ask for it."""
-    from torch.distributed.tensor import DTensor
-
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
-
-
-def scatter(full: Tensor, like: Tensor) -> Tensor:
-    """Return this process's part of a tensor, laid out and placed as another: the inverse of `gather`."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(like, DTensor):
-        return full.to(like.device)
-    # Every process holds the same tensor, so nothing has to be sent.
-    return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _sharding(model: GroundedLM, precision: str) -> Any:

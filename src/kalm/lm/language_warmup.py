@@ -17,6 +17,7 @@ its first checkpoint does it again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,9 @@ from kalm.run import processes
 from kalm.run.metrics import Metrics
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_rng
+from kalm.training.callbacks import LogLosses, WriteMetrics
+from kalm.training.loop import StepLosses, fit
+from kalm.training.optimizer import gradient_step, schedule, warmup_steps
 
 TEMPERATURE = 0.05  # cosines are divided by it
 TRANSLATED = 0.3  # share of sentences whose meaning is produced as text
@@ -65,18 +69,28 @@ def warm_up(
     weights = [p for p in model.backbone.model.parameters() if p.requires_grad]
     if not weights:
         raise KalmError("nothing of the backbone learns, so language cannot. Set ground.language.steps=0.")
-    optimizer = torch.optim.AdamW(weights, weight_decay=config.weight_decay, fused=True)
+    settings = config.language
+    optimizer = torch.optim.AdamW(weights, settings.lr, weight_decay=config.weight_decay, fused=True)
     prompt_builder = model.prompt_builder()
     metrics = Metrics(folder / METRICS) if processes.main() else None
+
+    def update(step: int) -> StepLosses:
+        lesson = Lesson(prompt_builder, config, derive_rng(seed, "language", step))
+        contrast, words = lesson_losses(model, lesson, config)
+        gradient_step(
+            optimizer, settings.contrast_weight * contrast + settings.text_weight * words, config.clip
+        )
+        return {"contrast": contrast.detach(), "words": words.detach()}
+
     model.train()
-    for number in range(config.language.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.language.lr * _rate(number / config.language.steps)
-        lesson = Lesson(prompt_builder, config, derive_rng(seed, "language", number))
-        values = _step(model, lesson, optimizer, config)
-        if metrics and (number + 1) % LOG_EVERY == 0:
-            metrics.log(number + 1, {f"train/{name}": value for name, value in values.items()})
-        advance(1, contrast=values["contrast"], words=values["words"])
+    rising = warmup_steps(RISE, settings.steps)
+    fit(
+        update,
+        settings.steps,
+        schedulers=[schedule(optimizer, "cosine", settings.steps, warmup=rising)],
+        callbacks=[LogLosses(_finite, LOG_EVERY, prefix="train/"), WriteMetrics(metrics)],
+        advance=advance,
+    )
     if metrics:
         metrics.close()
 
@@ -158,27 +172,18 @@ def converse(meanings: Sequence[Meaning]) -> np.ndarray:
                      for one, self in zip(turned, meanings, strict=True)])  # fmt: skip
 
 
-def _step(
-    model: GroundedLM, lesson: Lesson, optimizer: torch.optim.Optimizer, config: GroundConfig
-) -> dict[str, float]:
+def lesson_losses(model: GroundedLM, lesson: Lesson, config: GroundConfig) -> tuple[Tensor, Tensor]:
+    """Return the losses of a lesson: contrast and words, one number each."""
     with autocast(model.device, config.precision):
         vectors, words = read_prompts(model, lesson.examples, config.row_tokens)
-    contrast = info_nce(vectors, lesson.neither)
-    loss = config.language.contrast_weight * contrast + config.language.text_weight * words
-    if not torch.isfinite(loss):
-        raise KalmError(f"the loss of the language warm-up is {float(loss)}. Lower ground.language.lr.")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(
-        [p for group in optimizer.param_groups for p in group["params"]], config.clip
-    )
-    optimizer.step()
-    return {"contrast": float(contrast.detach()), "words": float(words.detach())}
+    return info_nce(vectors, lesson.neither), words
 
 
-def _rate(done: float) -> float:
-    """Return the share of the largest learning rate at this share of the steps."""
-    return min(1.0, (done + 0.01) / RISE) * float(0.5 * (1 + np.cos(np.pi * done)))
+def _finite(losses: StepLosses) -> dict[str, float]:
+    values = {name: float(loss) for name, loss in losses.items()}
+    if not all(map(math.isfinite, values.values())):
+        raise KalmError(f"the losses of the language warm-up are {values}. Lower ground.language.lr.")
+    return values
 
 
 def _prompts(groups: Sequence[PackedRow], rows: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:

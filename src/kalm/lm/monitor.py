@@ -1,8 +1,8 @@
-"""Looking at a model while it is trained: what it loses on held-out rollouts, and what it can do already.
+"""Evaluating a model while it is trained: what it loses on held-out rollouts, and what it can do already.
 
-A look is quick, so its numbers come from few rollouts; `kalm.evaluation.grounding` measures the final model
-with intervals. Every look takes the same goals, initial states and held-out rollouts, so that curves move
-because the model does. Names of numbers are ``family/line``: a family is one panel of the report.
+This is quick, so its numbers come from few rollouts; `kalm.evaluation.grounding` measures the final model
+with intervals. Every evaluation takes the same goals, initial states and held-out rollouts, so that curves
+move because the model does. Names of numbers are ``family/line``: a family is one panel of the report.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class GroundingMonitor:
         self.transitions = held_out.action_starts + rng.integers(held_out.lengths)
 
     @torch.inference_mode()
-    def look(self) -> dict[str, float]:
-        """Return the numbers of this moment."""
+    def evaluate(self) -> dict[str, float]:
+        """Return the numbers of this moment, for the metrics (`kalm.training.callbacks.Evaluate`)."""
         self.model.eval()
         values = {**self._losses(), **self._dynamics()}
         if self.config.explain_rollouts:

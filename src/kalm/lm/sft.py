@@ -7,16 +7,15 @@ changes how fast it goes and not what is learnt (`kalm.lm.update`, `kalm.lm.dist
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
 
 from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.transition import fit_transition_network
@@ -24,7 +23,6 @@ from kalm.envs.base import World
 from kalm.errors import KalmError
 from kalm.lm import language_warmup, lora, packing
 from kalm.lm.backbone import Backbone
-from kalm.lm.checkpoint import Checkpoint, identity_of
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.decision_transformer.model import DecisionTransformer
 from kalm.lm.distributed import DistributedTrainer
@@ -35,13 +33,19 @@ from kalm.lm.packing import PackedBatch
 from kalm.lm.settings import GroundConfig
 from kalm.lm.update import measured, update
 from kalm.run import processes
-from kalm.run.io import atomic_write
+from kalm.run.io import fingerprint
 from kalm.run.metrics import Metrics
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_rng, derive_seed
+from kalm.training.callbacks import Evaluate, LogLosses, SaveCheckpoint, WriteMetrics
+from kalm.training.checkpoint import NAME, Checkpoint
+from kalm.training.loop import fit
+from kalm.training.optimizer import schedule, warmup_steps
+from kalm.training.shards import trained
 from kalm.types import Conditions, WorldSpec
 
 LOG_EVERY = 20
+NETWORK = "network.safetensors"
 
 
 Watch = Callable[[str, int], AbstractContextManager[Advance]]
@@ -69,7 +73,7 @@ def finetune(
         world: for quick match rates.
         config: settings.
         seed: root of the order of examples.
-        folder: gets ``checkpoint/``, ``metrics.jsonl`` and, at the end, ``model/``.
+        folder: gets checkpoint, transition network, metrics and, at the end, ``model/``.
         watch: given what is done and its number of steps, opens what shows progress.
         conditions: under which quick match rates begin.
 
@@ -82,46 +86,47 @@ def finetune(
         prompt_builder.require_room(part)
     curriculum = GroundingDataset(data, prompt_builder, config, seed)
     model.fit_scales(data)
-    checkpoint = Checkpoint(folder / "checkpoint", identity_of(rollouts, config, seed))
-    if config.language.steps and not checkpoint.folder.exists():
+    place, identity = folder / NAME, fingerprint([rollouts.digest(), config.model_dump(), seed])
+    if config.language.steps and not place.exists():
         with watch("language", config.language.steps) as advance:
             language_warmup.warm_up(model, config, seed, folder, advance)
     if config.state_network:
-        _fit_network(model, data, config, seed, folder / "network.safetensors", watch)
-    optimizer, schedule = optimizer_and_schedule(model, config, curriculum.steps)
-    team = DistributedTrainer(model, optimizer, config.precision, config.compile)
-    start = checkpoint.restore(model, team.optimizer)
-    metrics = Metrics(folder, start) if processes.main() else None
+        network = Checkpoint(folder / NETWORK, identity, model.network.state_dict(), {}, shared=True)
+        _fit_network(model, data, config, seed, network, watch)
+    team = DistributedTrainer(model, adamw(model, config), config.precision, config.compile)
+    optimizers = {"optimizer": team.optimizer}
+    checkpoint = Checkpoint(place, identity, trained(model), optimizers, model.device, shared=True)
+    resumed = checkpoint.restore()
+    done = resumed.step if resumed else 0
+    metrics = Metrics(folder, done) if processes.main() else None
     monitor = (
         GroundingMonitor(team.shown, world, held_out, prompt_builder, config, seed, conditions)
         if metrics
         else None
     )
+
+    def evaluate(_: int) -> dict[str, float]:
+        with team.whole():
+            return monitor.evaluate() if monitor else {}
+
     with watch("ground", curriculum.steps) as advance:
-        advance(start, resumed=True)
-        for number in range(start, curriculum.steps):
-            for group, rate in zip(team.optimizer.param_groups, schedule(number), strict=True):
-                group["lr"] = rate
-            losses, norm = update(team, parts(curriculum, number, model, config), config)
-            done = number + 1
-            last = done == curriculum.steps
-            look = last or done % config.evaluate_every == 0
-            keep = not last and done % config.checkpoint_every == 0
-            shown: dict[str, Any] = {}
-            # Reading a number off a GPU waits for all its work, so it is done now and then only.
-            if look or keep or done % LOG_EVERY == 0:
-                values = measured(losses, norm, config)
-                shown = {"loss": values["loss"]}
-                if metrics:
-                    rates = {"train/body_lr": schedule(number)[0]}
-                    metrics.log(done, {f"train/{name}": value for name, value in values.items()} | rates)
-            if look:
-                with team.whole():
-                    if metrics and monitor:
-                        metrics.log(done, monitor.look())
-            if keep:
-                checkpoint.write(model, team.optimizer, done)
-            advance(1, **shown)
+        fit(
+            lambda step: update(team, parts(curriculum, step, model, config), config),
+            curriculum.steps,
+            done,
+            schedulers=[cosine(team.optimizer, config, curriculum.steps, done)],
+            callbacks=[
+                LogLosses(
+                    partial(measured, config=config),
+                    *(LOG_EVERY, config.evaluate_every, config.checkpoint_every),
+                    prefix="train/",
+                ),
+                Evaluate(config.evaluate_every, evaluate),
+                WriteMetrics(metrics),
+                SaveCheckpoint(checkpoint, config.checkpoint_every),
+            ],
+            advance=advance,
+        )
     with team.whole():
         if metrics:
             team.shown.eval().save(folder / "model")
@@ -130,20 +135,22 @@ def finetune(
 
 
 def _fit_network(
-    model: GroundedLM, data: RolloutSet, config: GroundConfig, seed: int, place: Path, watch: Watch
+    model: GroundedLM,
+    data: RolloutSet,
+    config: GroundConfig,
+    seed: int,
+    checkpoint: Checkpoint,
+    watch: Watch,
 ) -> None:
     """Fit the transition network, or load what an earlier call fitted."""
-    if place.exists():
-        model.network.load_state_dict(load_file(place))
+    if checkpoint.restore():
         return
     with watch("physics", config.network_steps) as advance:
         seed = derive_seed(seed, "ground", "network")
         fit_transition_network(
             model.network, data, config.network_steps, seed, advance, config.network_horizon
         )
-    if processes.main():
-        with atomic_write(place) as temporary:
-            save_file(model.network.state_dict(), temporary)
+    checkpoint.save(config.network_steps)
 
 
 def divide(rollouts: RolloutSet, config: GroundConfig, seed: int) -> tuple[RolloutSet, RolloutSet]:
@@ -176,12 +183,10 @@ def parts(
     ]
 
 
-def optimizer_and_schedule(
-    model: GroundedLM | DecisionTransformer, config: GroundConfig, steps: int
-) -> tuple[torch.optim.AdamW, Callable[[int], list[float]]]:
-    """AdamW over body and new modules at their own rates, and the schedule of those rates."""
+def adamw(model: GroundedLM | DecisionTransformer, config: GroundConfig) -> torch.optim.AdamW:
+    """Return AdamW over body and new modules at their own rates."""
     rates = (config.body_lr, config.new_lr)
-    optimizer = torch.optim.AdamW(
+    return torch.optim.AdamW(
         [
             {"params": group, "lr": rate}
             for group, rate in zip(lora.groups(model, model.backbone), rates, strict=True)
@@ -189,14 +194,11 @@ def optimizer_and_schedule(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    warm = max(1, round(config.warmup * steps))
 
-    def schedule(step: int) -> list[float]:
-        rise = min(1.0, (step + 1) / warm)
-        fall = 0.5 * (1 + math.cos(math.pi * max(0.0, (step - warm) / max(1, steps - warm))))
-        return [rate * rise * fall for rate in rates]
 
-    return optimizer, schedule
+def cosine(optimizer: torch.optim.Optimizer, config: GroundConfig, steps: int, done: int) -> LambdaLR:
+    """Return the schedule of a training of so many steps, some of which are done."""
+    return schedule(optimizer, "cosine", steps, warmup=warmup_steps(config.warmup, steps), done=done)
 
 
 def fresh(config: GroundConfig, world: World, seed: int, device: str) -> GroundedLM:

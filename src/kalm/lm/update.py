@@ -7,28 +7,31 @@ answers, so that the gradient does not depend on how a batch was divided.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from kalm.errors import KalmError
-from kalm.lm.distributed import DistributedTrainer, gather, trained
+from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.model import GroundingLosses, autocast
 from kalm.lm.packing import PackedBatch
 from kalm.lm.settings import GroundConfig
 from kalm.run import processes
+from kalm.training.shards import gather, trained
 
 
 def update(
     team: DistributedTrainer, parts: Sequence[PackedBatch], config: GroundConfig
-) -> tuple[GroundingLosses, Tensor]:
+) -> dict[str, Tensor | float]:
     """Take one optimizer step on this process's parts of a batch, one after the other.
 
     Returns:
-        What these parts add to the batch's losses, and the norm of the whole gradient before clipping; both
-        still on the device (see `measured`).
+        What these parts add to the batch's losses (``text``, ``state``, ``action``), the norm of the whole
+        gradient before clipping, and the body's learning rate; losses and norm are still on the device (see
+        `measured`).
     """
+    rate = team.optimizer.param_groups[0]["lr"]
     team.model.train()
     team.optimizer.zero_grad(set_to_none=True)
     answers = [part.answers for part in parts]
@@ -43,9 +46,9 @@ def update(
             # Exchanging takes the mean over processes; the sum is wanted.
             (weighted(losses, config) * processes.count()).backward()
         sums = GroundingLosses(*(done + loss.detach() for done, loss in zip(sums, losses, strict=True)))
-    norm = torch.nn.utils.clip_grad_norm_([weight for _, weight in trained(team.model)], config.clip)
+    norm = torch.nn.utils.clip_grad_norm_(list(trained(team.model).values()), config.clip)
     team.optimizer.step()
-    return sums, norm
+    return {**sums._asdict(), "gradient_norm": norm, "body_lr": rate}
 
 
 def weighted(losses: GroundingLosses, config: GroundConfig) -> Tensor:
@@ -53,18 +56,20 @@ def weighted(losses: GroundingLosses, config: GroundConfig) -> Tensor:
     return losses.weighted(config.loss.text, config.loss.state, config.loss.action)
 
 
-def measured(losses: GroundingLosses, norm: Tensor, config: GroundConfig) -> dict[str, float]:
-    """Return a batch's losses as numbers, summed over processes; every process has to ask.
+def measured(losses: Mapping[str, Tensor | float], config: GroundConfig) -> dict[str, float]:
+    """Return what `update` did as numbers, losses summed over processes; every process has to ask.
 
     Raises:
         KalmError: the loss is not finite.
     """
-    terms = processes.total([float(loss) for loss in losses])
-    values = dict(zip(GroundingLosses._fields, terms, strict=True))
+    names = GroundingLosses._fields
+    terms = processes.total([float(losses[name]) for name in names])
     loss = float(weighted(GroundingLosses(*map(torch.tensor, terms)), config))
+    values = dict(zip(names, terms, strict=True))
     if not math.isfinite(loss):
         raise KalmError(
             f"the loss is {loss}: text {values['text']}, state {values['state']}, action {values['action']}. "
             "Lower ground.body_lr or ground.new_lr, or use ground.precision=float32."
         )
-    return {"loss": loss, **values, "gradient_norm": float(gather(norm))}
+    norm = float(gather(torch.as_tensor(losses["gradient_norm"])))
+    return {"loss": loss, **values, "gradient_norm": norm, "body_lr": float(losses["body_lr"])}

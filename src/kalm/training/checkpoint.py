@@ -56,14 +56,14 @@ class Resumed:
 class Checkpoint:
     """A file, and the live state that it holds a copy of.
 
-    Every process has to call its methods; the main one writes, all read.
-
     Attributes:
         path: of the file.
         identity: names what the training is made of (`kalm.run.io.fingerprint`): data, settings, seed.
         weights: live tensors by name; `restore` fills them in place.
         optimizers: by name.
         device: whose random numbers the training draws.
+        shared: all processes of the command train together (`kalm.run.processes`). Each of them then has to
+            call `save` and `restore`; the main one writes, all read.
     """
 
     path: Path
@@ -71,22 +71,25 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     optimizers: Mapping[str, Optimizer]
     device: str | torch.device = "cpu"
+    shared: bool = False
 
     def save(self, step: int, facts: Mapping[str, Any] | None = None) -> None:
         """Save everything that the step after `step` depends on; `facts` are JSON-ready."""
         live = {f"weight/{name}": weight for name, weight in self.weights.items()}
         for name, _, slots, _ in self._slots():
             live |= {f"{name}/{slot}": value for slot, value in slots.items()}
+        writes = processes.main() or not self.shared
         tensors = random_state(self.device)
         for name, tensor in live.items():
             whole = gather(tensor)  # other processes than the main one only take part in this
-            if processes.main():
+            if writes:
                 tensors[name] = whole.contiguous()
-        if processes.main():
+        if writes:
             about = {"format": FORMAT, "identity": self.identity, "step": step, "facts": dict(facts or {})}
             with atomic_write(self.path) as temporary:
                 save_file(tensors, temporary, {"about": json.dumps(about)})
-        processes.wait()
+        if self.shared:
+            processes.wait()
 
     def restore(self) -> Resumed | None:
         """Put everything where the file's training left it; None without a file.
@@ -94,7 +97,10 @@ class Checkpoint:
         Raises:
             KalmError: the file is damaged, or another training's.
         """
-        return self.restore_from(self.path, self.identity) if self.path.exists() else None
+        exists = self.path.exists()
+        if self.shared:
+            processes.wait()  # nobody writes before all have looked
+        return self.restore_from(self.path, self.identity) if exists else None
 
     def restore_from(self, path: Path, identity: str | None = None) -> Resumed:
         """Put everything where another file's training left it.

@@ -16,17 +16,17 @@ something that no rollout with this start had.
 ::
 
     folder/  policy.json  decision.safetensors  lm/           the policy, written last
-             checkpoint/  metrics.jsonl  tensorboard/         checkpoint/ is gone when the training is over
+             metrics.jsonl  tensorboard/  checkpoint.safetensors   the last is gone when the training is over
              steps/00000130/policy.json ...                   with `decision.keep_policies`
 """
 
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,10 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.validation import require_data
 from kalm.errors import KalmError
 from kalm.lm import lora, packing, sft
-from kalm.lm.checkpoint import Checkpoint
 from kalm.lm.decision_transformer.dataset import DecisionDataset
 from kalm.lm.decision_transformer.model import DecisionTransformer
 from kalm.lm.decision_transformer.policy import FACTS, DecisionTransformerPolicy, load_decision_transformer
 from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
-from kalm.lm.distributed import trained
 from kalm.lm.model import autocast
 from kalm.lm.packing import PackedRow
 from kalm.lm.settings import GroundConfig
@@ -51,11 +49,17 @@ from kalm.run.io import file_sha256, fingerprint, read_json, versions
 from kalm.run.metrics import Metrics
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_seed
+from kalm.training.callbacks import Evaluate, Every, LogLosses, SaveCheckpoint, WriteMetrics
+from kalm.training.checkpoint import NAME, Checkpoint
+from kalm.training.loop import StepLosses, TrainingStep, fit
+from kalm.training.optimizer import gradient_step
+from kalm.training.random_state import own_random_stream
+from kalm.training.shards import trained
 from kalm.types import SOURCES, WorldSpec
 
 LOG_EVERY = 20
 NOT_IN_KEY = {"target", "checkpoint_every", "keep_policies", "evaluate_every"}  # change no weight
-Look = Callable[[DecisionTransformerPolicy, int], Mapping[str, float]]
+Evaluation = Callable[[DecisionTransformerPolicy, int], Mapping[str, float]]
 
 
 def train_decision_transformer(
@@ -68,7 +72,7 @@ def train_decision_transformer(
     folder: Path,
     device: str = "cpu",
     advance: Advance = silent,
-    look: Look | None = None,
+    look: Evaluation | None = None,
     start: Path | None = None,
 ) -> DecisionTransformerPolicy:
     """Train a policy, or continue a stopped training of the same one, and store it in the folder.
@@ -100,7 +104,7 @@ def train_decision_transformer(
     if (folder / FACTS).exists() and _key(folder) == key:
         advance(config.steps, resumed=True)
         return _finished(folder, config, device)
-    with _own_stream(device, derive_seed(seed, "decision", "init")):
+    with own_random_stream(device, derive_seed(seed, "decision", "init")):
         model = _begin(settings, real.spec, start).to(device)
         mixture = DecisionDataset(real, imagined, mix, model.grounded.prompt_builder(), config, seed)
         if start is None:
@@ -110,7 +114,7 @@ def train_decision_transformer(
         )
         _run(policy, mixture, settings, config, key, folder, advance, look)
     policy.save(folder)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    (folder / NAME).unlink(missing_ok=True)
     return policy
 
 
@@ -119,76 +123,74 @@ def _run(
     mixture: DecisionDataset,
     settings: GroundConfig,
     config: DecisionTransformerConfig,
-    key: str,
+    identity: str,
     folder: Path,
     advance: Advance,
-    look: Look | None,
+    evaluate: Evaluation | None,
 ) -> None:
-    """Take the steps that are left, with metrics, looks and checkpoints on the way."""
+    """Take the steps that are left, with metrics, evaluations and checkpoints on the way."""
     model = policy.model
-    optimizer, schedule = sft.optimizer_and_schedule(model, settings, config.steps)
-    checkpoint = Checkpoint(folder / "checkpoint", key)
-    first = checkpoint.restore(model, optimizer)
-    advance(first, resumed=True)
-    with closing(Metrics(folder, first)) as metrics:
-        for number in range(first, config.steps):
-            for group, rate in zip(optimizer.param_groups, schedule(number), strict=True):
-                group["lr"] = rate
-            groups = mixture.groups(number)
-            losses, norm = _update(model, optimizer, mixture.rollouts, groups, settings)
-            step, values = number + 1, {}
-            last = step == config.steps
-            looks = look is not None and config.evaluate_every > 0
-            looks = looks and (last or step % config.evaluate_every == 0)
-            keeps = not last and step % config.checkpoint_every == 0
-            if last or looks or keeps or step % LOG_EVERY == 0:
-                values = _measured(losses, mixture.sources(groups), norm, step)
-                values["body_lr"] = schedule(number)[0]
-            stored = last or (keeps and config.keep_policies)
-            if stored or looks:
-                model.eval().fit_aims(mixture.rollouts, settings.precision)
-            if look is not None and looks:
-                values |= look(policy, step)
-            if values:
-                metrics.log(step, values)
-            if stored and config.keep_policies:
-                policy.save(folder / "steps" / f"{step:08d}")
-            if keeps:
-                checkpoint.write(model, optimizer, step)
-            shown: dict[str, Any] = {"loss": values["loss"]} if values else {}
-            advance(1, **shown)
+    update = _Update(model, mixture, settings)
+    optimizers = {"optimizer": update.optimizer}
+    checkpoint = Checkpoint(folder / NAME, identity, trained(model), optimizers, model.grounded.device)
+    resumed = checkpoint.restore()
+    done = resumed.step if resumed else 0
+    evaluate_every = config.evaluate_every if evaluate else 0
+    keep_every = config.checkpoint_every if config.keep_policies else 0
 
+    def fit_aims(step: TrainingStep) -> None:
+        if step.last or step.due(evaluate_every) or step.due(keep_every):
+            model.eval().fit_aims(mixture.rollouts, settings.precision)
 
-def _update(
-    model: DecisionTransformer,
-    optimizer: torch.optim.Optimizer,
-    rollouts: RolloutSet,
-    groups: Sequence[Sequence[PackedRow]],
-    settings: GroundConfig,
-) -> tuple[Tensor, Tensor]:
-    """Take one step; return the losses of the batch's actions (r,) and the norm of its gradient."""
-    device = model.grounded.device
-    batch = packing.batch(groups, rollouts, model.backbone.two_way_prompt).to(device)
-    optimizer.zero_grad(set_to_none=True)
-    with autocast(device, settings.precision):
-        losses = model.train()(batch)
-    losses.mean().backward()
-    norm = torch.nn.utils.clip_grad_norm_([weight for _, weight in trained(model)], settings.clip)
-    optimizer.step()
-    return losses.detach(), norm
-
-
-def _measured(losses: Tensor, sources: np.ndarray, norm: Tensor, step: int) -> dict[str, float]:
-    """Return a batch's mean loss, in all and per source, as numbers."""
-    found = losses.double().numpy(force=True)
-    loss = float(found.mean())
-    if not math.isfinite(loss):
-        raise KalmError(
-            f"the loss is {loss} at step {step}. Lower decision.body_lr or decision.new_lr, or use "
-            "ground.precision=float32."
+    with closing(Metrics(folder, done)) as metrics:
+        fit(
+            update,
+            config.steps,
+            done,
+            schedulers=[sft.cosine(update.optimizer, settings, config.steps, done)],
+            callbacks=[
+                LogLosses(update.measured, LOG_EVERY, evaluate_every, config.checkpoint_every),
+                fit_aims,
+                *([Evaluate(evaluate_every, partial(evaluate, policy))] if evaluate else []),
+                WriteMetrics(metrics),
+                Every(keep_every, lambda step: policy.save(folder / "steps" / f"{step:08d}")),
+                SaveCheckpoint(checkpoint, config.checkpoint_every),
+            ],
+            advance=advance,
         )
-    parts = {f"loss_{SOURCES[code]}": float(found[sources == code].mean()) for code in np.unique(sources)}
-    return {"loss": loss, **parts, "gradient_norm": float(norm)}
+
+
+class _Update:
+    """Takes steps, and knows what the last one was made of."""
+
+    def __init__(self, model: DecisionTransformer, mixture: DecisionDataset, settings: GroundConfig) -> None:
+        self.model, self.mixture, self.settings = model, mixture, settings
+        self.optimizer = sft.adamw(model, settings)
+        self.groups: list[list[PackedRow]] = []
+
+    def __call__(self, step: int) -> dict[str, Tensor | float]:
+        """Take a step; return the losses of the batch's actions (r,), gradient norm and learning rate."""
+        rate, device = self.optimizer.param_groups[0]["lr"], self.model.grounded.device
+        self.groups = self.mixture.groups(step)
+        batch = packing.batch(self.groups, self.mixture.rollouts, self.model.backbone.two_way_prompt)
+        with autocast(device, self.settings.precision):
+            losses = self.model.train()(batch.to(device))
+        weights = trained(self.model).values()
+        norm = gradient_step(self.optimizer, losses.mean(), self.settings.clip, list(weights))
+        return {"losses": losses.detach(), "gradient_norm": norm, "body_lr": rate}
+
+    def measured(self, values: StepLosses) -> dict[str, float]:
+        """Return the last batch's mean loss, in all and per source, as numbers."""
+        found = torch.as_tensor(values["losses"]).double().numpy(force=True)  # (r,)
+        loss, sources = float(found.mean()), self.mixture.sources(self.groups)
+        if not math.isfinite(loss):
+            raise KalmError(
+                f"the loss is {loss}. Lower decision.body_lr or decision.new_lr, or use "
+                "ground.precision=float32."
+            )
+        parts = {f"loss_{SOURCES[code]}": float(found[sources == code].mean()) for code in np.unique(sources)}
+        others = {name: float(values[name]) for name in ("gradient_norm", "body_lr")}
+        return {"loss": loss, **parts, **others}
 
 
 def _begin(settings: GroundConfig, spec: WorldSpec, start: Path | None) -> DecisionTransformer:
@@ -244,11 +246,3 @@ def _finished(folder: Path, config: DecisionTransformerConfig, device: str) -> D
 def _key(folder: Path) -> str:
     facts = read_json(folder / FACTS, "policy")
     return fingerprint(facts.get("provenance", {}).get("made_from")) if isinstance(facts, dict) else ""
-
-
-@contextmanager
-def _own_stream(device: str, seed: int) -> Iterator[None]:
-    """Seed torch; its random stream is the caller's again after the block."""
-    with torch.random.fork_rng([device] if "cuda" in device else []):
-        torch.manual_seed(seed)
-        yield
