@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import typer
+
 from kalm.cli.main import app
 
 # Typer carries its own copy of click, which has no public name: commands and parameters are read, not made.
@@ -62,7 +63,9 @@ def _usage(parameter: Parameter) -> str:
 
 
 def _row(parameter: Parameter) -> str:
-    names = ", ".join(f"`{name}`" for name in parameter.opts) if _option(parameter) else parameter.name.upper()
+    names = (
+        ", ".join(f"`{name}`" for name in parameter.opts) if _option(parameter) else parameter.name.upper()
+    )
     meaning = (parameter.help or "").replace("|", "\\|")
     default = parameter.default
     if default not in (None, False, ()) and not parameter.required:
@@ -80,5 +83,7 @@ def _value(parameter: Parameter) -> str:
         return ""
     kind = parameter.type_descriptor.annotation
     kind = next((part for part in get_args(kind) if part is not type(None)), kind)
-    name = {"Path": "PATH", "str": "TEXT", "int": "INTEGER", "float": "NUMBER"}.get(kind.__name__, kind.__name__)
+    name = {"Path": "PATH", "str": "TEXT", "int": "INTEGER", "float": "NUMBER"}.get(
+        kind.__name__, kind.__name__
+    )
     return f"{name} ..." if parameter.multiple else name

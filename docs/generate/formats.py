@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+
 from kalm.data import storage
 from kalm.data.columns import schema
 from kalm.data.rollouts import RolloutSet
 from kalm.types import Goal, Instruction, WorldSpec
-
-ARROW = re.compile(r"fixed_size_list<.*?>\[(\d+)\]")
 
 
 def columns() -> str:

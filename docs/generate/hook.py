@@ -1,7 +1,8 @@
 """Fills pages with what the code says, while the site is built; nothing generated is committed.
 
-A line ``<!-- kalm: NAME ARGUMENTS -->`` of a page is replaced by what `GENERATORS[NAME]` returns. Before the build
-every public symbol has to stand in the reference, with a description of each of its parameters (`symbols.py`).
+A line ``<!-- kalm: NAME ARGUMENTS -->`` of a page is replaced by what `GENERATORS[NAME]` returns. Before the
+build every public symbol has to stand in the reference, with a description of each of its parameters
+(`symbols.py`).
 """
 
 from __future__ import annotations

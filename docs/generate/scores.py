@@ -32,4 +32,3 @@ def _table(kind: str, rows: Sequence[Episode], environment: str) -> Table | None
     if kind == "gain":
         return tables.gain_table(scores(rows, environment))
     return {"kinds": tables.kind_table, "held-back": tables.held_back_table}[kind](rows)
-

@@ -21,7 +21,9 @@ def undocumented(docs: Path) -> list[str]:
     """Return a line per public symbol that no page of the reference shows, or that lacks a description."""
     shown = {name for page in docs.rglob("*.md") for name in REFERENCE.findall(page.read_text("utf-8"))}
     missing = [f"{name}: in no page of the reference" for name in public_names() if name not in shown]
-    return missing + [line for name in sorted(shown) for line in _gaps(name, package()[name.removeprefix("kalm.")])]
+    return missing + [
+        line for name in sorted(shown) for line in _gaps(name, package()[name.removeprefix("kalm.")])
+    ]
 
 
 @cache
@@ -51,8 +53,8 @@ def _gaps(name: str, found: griffe.Object | griffe.Alias) -> Iterator[str]:
 
 
 def _unexplained(function: griffe.Function) -> list[str]:
-    """Return parameters that neither ``Args:`` nor the text names; methods of a class may name them in passing."""
+    """Return the parameters of a function that its docstring does not name; methods are let off."""
     text = function.docstring.value if function.docstring else ""
     names = [one.name.lstrip("*") for one in function.parameters if one.name not in ("self", "cls")]
-    told = function.parent is not None and function.parent.is_class
-    return [] if told else [name for name in names if not re.search(rf"\b{re.escape(name)}\b", text)]
+    method = function.parent is not None and function.parent.is_class
+    return [] if method else [name for name in names if not re.search(rf"\b{re.escape(name)}\b", text)]
