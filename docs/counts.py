@@ -1,16 +1,18 @@
-"""Prints the counts of docs/architecture.md: size of the code, how often each thing is written, time to start.
+"""Prints the counts of docs/architecture.md: size of the code, how often things are written, time to start.
 
 Usage, from the root of the repository, for this tree or for another checkout::
 
     python docs/counts.py [PATH]
 
-How often a thing is written is counted by what gives it away, which every line says. Times are the best of five.
+How often a thing is written is counted by what gives it away, which every line says. Times are the best of
+five.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -38,9 +40,7 @@ def main() -> None:
         "lines of a function, median and longest": f"{statistics.median(lengths):.0f}, {max(lengths)}",
         "distinct public names (classes, functions, methods)": len(set(public_names(trees))),
         "public classes that share their name with another": shared_names(trees),
-        "`Any` in annotations": sum(
-            1 for tree in trees.values() for name in annotated(tree) if name == "Any"
-        ),
+        "the word `Any`": sum(len(re.findall(r"\bAny\b", text)) for text in texts.values()),
         "training loops (functions that call an optimizer's `step`)": counted(trees, steps_weights),
         "learning-rate schedules (made, or a rate set by hand)": counted(trees, schedules),
         "checkpoint writers (functions that write an optimizer's moments)": counted(trees, writes_moments),
@@ -72,11 +72,6 @@ def shared_names(trees: Trees) -> int:
     """Count the names that more than one public class has."""
     found = [n.name for tree in trees.values() for n in tree.body if isinstance(n, ast.ClassDef)]
     return sum(1 for name in set(found) if not name.startswith("_") and found.count(name) > 1)
-
-
-def annotated(tree: ast.Module) -> Iterator[str]:
-    """Yield the names in use; imports of them do not count."""
-    return (node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
 
 
 def counted(trees: Trees, telling: Callable[[Path, Functions], int]) -> int:
@@ -116,9 +111,9 @@ def writes_moments(path: Path, node: Functions) -> int:
 
 def judges_steps(path: Path, node: Functions) -> int:
     """Tell whether a judge is asked about success here; scoring stored rollouts and judges do not count."""
-    inside = path.parts[0] == "envs" and len(path.parts) > 2
-    scoring = path.name in ("scoring.py", "simple.py", "base.py")
-    return not inside and not scoring and any(call.endswith(".success") for call in calls(node))
+    judges = path.parts[0] == "goals" or (path.parts[0] == "envs" and len(path.parts) > 2)
+    scoring = path.stem in ("score", "scoring", "simple", "base")
+    return not judges and not scoring and any(call.endswith(".success") for call in calls(node))
 
 
 def normalisers(trees: Trees) -> int:
