@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo mini test check bench
+.PHONY: demo mini test check docs bench
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Making the environment in $(VENV) (first time only) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch --constraint constraints.txt
 	$(BIN)/pip install --quiet --editable '.[metaworld,minilm,dev]' --constraint constraints.txt
+	@touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[docs]' --constraint constraints.txt
 	@touch $@
 
 demo: $(VENV)/installed
@@ -30,6 +34,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: $(VENV)/docs
+	@echo "Building the documentation into site/ ..."
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/installed
 	@echo "Measuring against plain references (a few minutes) ..."

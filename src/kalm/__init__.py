@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kalm.envs.registry import make
     from kalm.registry import load_policy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["load_policy", "make"]
 
 _PLACES = {"load_policy": "kalm.registry", "make": "kalm.envs.registry"}

@@ -12,6 +12,12 @@ class KalmError(ValueError):
 
 
 def unknown(what: str, came: object, allowed: Iterable[object]) -> KalmError:
-    """Return the error for a name that is not in a closed list, e.g. ``unknown("level", "sen", LEVELS)``."""
+    """Return the error for a name that is not in a closed list, e.g. ``unknown("level", "sen", LEVELS)``.
+
+    Args:
+        what: kind of thing, as a user calls it.
+        came: the name that was given.
+        allowed: the names that exist.
+    """
     names = ", ".join(sorted(str(name) for name in allowed))
     return KalmError(f"unknown {what} {str(came)!r}. Known: {names}.")

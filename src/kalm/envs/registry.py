@@ -26,6 +26,10 @@ def require(name: str) -> None:
 def make(name: str, **options: object) -> World:
     """Return the world of this name, e.g. ``make("clevr", physics="mujoco3")``.
 
+    Args:
+        name: as after ``--env``.
+        options: handed on to the world's class.
+
     Raises:
         KalmError: no installed package registers that name; lists those that exist.
     """
