@@ -78,6 +78,7 @@ def test_a_preset_says_only_what_differs(path):
         ("train.seeds=[0, 0]", "train.seeds: 0 more than once"),
         ("train.seeds=[-1]", "train.seeds.0"),
         ("train.algorithms=[]", "train.algorithms"),
+        ("ground.tasks={generation: 0, explanation: 0, dynamics: 0}", "every task gives 0 examples"),
         ("decision_transformer.target=.inf", "decision_transformer.target"),
         ("ground=3", "ground"),
     ],
@@ -165,6 +166,11 @@ def test_paths_of_any_letters_come_through(path):
     for text in (json.dumps(path), json.dumps(path, ensure_ascii=False)):
         found = config.load_config(None, [f"ground.backbone={text}"]).ground.backbone
         assert found == path and found.encode()
+
+
+def test_a_name_may_look_like_something_else():
+    found = config.load_config(None, ["ground.backbone=7", "train.encoder=no", "online.algorithm=null"])
+    assert (found.ground.backbone, found.train.encoder, found.online.algorithm) == ("7", "no", None)
 
 
 def test_numbers_as_people_write_them():

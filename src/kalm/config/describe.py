@@ -58,6 +58,15 @@ def field_names(path: Sequence[int | str]) -> list[str]:
     return [prefix + name for name in section_at(path).model_fields]
 
 
+def is_text(path: Sequence[str]) -> bool:
+    """Whether the setting at a path takes words and nothing else, None aside; False where there is none."""
+    try:
+        field = section_at(path[:-1]).model_fields[path[-1]]
+    except KeyError:
+        return False
+    return field.annotation is str or set(get_args(field.annotation)) == {str, NoneType}
+
+
 def _children(section: type[BaseModel]) -> list[tuple[str, type[Section]]]:
     """Return the sections of a section."""
     fields = section.model_fields.items()

@@ -14,7 +14,7 @@ from typing import cast
 import yaml
 from pydantic import ValidationError
 
-from kalm.config.describe import field_names
+from kalm.config.describe import field_names, is_text
 from kalm.config.presets import Settings, read_preset
 from kalm.config.renamed import require_present_names
 from kalm.config.tree import Config
@@ -74,17 +74,21 @@ def _apply(data: Settings, override: str) -> None:
             raise KalmError(f"--set {override!r}: {section!r} is a value, not a section.")
         target = cast(Settings, below)
     try:
-        target[name] = _value(value)
+        target[name] = _value(value, is_text=is_text((*sections, name)))
     except yaml.YAMLError:
         raise KalmError(f"--set {override!r}: {value!r} is not a YAML value.") from None
 
 
-def _value(text: str) -> object:
-    """Return the value of an override. JSON first: YAML takes its escapes of an emoji for two letters."""
+def _value(text: str, is_text: bool) -> object:
+    """Return the value of an override. JSON first: YAML takes its escapes of an emoji for two letters.
+
+    Where words are wanted, what reads as a number or a truth stays as typed: a folder may be called ``7``.
+    """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
+    return text if is_text and isinstance(value, bool | int | float) else value
 
 
 def _readable(error: ValidationError) -> KalmError:

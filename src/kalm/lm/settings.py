@@ -25,6 +25,12 @@ class TasksConfig(Section):
         default=0.0, ge=0, description="plain texts about things in space, as a share of the rollouts"
     )
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> TasksConfig:
+        if not any(dict(self).values()):
+            raise ValueError("every task gives 0 examples; set one of them above 0")
+        return self
+
 
 class LossConfig(Section):
     """What each part of the loss counts."""

@@ -50,6 +50,7 @@ class Section(BaseModel):
         values = dict(self)
         for name, value in fields.items():
             old = values.get(name)
-            nested = isinstance(old, Section) and isinstance(value, Mapping)
-            values[name] = old.changed(**value) if nested else value
+            if isinstance(old, Section) and isinstance(value, Mapping):
+                value = old.changed(**value)
+            values[name] = value
         return type(self).model_validate(values)
