@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from kalm.cli.main import main
+from kalm.config import Config, load_config
 from kalm.errors import KalmError
+from kalm.run.folder import JOB
+from kalm.run.io import write_json
+from kalm.session import Session
+from kalm.stages.train import TrainInputs, policy_jobs, train_policies
 from whole_runs import TINY, here, kalm
 
 SMALL = [
@@ -197,14 +202,16 @@ def test_goals_can_be_shown_written_and_checked(tmp_path):
 
 
 def test_when_all_policies_are_finished_no_data_are_read(tmp_path):
-    from kalm import policies
-    from kalm.config import Config
-    from kalm.run.folder import JOB
-    from kalm.run.io import write_json
-
     config = Config()
-    for job in policies.jobs(config):
+    for job in policy_jobs(config):
         write_json(tmp_path / job.name / JOB, {})
-    inputs = policies.Inputs(tmp_path / "no real data", tmp_path / "no imagined data")
-    done = policies.train(config, inputs, tmp_path)
-    assert done["policies"] == [job.name for job in policies.jobs(config)]
+    inputs = TrainInputs(tmp_path / "no real data", tmp_path / "no imagined data")
+    done = train_policies(Session(config), inputs, tmp_path)
+    assert done["policies"] == [job.name for job in policy_jobs(config)]
+
+
+def test_plain_policies_can_be_left_out():
+    config = load_config(None, ["train.plain=false", "train.algorithms=[bc, lm]", "train.seeds=[0]"])
+    assert [job.name for job in policy_jobs(config)] == ["bc+kalm-seed0", "lm-seed0"]
+    with pytest.raises(KalmError, match="train.plain=false leaves no policy"):
+        policy_jobs(load_config(None, ["train.plain=false"]), imagined=False)

@@ -1,8 +1,9 @@
-"""A whole run: every stage once, then the rounds of the online loop, then the report.
+"""The online loop's own stages: trained policies collect, and what succeeded becomes real data.
 
 In a round the trained policies play goals in the simulator, and what succeeded becomes real data under the
 sentence that was asked for. Grounding goes on from the last model on all real data, rollouts are imagined
-anew, training goes on from the last policies, and they are played as before. A round is a folder::
+anew, training goes on from the last policies, and they are played as before (`kalm.pipeline`). A round is a
+folder::
 
     rounds/1/  collected/    successful episodes of the round
                real/         all real rollouts so far: what grounding sees
@@ -17,53 +18,98 @@ held-back wordings remain so, and the report tells them apart. Evaluation plays 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kalm import envs, pipeline, registry
-from kalm.config import Config
-from kalm.data import storage
-from kalm.data.rollouts import RolloutSet
+from kalm import registry
 from kalm.errors import KalmError
-from kalm.pipeline import Keys
-from kalm.policies import ENCODINGS, Inputs, evaluate, made_from, train
-from kalm.run.folder import (
-    COLLECTED,
-    EVALUATION,
-    GROUNDED,
-    IMAGINED,
-    POLICIES,
-    REAL,
-    REPORT,
-    ROUNDS,
-    PolicyJob,
-    stage,
-    trained_policies,
-)
-from kalm.run.io import read_json
+from kalm.run.folder import ROUNDS, PolicyJob, trained_policies
 from kalm.run.progress import track
 from kalm.run.seeding import derive_seed
-from kalm.session import device, only
+from kalm.stages.base import Figures, StageSpec, sections
 
 if TYPE_CHECKING:
-    import numpy as np
+    from kalm.config import Config
+    from kalm.data.rollouts import RolloutSet
+    from kalm.session import Session
 
 
-def run(config: Config, folder: Path, command: str = "") -> dict[str, Any]:
-    """Do everything that is not done yet; return the summary of the report."""
-    if config.online.rounds:
-        collector(config)
-    keys = first = pipeline.run(config, folder, command)
-    for number in range(1, config.online.rounds + 1):
-        keys = play_round(config, folder, number, keys, command)
-    rounds = {} if keys is first else {"rounds": keys.evaluation}
-    stage(
-        folder / REPORT,
-        {**only(config, "report"), "evaluation": first.evaluation, "inspection": first.inspection, **rounds},
-        lambda: pipeline.report(folder, folder / REPORT),
-    )
-    return read_json(folder / REPORT / "done.json", "report")["result"]
+@dataclass(frozen=True)
+class PlayInputs:
+    """What a round collects with.
+
+    Attributes:
+        number: of the round, from 1.
+        policies: folder of the policies of the round before.
+    """
+
+    number: int
+    policies: Path
+
+
+@dataclass(frozen=True)
+class JoinInputs:
+    """Real rollouts that become one dataset.
+
+    Attributes:
+        number: of the round, from 1.
+        before: real rollouts of the round before.
+        collected: those of this round.
+    """
+
+    number: int
+    before: Path
+    collected: Path
+
+
+def play_goals(session: Session, inputs: PlayInputs, folder: Path) -> Figures:
+    """Let the +KALM policies of one algorithm play; write the successful episodes as a dataset.
+
+    They divide the episodes among themselves, so every training seed has a part in the data.
+    """
+    from kalm.data import storage
+    from kalm.data.rollouts import RolloutSet
+    from kalm.evaluation.episodes import play, sample_episodes
+
+    config, world = session.config, session.world
+    goals = [one for level in config.online.levels for one in world.suite(level) if not one.held_back]
+    seed = session.seed("round", inputs.number, "collect")
+    chosen, seeds = sample_episodes(goals, config.online.episodes, seed)
+    algorithm = collector(config)
+    found = [(job, place) for job, place in trained_policies(inputs.policies) if _collects(job, algorithm)]
+    encoder = session.encoder(inputs.policies)
+    parts = []
+    with track(f"round {inputs.number}: collect", len(chosen)) as advance:
+        for turn, (job, place) in enumerate(found):
+            share = [i for i in range(turn, len(chosen), len(found)) if job.level in (None, chosen[i].level)]
+            policy = registry.load_policy(place, session.device, encoder)
+            mine = [chosen[i] for i in share]
+            played = play(policy, world, mine, seeds[share], config.evaluate.horizon, config.workers)
+            parts.append(played)
+            advance(len(share), success=float(played.success.mean()) if len(played) else 0.0)
+    episodes = RolloutSet.concat(parts)
+    kept = episodes.take(episodes.success)
+    facts = {
+        "round": inputs.number,
+        "policies": [job.name for job, _ in found],
+        "episodes": _counts(episodes),
+    }
+    provenance = {"made_by": "round", "command": session.command, "world": config.env, "seed": config.seed}
+    storage.write(kept, folder, {**provenance, **facts})
+    return {"episodes": len(episodes), "kept": len(kept), "levels": _counts(kept)}
+
+
+def join_rollouts(session: Session, inputs: JoinInputs, folder: Path) -> Figures:
+    """Write all real rollouts so far as a dataset, the collected ones behind the others."""
+    from kalm.data import storage
+    from kalm.data.rollouts import RolloutSet
+
+    parts = [storage.read(inputs.before), storage.read(inputs.collected)]
+    rollouts = RolloutSet.concat(parts)
+    facts = {"round": inputs.number, "before": len(parts[0]), "collected": len(parts[1])}
+    storage.write(rollouts, folder, {"made_by": "round", "command": session.command, **facts})
+    return {"rollouts": len(rollouts), "transitions": rollouts.transitions}
 
 
 def collector(config: Config) -> str:
@@ -80,61 +126,6 @@ def collector(config: Config) -> str:
             f"learn: {', '.join(fitting) or 'none'}."
         )
     return asked
-
-
-def play_round(config: Config, run: Path, number: int, keys: Keys, command: str) -> Keys:
-    """Do the stages of a round that are not done yet.
-
-    Args:
-        config: settings of the run.
-        run: its folder.
-        number: of the round, from 1.
-        keys: stages of the round before.
-        command: noted with what is made.
-    """
-    before, here = _folder(run, number - 1), _folder(run, number)
-    later = settings_of(config, number)
-    own = config.online.model_dump(mode="json", exclude={"rounds"})
-    model = here / GROUNDED / "model"
-    collected = stage(
-        here / COLLECTED,
-        {**_general(config), "rounds": own, "policies": keys.policies},
-        lambda: collect(config, number, before / POLICIES, here / COLLECTED, command),
-    )
-    real = stage(
-        here / REAL,
-        {"before": keys.real, "collected": collected},
-        lambda: join(number, before / REAL, here / COLLECTED, here / REAL, command),
-    )
-    grounded = stage(
-        here / GROUNDED,
-        {**only(later, "ground"), "data": real, "before": keys.grounded},
-        lambda: pipeline.ground(later, here / REAL, here / GROUNDED, before / GROUNDED / "model"),
-        together=True,
-    )
-    imagined = stage(
-        here / IMAGINED,
-        {**only(later, "imagine"), **pipeline.refining(later), "model": grounded},
-        lambda: pipeline.imagine(later, model, here / IMAGINED, real=here / REAL, command=command),
-        together=True,
-    )
-    # Each seed keeps its choice of the first real rollouts, and sees all that policies collected.
-    parts = tuple(_folder(run, earlier) / COLLECTED for earlier in range(1, number + 1))
-    inputs = Inputs(run / REAL, here / IMAGINED, model, parts, before / POLICIES)
-    training = later.changed(seed=config.seed)
-    policies = stage(
-        here / POLICIES,
-        {**made_from(training), "real": real, "imagined": imagined, "before": keys.policies},
-        lambda: train(training, inputs, here / POLICIES),
-    )
-    evaluation = stage(
-        here / EVALUATION,
-        {**only(config, "evaluate"), "policies": policies},
-        lambda: evaluate(config, here / POLICIES, here / EVALUATION),
-    )
-    return replace(
-        keys, real=real, grounded=grounded, imagined=imagined, policies=policies, evaluation=evaluation
-    )
 
 
 def settings_of(config: Config, number: int) -> Config:
@@ -159,50 +150,9 @@ def settings_of(config: Config, number: int) -> Config:
     )
 
 
-def collect(config: Config, number: int, policies: Path, folder: Path, command: str = "") -> dict[str, Any]:
-    """Let the +KALM policies of one algorithm play; write the successful episodes as a dataset.
-
-    They divide the episodes among themselves, so every training seed has a part in the data.
-    """
-    from kalm.evaluation.episodes import play, sample_episodes
-    from kalm.rl.encoder import GoalEncoder
-
-    world = envs.make(config.env)
-    goals = [one for level in config.online.levels for one in world.suite(level) if not one.held_back]
-    seed = derive_seed(config.seed, "round", number, "collect")
-    chosen, seeds = sample_episodes(goals, config.online.episodes, seed)
-    team = [(job, place) for job, place in trained_policies(policies) if _collects(job, collector(config))]
-    encoder = GoalEncoder(config.train.encoder, device(config.device), policies / ENCODINGS)
-    parts = []
-    with track(f"round {number}: collect", len(chosen)) as advance:
-        for turn, (job, place) in enumerate(team):
-            share = [i for i in range(turn, len(chosen), len(team)) if job.level in (None, chosen[i].level)]
-            policy = registry.load_policy(place, device(config.device), encoder)
-            played = play(
-                policy,
-                world,
-                [chosen[i] for i in share],
-                seeds[share],
-                config.evaluate.horizon,
-                config.workers,
-            )
-            parts.append(played)
-            advance(len(share), success=float(played.success.mean()) if len(played) else 0.0)
-    episodes = RolloutSet.concat(parts)
-    kept = episodes.take(episodes.success)
-    facts = {"round": number, "policies": [job.name for job, _ in team], "episodes": _counts(episodes)}
-    provenance = {"made_by": "round", "command": command, "world": config.env, "seed": config.seed, **facts}
-    storage.write(kept, folder, provenance)
-    return {"episodes": len(episodes), "kept": len(kept), "levels": _counts(kept)}
-
-
-def join(number: int, before: Path, collected: Path, folder: Path, command: str = "") -> dict[str, Any]:
-    """Write all real rollouts so far as a dataset, the collected ones behind the others."""
-    parts = [storage.read(before), storage.read(collected)]
-    rollouts = RolloutSet.concat(parts)
-    facts = {"round": number, "before": len(parts[0]), "collected": len(parts[1])}
-    storage.write(rollouts, folder, {"made_by": "round", "command": command, **facts})
-    return {"rollouts": len(rollouts), "transitions": rollouts.transitions}
+def round_folder(run: Path, number: int) -> Path:
+    """Return the folder of a round; 0 is the run itself."""
+    return run / ROUNDS / str(number) if number else run
 
 
 def _collects(job: PolicyJob, algorithm: str) -> bool:
@@ -210,13 +160,15 @@ def _collects(job: PolicyJob, algorithm: str) -> bool:
 
 
 def _counts(rollouts: RolloutSet) -> dict[str, int]:
-    levels: np.ndarray = rollouts.levels
+    levels = rollouts.levels  # (rollouts,) str
     return {level: int((levels == level).sum()) for level in sorted(set(levels))}
 
 
-def _folder(run: Path, number: int) -> Path:
-    return run / ROUNDS / str(number) if number else run
+def _settings(config: Config) -> dict[str, object]:
+    """Return what is collected with; not how many rounds there are, for more can be asked for later."""
+    own = config.online.model_dump(mode="json", exclude={"rounds"})
+    return {"online": own, "horizon": config.evaluate.horizon}
 
 
-def _general(config: Config) -> dict[str, Any]:
-    return {"env": config.env, "seed": config.seed, "horizon": config.evaluate.horizon}
+PLAY = StageSpec("play", _settings, play_goals)
+JOIN = StageSpec("join", sections(), join_rollouts)

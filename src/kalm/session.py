@@ -1,21 +1,145 @@
-"""What a run resolves: the device, the world, the settings of a stage, the model's folder."""
+"""What all stages of a run share, each resolved once, on first use: environment, device, encoder, seeds.
+
+Unusual: a session that goes to a worker process takes its settings along and nothing that it has resolved;
+the process resolves what it needs by itself, for neither a simulator nor a device can be sent.
+"""
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kalm import envs
-from kalm.config import Config
 from kalm.errors import KalmError
 from kalm.run import processes
-from kalm.run.folder import GROUNDED
+from kalm.run.folder import MODEL, inside
+from kalm.run.seeding import derive_seed
 
 if TYPE_CHECKING:
+    from kalm.config import Config
+    from kalm.data.rollouts import RolloutSet
     from kalm.envs.base import World
+    from kalm.lm.model import GroundedLM
+    from kalm.rl.encoder import GoalEncoder
+
+ENCODINGS = "encodings"  # in a folder of policies: sentence vectors that all of them share
 
 
-def device(name: str) -> str:
+class Session:
+    """One run's settings and what they name.
+
+    Args:
+        config: settings.
+        command: what was typed, noted with the data that are made.
+        preset: file that the settings were read from, if one was.
+    """
+
+    def __init__(self, config: Config, command: str = "", preset: Path | None = None) -> None:
+        self.config = config
+        self.command = command
+        self.preset = preset
+        self._resources = _Resources(config.env, config.device, config.train.encoder)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Session, (self.config, self.command, self.preset)
+
+    def changed(self, config: Config) -> Session:
+        """Return a session with other settings; environment, device and encoder are shared if the same."""
+        other = Session(config, self.command, self.preset)
+        if other._resources.names == self._resources.names:
+            other._resources = self._resources
+        return other
+
+    @property
+    def world(self) -> World:
+        """The environment. Raises KalmError: no installed package registers that name."""
+        return self._resources.world
+
+    @property
+    def device(self) -> str:
+        """Torch device. Raises KalmError: there is none of that name here."""
+        return self._resources.device
+
+    def require_device(self) -> None:
+        """Check the device, without loading a library for a name that cannot fail. Raises KalmError."""
+        if self.config.device not in ("auto", "cpu"):
+            torch_device(self.config.device)
+
+    def encoder(self, folder: Path) -> GoalEncoder:
+        """Return the sentence encoder whose vectors are kept in ``folder/encodings``."""
+        return self._resources.encoder(folder / ENCODINGS)
+
+    def seed(self, *parts: int | str) -> int:
+        """Return a seed of the run, e.g. ``session.seed("round", 1, "collect")``."""
+        return derive_seed(self.config.seed, *parts)
+
+    def require_world(self, name: str) -> None:
+        """Check that data or a model of this environment fit the settings. Raises KalmError: they do not."""
+        if name != self.config.env:
+            raise KalmError(
+                f"the input belongs to world {name!r}, the settings to {self.config.env!r}. Use --env {name}."
+            )
+
+    def read(self, data: Path | RolloutSet) -> RolloutSet:
+        """Return a dataset of this environment, read if it is a folder.
+
+        Raises:
+            KalmError: no dataset there, a damaged one, or one of another environment.
+        """
+        from kalm.data import storage
+        from kalm.data.rollouts import RolloutSet
+
+        rollouts = data if isinstance(data, RolloutSet) else storage.read(data)
+        self.require_world(rollouts.spec.name)
+        return rollouts
+
+    def load_model(self, folder: Path) -> GroundedLM:
+        """Load a grounded model of this environment onto the device.
+
+        Args:
+            folder: of the model, or of the stage or run that made it.
+
+        Raises:
+            KalmError: no grounded model there, a damaged one, or one of another environment.
+        """
+        from kalm.lm.model import load_model
+
+        model = load_model(inside(folder, MODEL), self.device)
+        self.require_world(model.spec.name)
+        return model
+
+    def reads(self) -> list[Path]:
+        """Return the files and folders that the settings were read from or name."""
+        names = (self.config.ground.backbone, self.config.train.encoder)
+        folders = [path for path in (Path(name).expanduser() for name in names) if path.is_dir()]
+        return [*folders, *([self.preset] if self.preset else [])]
+
+
+class _Resources:
+    """What is resolved once, for all sessions that share it."""
+
+    def __init__(self, env: str, device: str, encoder: str) -> None:
+        self.names = (env, device, encoder)
+        self._encoders: dict[Path, GoalEncoder] = {}
+
+    @cached_property
+    def world(self) -> World:
+        return envs.make(self.names[0])
+
+    @cached_property
+    def device(self) -> str:
+        return torch_device(self.names[1])
+
+    def encoder(self, cache: Path) -> GoalEncoder:
+        from kalm.rl.encoder import GoalEncoder
+
+        if cache not in self._encoders:
+            self._encoders[cache] = GoalEncoder(self.names[2], self.device, cache)
+        return self._encoders[cache]
+
+
+def torch_device(name: str) -> str:
     """Return the torch device of a name; ``auto`` is a GPU or the CPU. Each of several processes has its GPU.
 
     Raises:
@@ -34,30 +158,3 @@ def device(name: str) -> str:
             f"device {name!r} cannot be used: {str(error).splitlines()[0]} Known here: cpu, auto."
         ) from None
     return name
-
-
-def world_of(name: str, config: Config) -> World:
-    """Return the world that data or a model came from; the settings must not speak of another."""
-    if name != config.env:
-        raise KalmError(
-            f"the input belongs to world {name!r}, the settings to {config.env!r}. Use --env {name}."
-        )
-    return envs.make(name)
-
-
-def only(config: Config, section: str) -> dict[str, Any]:
-    """Return what a stage's result depends on besides its inputs."""
-    settings = config.model_dump(mode="json")
-    return {"env": config.env, "seed": config.seed, section: settings[section]}
-
-
-def model_folder(place: Path) -> Path:
-    """Return the folder of the grounded model in a run folder, a folder of `kalm ground`, or itself."""
-    inner = (place / GROUNDED / "model", place / "model")
-    return next((path for path in inner if (path / "grounded.json").exists()), place)
-
-
-def model_folders(config: Config) -> list[Path]:
-    """Return the folders of language models that the settings name."""
-    names = (config.ground.backbone, config.train.encoder)
-    return [path for path in (Path(name).expanduser() for name in names) if path.is_dir()]

@@ -16,27 +16,15 @@ Unusual: a cell that fails does not stop the others; what failed is told at the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from traceback import format_exception
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kalm import envs, registry
-from kalm.config import Config
+from kalm import registry
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, read_rows, write_rows
-from kalm.policies import (
-    ENCODINGS,
-    Inputs,
-    instructions,
-    jobs,
-    play_one,
-    prepare,
-    require_learners,
-    train_one,
-)
 from kalm.run import processes
 from kalm.run.folder import (
     EVALUATION,
@@ -53,8 +41,21 @@ from kalm.run.folder import (
 )
 from kalm.run.io import atomic_write, fingerprint, read_json, versions, write_json
 from kalm.run.output import clear
-from kalm.run.progress import track
-from kalm.session import device
+from kalm.run.progress import announce, track
+from kalm.stages.base import named_inputs
+from kalm.stages.evaluate import instructions, play_policy
+from kalm.stages.report import ReportInputs, write_run_report
+from kalm.stages.train import (
+    TRAIN,
+    TrainInputs,
+    policy_jobs,
+    prepare_data,
+    require_learners,
+    train_policy,
+)
+
+if TYPE_CHECKING:
+    from kalm.session import Session
 
 TABLE_CSV, TABLE_MD = "sweep.csv", "sweep.md"
 SECTIONS = (
@@ -67,30 +68,30 @@ SECTIONS = (
 CHOSEN = ("algorithms", "seeds")  # settings of `train` that choose cells, and may grow from call to call
 
 
-def sweep(
-    config: Config,
-    inputs: Inputs,
+def run_sweep(
+    session: Session,
+    inputs: TrainInputs,
     folder: Path,
     levels: Sequence[str],
-    command: str = "",
     overwrite: bool = False,
-    reads: Iterable[Path] = (),
 ) -> list[Episode]:
     """Do the cells that are not done yet, write the table and the report, and return all rows.
-
-    `reads` are files and folders that the settings come from or name, besides the `inputs`.
 
     Raises:
         KalmError: bad input, before anything starts; a folder with other settings or inputs; failed cells.
     """
-    require_learners(config, inputs.model)
-    device(config.device)
-    with held(folder, [*reads, *inputs.paths()]):
-        _claim(config, inputs, folder, command, overwrite)
-        cells = jobs(config, inputs.imagined is not None)
-        failures = _do_cells(config, cells, inputs, folder, levels)
-        rows = _write_table(folder, config.env)
-        _report(folder, rows)
+    announce(f"sweep: into {folder}")
+    inputs, world = TRAIN.located(inputs), session.config.env
+    require_learners(session, inputs.model)
+    session.require_device()
+    reads = [value for value in named_inputs(inputs).values() if isinstance(value, Path)]
+    with held(folder, [*session.reads(), *reads]):
+        _claim(session, inputs, folder, overwrite)
+        cells = policy_jobs(session.config, inputs.imagined is not None)
+        failures = _do_cells(session, cells, inputs, folder, levels)
+        rows = _write_table(folder, world)
+        if rows:
+            write_run_report(session, ReportInputs(folder), folder / REPORT)
     if failures:
         told = " ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise KalmError(f"{len(failures)} of {len(cells)} cells failed, the others are in {folder}. {told}")
@@ -98,7 +99,7 @@ def sweep(
 
 
 def _do_cells(
-    config: Config, cells: Sequence[PolicyJob], inputs: Inputs, folder: Path, levels: Sequence[str]
+    session: Session, cells: Sequence[PolicyJob], inputs: TrainInputs, folder: Path, levels: Sequence[str]
 ) -> dict[str, str]:
     """Do the cells that are not done yet, several at a time; return why some failed."""
     left = [job for job in cells if _missing(folder, job, levels)]
@@ -106,38 +107,38 @@ def _do_cells(
     with track("sweep", len(cells)) as advance:
         advance(len(cells) - len(left), resumed=True)
         if left:
-            prepare(config, _untrained(left, folder), inputs, folder / POLICIES)
-            work = partial(_attempt, config, inputs=inputs, folder=folder, levels=levels)
-            for job, failure in processes.each(work, left, config.workers):
+            prepare_data(session, _untrained(left, folder), inputs, folder / POLICIES)
+            work = partial(_attempt, session, inputs=inputs, folder=folder, levels=levels)
+            for job, failure in processes.each(work, left, session.config.workers):
                 if failure is not None:
                     failures[job.name] = failure
-                _write_table(folder, config.env)
+                _write_table(folder, session.config.env)
                 advance(cell=job.name)
     return failures
 
 
 def _attempt(
-    config: Config, job: PolicyJob, inputs: Inputs, folder: Path, levels: Sequence[str]
+    session: Session, job: PolicyJob, inputs: TrainInputs, folder: Path, levels: Sequence[str]
 ) -> str | None:
     """Do a cell; return why it failed, or None."""
     try:
-        do_cell(config, job, inputs, folder, levels)
+        _do_cell(session, job, inputs, folder, levels)
     except Exception as error:  # a fault of one learner must not cost the others hours
         return f"{error}" if isinstance(error, KalmError) else "".join(format_exception(error))
     return None
 
 
-def do_cell(config: Config, job: PolicyJob, inputs: Inputs, folder: Path, levels: Sequence[str]) -> None:
+def _do_cell(
+    session: Session, job: PolicyJob, inputs: TrainInputs, folder: Path, levels: Sequence[str]
+) -> None:
     """Train one policy unless it is trained, and play the levels that it has not played."""
-    from kalm.rl.encoder import GoalEncoder
-
     place = folder / POLICIES / job.name
     if not (place / JOB).exists():
-        train_one(config, job, inputs, folder / POLICIES)
-    suite = instructions(envs.make(config.env), None, _missing(folder, job, levels))
-    encoder = GoalEncoder(config.train.encoder, device(config.device), folder / POLICIES / ENCODINGS)
+        train_policy(session, job, inputs, folder / POLICIES)
+    suite = instructions(session.world, None, _missing(folder, job, levels))
+    encoder = session.encoder(folder / POLICIES)
     earlier = read_rows(place / ROWS) if (place / ROWS).exists() else []
-    write_rows(place / ROWS, [*earlier, *play_one(config, job, place, suite, encoder)])
+    write_rows(place / ROWS, [*earlier, *play_policy(session, job, place, suite, encoder)])
 
 
 def _missing(folder: Path, job: PolicyJob, levels: Sequence[str]) -> list[str]:
@@ -151,9 +152,9 @@ def _untrained(cells: Sequence[PolicyJob], folder: Path) -> list[PolicyJob]:
     return [job for job in cells if not (folder / POLICIES / job.name / JOB).exists()]
 
 
-def _claim(config: Config, inputs: Inputs, folder: Path, command: str, overwrite: bool) -> None:
+def _claim(session: Session, inputs: TrainInputs, folder: Path, overwrite: bool) -> None:
     """Make the folder, or enter the one of an earlier call that had all in common but the choice of cells."""
-    common = _common(config, inputs)
+    common = _common(session, inputs)
     about = folder / SETTINGS
     if not only_begun(folder):
         if not about.exists() or "sweep" not in read_json(about, "sweep"):
@@ -163,16 +164,17 @@ def _claim(config: Config, inputs: Inputs, folder: Path, command: str, overwrite
         else:
             _require_same(read_json(about, "sweep")["sweep"], common, folder)
     commands = read_json(about, "sweep")["commands"] if about.exists() else []
-    settings = config.model_dump(mode="json")
+    settings, command = session.config.model_dump(mode="json"), session.command
     facts = {"settings": settings, "command": command, "versions": versions(), "sweep": common}
     write_json(about, {**facts, "commands": list(dict.fromkeys([*commands, command]))})
 
 
-def _common(config: Config, inputs: Inputs) -> dict[str, Any]:
+def _common(session: Session, inputs: TrainInputs) -> dict[str, Any]:
     """Return what all cells have in common, JSON-ready: a folder holds cells of one such only."""
-    settings = config.model_dump(mode="json", exclude={"train": set(CHOSEN)})
+    settings = session.config.model_dump(mode="json", exclude={"train": set(CHOSEN)})
     kept = {name: settings[name] for name in ("env", "seed", *SECTIONS)}
-    return {**kept, "inputs": {name: fingerprint(trace(path)) for name, path in asdict(inputs).items()}}
+    traces = {name: fingerprint(trace(value)) for name, value in named_inputs(inputs).items()}
+    return {**kept, "inputs": traces}
 
 
 def _require_same(there: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
@@ -214,11 +216,3 @@ def _write_table(folder: Path, world: str) -> list[Episode]:
         with atomic_write(folder / TABLE_MD) as temporary:
             temporary.write_text(markdown(grid_table(found)), encoding="utf-8")
     return rows
-
-
-def _report(folder: Path, rows: Sequence[Episode]) -> None:
-    from kalm.report.gather import gather
-    from kalm.report.page import write_report
-
-    if rows:
-        write_report(folder / REPORT, gather(folder))

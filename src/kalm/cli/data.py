@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +17,7 @@ from kalm.cli.options import (
     Seed,
     Set,
     Workers,
-    command_line,
-    do_alone,
-    resolve,
+    open_session,
     tell,
 )
 from kalm.types import LEVELS
@@ -47,11 +44,11 @@ def collect_command(
 
         kalm collect --env clevr --out data/real --set collect.rollouts=100000
     """
-    from kalm import pipeline
+    from kalm.stages.base import NoInputs
+    from kalm.stages.collect import COLLECT
 
-    config = resolve(env, preset, set_, seed, None, workers)
-    work = partial(pipeline.collect, config, out, command_line())
-    tell(do_alone("collect", out, config, preset, {}, work, overwrite), as_json)
+    session = open_session(env, preset, set_, seed, None, workers)
+    tell(COLLECT.alone(session, NoInputs(), out, overwrite), as_json)
 
 
 @GOALS.command("show")

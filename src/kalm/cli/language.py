@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +21,8 @@ from kalm.cli.options import (
     Seed,
     Set,
     Workers,
-    command_line,
-    do_alone,
     known_levels,
-    resolve,
+    open_session,
     tell,
 )
 from kalm.errors import KalmError
@@ -64,18 +61,17 @@ def ground_command(
 
         kalm ground --data data/real --backbone meta-llama/Llama-2-7b-chat-hf --dry-run --processes 8
     """
-    from kalm import pipeline
+    from kalm.stages.ground import GROUND, GroundInputs, grounding_cost
 
     if backbone is not None:
         set_ = [*(set_ or []), f"ground.backbone={json.dumps(backbone)}"]
-    config = resolve(env, preset, set_, seed, device, None)
+    session = open_session(env, preset, set_, seed, device, None)
     if dry_run:
-        tell(pipeline.budget(config, data, count), as_json)
+        tell(grounding_cost(session, data, count), as_json)
         return
     if out is None:
         raise KalmError("ground needs a folder for its result: give --out, or --dry-run to see the cost.")
-    work = partial(pipeline.ground, config, data, out)
-    tell(do_alone("ground", out, config, preset, {"data": data}, work, overwrite, together=True), as_json)
+    tell(GROUND.alone(session, GroundInputs(data), out, overwrite), as_json)
 
 
 @COMMANDS.command("imagine")
@@ -110,15 +106,12 @@ def imagine_command(
 
         kalm imagine --model grounded/model --out imagined --real data/real --set imagine.refine.relabel=true
     """
-    from kalm import pipeline
     from kalm.report.tables import refined_table, show_all
+    from kalm.stages.imagine import IMAGINE, ImagineInputs
 
-    config = resolve(env, preset, set_, seed, device, None)
-    inputs = pipeline.imagine_inputs(config, model, goals, known_levels(level), real, actor)
-    work = partial(
-        pipeline.imagine, config, model, out, goals, known_levels(level), real, actor, command_line()
-    )
-    figures = do_alone("imagine", out, config, preset, inputs, work, overwrite, together=True)
+    session = open_session(env, preset, set_, seed, device, None)
+    inputs = ImagineInputs(model, real, goals, known_levels(level), actor)
+    figures = IMAGINE.alone(session, inputs, out, overwrite)
     table = refined_table(figures)
     tell({name: part for name, part in figures.items() if as_json or name not in REFINED}, as_json)
     if table is not None and not as_json:
@@ -158,23 +151,23 @@ def inspect_command(
 
         kalm inspect --effects results/clevr-effects.csv
     """
-    from kalm import pipeline
     from kalm.evaluation.effects import read_effects, to_json
     from kalm.evaluation.grounding import Inspection
     from kalm.report.grounding import effects_table, inspection_tables
     from kalm.report.tables import show_all
+    from kalm.stages.inspect import INSPECT, InspectInputs, measure_model
 
     if model is None and effects is None:
         raise KalmError("nothing to inspect. Give a grounded model or a run folder, or --effects FILE.")
     extra = [*(set_ or []), *([f"inspect.rollouts={rollouts}"] if rollouts is not None else [])]
-    config = resolve(env, preset, extra, seed, device, workers)
+    session = open_session(env, preset, extra, seed, device, workers)
     figures, tables = {}, []
     if model is not None:
-        work = partial(
-            pipeline.inspect, config, model, out, goals, known_levels(level) or LEVELS, data, command_line()
-        )
-        inputs = pipeline.inspect_inputs(config, model, goals, known_levels(level), data)
-        figures = work() if out is None else do_alone("inspect", out, config, preset, inputs, work, overwrite)
+        inputs = InspectInputs(model, goals, known_levels(level) or LEVELS, data)
+        if out is None:
+            figures = measure_model(session, INSPECT.located(inputs))[0].to_json()
+        else:
+            figures = INSPECT.alone(session, inputs, out, overwrite)
         tables += inspection_tables(Inspection.from_json(figures))
     if effects is not None:
         lines = read_effects(effects)

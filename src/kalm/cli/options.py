@@ -16,7 +16,7 @@ from kalm.errors import unknown
 from kalm.types import LEVELS
 
 if TYPE_CHECKING:
-    from kalm.config import Config
+    from kalm.session import Session
 
 Env = Annotated[str | None, typer.Option("--env", help="World; `clevr` by default.")]
 Preset = Annotated[
@@ -69,47 +69,23 @@ def spread(arguments: Sequence[str], repeatable: set[str]) -> list[str]:
     return out
 
 
-def resolve(
+def open_session(
     env: str | None,
     preset: str | None,
     set_: list[str] | None,
     seed: int | None,
     device: str | None,
     workers: int | None,
-) -> Config:
-    """Return the settings that these options ask for; the world must be known."""
+) -> Session:
+    """Return the session of the settings that these options ask for; the environment must be known."""
     from kalm import envs
     from kalm.config import load_config
+    from kalm.session import Session
 
     config = load_config(preset, set_ or [], env=env, seed=seed, device=device, workers=workers)
     envs.require(config.env)
-    return config
-
-
-def reads(config: Config, preset: str | None) -> list[Path]:
-    """Return the files and folders that the settings were read from or name."""
-    from kalm.session import model_folders
-
-    file = [Path(preset)] if preset and Path(preset).is_file() else []
-    return [*model_folders(config), *file]
-
-
-def do_alone(
-    section: str,
-    out: Path,
-    config: Config,
-    preset: str | None,
-    inputs: Mapping[str, object],
-    work: Callable[[], Mapping[str, Any]],
-    overwrite: bool,
-    together: bool = False,
-) -> dict[str, Any]:
-    """Do one stage by itself into `out` (`kalm.run.folder.alone`); return its figures."""
-    from kalm.run.folder import alone
-    from kalm.session import only
-
-    settings = only(config, section)
-    return alone(out, section, settings, inputs, work, reads(config, preset), overwrite, together)
+    file = Path(preset) if preset and Path(preset).is_file() else None
+    return Session(config, shlex.join(["kalm", *sys.argv[1:]]), file)
 
 
 def cells(algorithms: list[str] | None, seeds: list[int] | None) -> list[str]:
@@ -126,12 +102,7 @@ def known_levels(levels: list[str] | None) -> tuple[str, ...] | None:
     return tuple(levels) if levels else None
 
 
-def command_line() -> str:
-    """Return what was typed, as it would be typed again."""
-    return shlex.join(["kalm", *sys.argv[1:]])
-
-
-def tell(figures: dict[str, Any], as_json: bool, show: Any = None) -> None:
+def tell(figures: Mapping[str, object], as_json: bool, show: Callable[[], None] | None = None) -> None:
     """Print figures as JSON, or by `show`, or one line each."""
     if as_json:
         typer.echo(json.dumps(figures, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,9 +25,8 @@ from kalm.cli.options import (
     Set,
     Workers,
     cells,
-    do_alone,
     known_levels,
-    resolve,
+    open_session,
     tell,
 )
 from kalm.run.folder import ROWS
@@ -45,6 +43,9 @@ def train_command(
     algo: Algorithms = None,
     model: Model = None,
     per_level: Annotated[bool, typer.Option("--per-level", help="One policy per novel level.")] = False,
+    kalm_only: Annotated[
+        bool, typer.Option("--kalm-only", help="No plain policies: those with imagined rollouts alone.")
+    ] = False,
     env: Env = None,
     preset: Preset = None,
     set_: Set = None,
@@ -62,19 +63,17 @@ def train_command(
 
         kalm train --real data/real --model grounded --algo bc dt --out policies
     """
-    from kalm import policies
-    from kalm.session import model_folder
+    from kalm.stages.train import TRAIN, TrainInputs, require_learners
 
     extra = [*(set_ or []), *cells(algo, None)]
     if per_level:
         extra.append("train.per_level=true")
-    config = resolve(env, preset, extra, seed, device, workers)
-    inputs = policies.Inputs(real, imagined, model and model_folder(model))
-    policies.require_learners(config, inputs.model)
-    settings = {"settings": policies.made_from(config), **({"model": inputs.model} if model else {})}
-    made_from = {"real": real, "imagined": imagined, **settings}
-    work = partial(policies.train, config, inputs, out)
-    tell(do_alone("train", out, config, preset, made_from, work, overwrite), as_json)
+    if kalm_only:
+        extra.append("train.plain=false")
+    session = open_session(env, preset, extra, seed, device, workers)
+    inputs = TRAIN.located(TrainInputs(real, imagined, model))
+    require_learners(session, inputs.model)
+    tell(TRAIN.alone(session, inputs, out, overwrite), as_json)
 
 
 @COMMANDS.command("evaluate")
@@ -100,13 +99,12 @@ def evaluate_command(
 
         kalm evaluate --policy runs/demo/policies/bc+kalm-seed0 --out mine --goals my_goals.jsonl
     """
-    from kalm import pipeline, policies
     from kalm.evaluation.results import read_rows
-    from kalm.report import tables
+    from kalm.report import scores, tables
+    from kalm.stages.evaluate import EVALUATE, EvaluateInputs
 
-    config = resolve(env, preset, set_, seed, device, workers)
-    inputs = {"policies": policy, "goals": goals, "levels": known_levels(level)}
-    work = partial(policies.evaluate, config, policy, out, goals, known_levels(level) or LEVELS)
-    do_alone("evaluate", out, config, preset, inputs, work, overwrite)
-    summary = pipeline.results(out, config.env)
-    tell(summary, as_json, lambda: tables.show(read_rows(out / ROWS), config.env))
+    session = open_session(env, preset, set_, seed, device, workers)
+    inputs = EvaluateInputs(policy, goals, known_levels(level) or LEVELS)
+    EVALUATE.alone(session, inputs, out, overwrite)
+    rows, world = read_rows(out / ROWS), session.config.env
+    tell(scores.to_json(scores.scores(rows, world)), as_json, lambda: tables.show(rows, world))

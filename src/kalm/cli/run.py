@@ -25,13 +25,11 @@ from kalm.cli.options import (
     Set,
     Workers,
     cells,
-    command_line,
     known_levels,
-    reads,
-    resolve,
+    open_session,
     tell,
 )
-from kalm.run.folder import EVALUATION, REPORT, ROWS, SETTINGS, STAGES, claim
+from kalm.run.folder import EVALUATION, REPORT, ROWS, SETTINGS, STAGES
 from kalm.run.io import read_json
 from kalm.run.output import require_apart, require_possible
 from kalm.types import LEVELS
@@ -65,16 +63,14 @@ def run_command(
 
         kalm run --preset demo --out runs/demo --rounds 2 --resume
     """
-    from kalm import online
     from kalm.evaluation.results import read_rows
+    from kalm.pipeline import run_pipeline
     from kalm.report import tables
 
     extra = [*(set_ or []), *([] if rounds is None else [f"online.rounds={rounds}"])]
-    config = resolve(env, preset, extra, seed, device, workers)
-    settings = config.model_dump(mode="json")
-    with claim(out, settings, command_line(), reads(config, preset), resume, overwrite):
-        summary = online.run(config, out, command_line())
-    tell(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS), config.env))
+    session = open_session(env, preset, extra, seed, device, workers)
+    summary = run_pipeline(session, out, resume, overwrite)
+    tell(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS), session.config.env))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
 
@@ -105,18 +101,16 @@ def sweep_command(
 
         kalm sweep --algos bc cql --levels seen rephrase --seeds 0 1 --real real --imagined im --out sw
     """
-    from kalm.policies import Inputs
     from kalm.report.grid import grid_table
     from kalm.report.scores import scores, to_json
     from kalm.report.tables import show_all
-    from kalm.session import model_folder
-    from kalm.sweep import sweep
+    from kalm.stages.train import TrainInputs
+    from kalm.sweep import run_sweep
 
-    config = resolve(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
-    inputs = Inputs(real, imagined, model and model_folder(model))
-    chosen = known_levels(levels) or LEVELS
-    rows = sweep(config, inputs, out, chosen, command_line(), overwrite, reads(config, preset))
-    found = scores(rows, config.env)
+    session = open_session(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
+    inputs = TrainInputs(real, imagined, model)
+    rows = run_sweep(session, inputs, out, known_levels(levels) or LEVELS, overwrite)
+    found = scores(rows, session.config.env)
     tell(to_json(found), as_json, lambda: show_all([grid_table(found)]))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
@@ -135,16 +129,16 @@ def report_command(
 
         kalm report --run runs/demo --effects results/clevr-effects.csv
     """
-    from kalm import pipeline
     from kalm.evaluation.results import read_rows
     from kalm.report import tables
+    from kalm.stages.report import report_run
 
     place = out or run / REPORT
     require_apart(
         place, [*(run / name for name in STAGES.values() if name != REPORT), *([effects] if effects else [])]
     )
     require_possible(place)
-    summary = pipeline.report(run, place, effects)
+    summary = report_run(run, place, effects)
     world = read_json(run / SETTINGS, "run")["settings"]["env"]
     tell(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS), world))
     if not as_json:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kalm.errors import KalmError
+from kalm.run.folder import PolicyJob
 from kalm.run.io import atomic_write
 
 RENAMED = {"steps": "length", "step": "checkpoint_step"}  # columns of kalm 0.1
@@ -35,6 +36,11 @@ class Label:
     kalm: bool = False
     seed: int = 0
     checkpoint_step: int = 0
+
+
+def label_of(job: PolicyJob, step: int = 0) -> Label:
+    """Return the label under which a policy's episodes are counted."""
+    return Label(job.policy, job.algorithm, job.kalm, job.seed, step)
 
 
 @dataclass(frozen=True)

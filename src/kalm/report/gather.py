@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kalm import envs, registry
+from kalm import registry
 from kalm.data import storage
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
@@ -21,7 +21,7 @@ from kalm.evaluation.effects import read_effects
 from kalm.evaluation.episodes import play
 from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.imagined import quality
-from kalm.evaluation.results import Episode, Label, read_rows
+from kalm.evaluation.results import Episode, label_of, read_rows
 from kalm.report.figures import Curve
 from kalm.report.films import Filmstrip, film
 from kalm.report.loop import Round
@@ -48,15 +48,20 @@ from kalm.run.metrics import read_metrics
 from kalm.types import NOVEL_LEVELS
 
 
-def gather(run: Path, effects: Path | None = None) -> ReportData:
-    """Collect all that a run folder holds, and a table of effects if one is given.
+def gather_run(run: Path, world: World, filmstrips: int, effects: Path | None = None) -> ReportData:
+    """Collect all that a run folder holds.
+
+    Args:
+        run: its folder.
+        world: the environment of the run.
+        filmstrips: imagined rollouts to draw, each above what a policy does.
+        effects: table of effects (CSV), or None.
 
     Raises:
         KalmError: no run there, or a file in it is damaged.
     """
     about = read_json(run / SETTINGS, "run")
     settings = about["settings"]
-    world = envs.make(settings["env"])
     real = _rollouts(run / REAL)
     imagined = _rollouts(run / IMAGINED)
     jobs = trained_policies(run / POLICIES)
@@ -70,22 +75,17 @@ def gather(run: Path, effects: Path | None = None) -> ReportData:
         grounding=read_metrics(run / GROUNDED),
         inspection=_inspection(run / INSPECTION / INSPECTED),
         effects=read_effects(effects) if effects else (),
-        training=[Curve(label(job), read_metrics(place)) for job, place in jobs],
+        training=[Curve(label_of(job), read_metrics(place)) for job, place in jobs],
         looks=[row for _, place in jobs for row in _rows(place / EVALUATIONS)],
         rounds=_rounds(run),
         sweep="sweep" in about,
-        filmstrips=_filmstrips(world, imagined, jobs, settings["report"]["filmstrips"]),
+        filmstrips=_filmstrips(world, imagined, jobs, filmstrips),
         config=settings,
         versions=about["versions"],
         timings=_timings(run),
         commands=about.get("commands")
         or [about["command"] or shlex.join(["kalm", "run", "--out", str(run)])],
     )
-
-
-def label(job: PolicyJob) -> Label:
-    """Return the label under which a policy's episodes are counted."""
-    return Label(job.policy, job.algorithm, job.kalm, job.seed)
 
 
 def _rows(file: Path) -> list[Episode]:

@@ -26,6 +26,9 @@ class TrainConfig(Section):
         default="successful",
         description="imagined rollouts the learners see: those whose states reach the goal, or all",
     )
+    plain: bool = Field(
+        default=True, description="also train each algorithm without imagined rollouts, to compare"
+    )
     per_level: bool = Field(default=False, description="one policy per novel level, as the paper does")
     encoder: str = Field(
         default="minilm", description="frozen sentence encoder: `minilm`, a hub name or a folder"

@@ -24,6 +24,7 @@ from kalm.run.output import clear, free, output_folder
 # Names inside a run folder.
 SETTINGS = "config.json"
 REAL, GROUNDED, IMAGINED, POLICIES = "real", "grounded", "imagined", "policies"
+MODEL = "model"  # inside GROUNDED
 INSPECTION, EVALUATION, REPORT = "inspection", "evaluation", "report"
 ROUNDS, COLLECTED = "rounds", "collected"  # rounds/1/collected/, ... of the online loop
 RAW, DYNAMICS = "raw", "dynamics"  # inside IMAGINED, where rollouts are refined
@@ -120,6 +121,17 @@ def trained_policies(policies: Path) -> list[tuple[PolicyJob, Path]]:
     return sorted(
         found, key=lambda pair: (pair[0].seed, pair[0].algorithm, pair[0].kalm, pair[0].level or "")
     )
+
+
+def inside(place: Path, part: str) -> Path:
+    """Return a part of a run folder, such as `REAL`, or the folder itself where it is no run with that part.
+
+    The grounded model (`MODEL`) may also be given by the folder of the stage that made it.
+    """
+    if part == MODEL:
+        inner = (place / GROUNDED / MODEL, place / MODEL)
+        return next((path for path in inner if (path / "grounded.json").exists()), place)
+    return place / part if (place / SETTINGS).exists() and (place / part).is_dir() else place
 
 
 @contextmanager

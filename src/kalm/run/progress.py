@@ -44,6 +44,13 @@ def track(description: str, total: int) -> Iterator[Advance]:
         yield advance
 
 
+def announce(text: str) -> None:
+    """Say what starts, before libraries load; of several processes only the main one does."""
+    if processes.main():
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 class _Meter:
     """Counts items and knows the rate."""
 

@@ -1,0 +1,155 @@
+"""The stage `imagine`: the grounded model invents rollouts for goals that the data never had.
+
+Where the settings refine them, the folder gets the refined ones, ``raw/`` all that were decoded and
+``dynamics/`` the models that judged them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kalm.errors import KalmError
+from kalm.run import processes
+from kalm.run.folder import DYNAMICS, MODEL, RAW, REAL, REFINED
+from kalm.run.progress import track
+from kalm.stages.base import Figures, StageSpec, settings_section
+from kalm.stages.evaluate import Goals, instructions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kalm.config import Config
+    from kalm.data.rollouts import RolloutSet
+    from kalm.dynamics.models import Models
+    from kalm.session import Session
+    from kalm.types import Instruction
+
+
+@dataclass(frozen=True)
+class ImagineInputs:
+    """What rollouts are imagined from.
+
+    Attributes:
+        model: folder of the grounded model.
+        real: real rollouts, from which models of the dynamics are fitted if the settings need any.
+        goals: goal file, or instructions, instead of the levels' suites.
+        levels: which suites; None: as many instructions of each as the settings ask for.
+        actor: folder of a second grounded model that chooses the actions; None: `model` does.
+    """
+
+    model: Path
+    real: Path | RolloutSet | None = None
+    goals: Goals | None = None
+    levels: tuple[str, ...] | None = None
+    actor: Path | None = None
+
+
+def imagine_rollouts(session: Session, inputs: ImagineInputs, folder: Path) -> Figures:
+    """Imagine rollouts into a dataset folder; match rates are those of the first sample of each.
+
+    Raises:
+        KalmError: models of the dynamics are needed and there are no real rollouts, or a bad input.
+    """
+    from kalm.lm.imagine import imagine_dataset, origins
+
+    config = session.config
+    model = session.load_model(inputs.model)
+    rows = _instructions(session, inputs)
+    actor = session.load_model(inputs.actor) if inputs.actor else None
+    models = _fit_dynamics(session, inputs.real, folder / DYNAMICS)
+    provenance = {
+        "made_by": "imagine",
+        "command": session.command,
+        "world": config.env,
+        "settings": config.imagine.model_dump(mode="json"),
+        "seed": config.seed,
+    }
+    place = folder / RAW if config.imagine.refined else folder
+    with track("imagine", len(rows)) as advance:
+        rollouts = imagine_dataset(
+            model, session.world, rows, config.imagine, config.seed, place, provenance, actor, advance
+        )
+    result = {"rollouts": len(rollouts), "match_rate": float(rollouts.success.mean())}
+    if models is None:
+        return result
+    origin, sample = origins(place)
+    first = rollouts.take(sample == 0)
+    result["match_rate"] = float(first.success.mean())
+    return {**result, **_refine(session, rollouts, first, origin, models, folder, provenance)}
+
+
+def _instructions(session: Session, inputs: ImagineInputs) -> list[Instruction]:
+    from kalm.lm.imagine import plan, repeated
+
+    world, settings = session.world, session.config.imagine
+    if inputs.goals is not None:
+        return repeated(instructions(world, inputs.goals, ()), settings)
+    return [i for i in plan(world, settings) if inputs.levels is None or i.level in inputs.levels]
+
+
+def _fit_dynamics(session: Session, real: Path | RolloutSet | None, folder: Path) -> Models | None:
+    """Fit what refining needs from real rollouts, in the main process; None where nothing is refined."""
+    config = session.config
+    if not config.imagine.refined or not processes.main():
+        return None
+    from kalm.dynamics.models import Models, fitted, needed
+
+    kinds = needed(config.imagine.refine, config.dynamics, config.imagine.samples)
+    if not kinds:
+        return Models()
+    if real is None:
+        raise KalmError(
+            "imagine.samples, refine.relabel and refine.plausibility need models of the dynamics "
+            f"({', '.join(kinds)}), fitted on real rollouts. Give --real FOLDER. With dynamics.members=0 "
+            "there are no forward ones."
+        )
+    return fitted(folder, session.read(real), config.dynamics, kinds, config.seed, session.device, track)
+
+
+def _refine(
+    session: Session,
+    raw: RolloutSet,
+    first: RolloutSet,
+    origin: np.ndarray,
+    models: Models,
+    folder: Path,
+    provenance: Mapping[str, object],
+) -> dict[str, object]:
+    """Write the refined rollouts beside the raw ones; return what was done and the quality of both.
+
+    Raw quality is that of the `first` sample of each row: the rows that failed have more samples.
+    """
+    from kalm.data import storage
+    from kalm.data.validation import require_valid
+    from kalm.dynamics.filter import refine
+    from kalm.evaluation.imagined import quality
+
+    settings = session.config.imagine
+    refined = refine(raw, origin, session.world, settings.refine, models, settings.samples)
+    require_valid(refined.rollouts)
+    facts = {**refined.facts, "models": models.to_json()}
+    storage.write(refined.rollouts, folder, {**provenance, "refined": facts})
+    steps = zip(REFINED, (first, refined.chosen, refined.rollouts), strict=True)
+    found = {name: quality(rollouts, session.world) for name, rollouts in steps}
+    return {
+        "refined": facts,
+        **{name: {level: part.to_json() for level, part in of.items()} for name, of in found.items()},
+    }
+
+
+def _settings(config: Config) -> dict[str, object]:
+    """Return what imagined rollouts depend on: where they are refined, the models that judge them too."""
+    names = ("imagine", "dynamics") if config.imagine.refined else ("imagine",)
+    return {name: settings_section(config, name) for name in names}
+
+
+IMAGINE = StageSpec(
+    "imagine",
+    _settings,
+    imagine_rollouts,
+    together=True,
+    parts={"model": MODEL, "actor": MODEL, "real": REAL},
+)

@@ -1,0 +1,217 @@
+"""The stage `train`: the policies of a run, made side by side.
+
+Policies are small, so each is made by one process of one thread, and `config.workers` of them work at a time.
+A finished policy is kept, and a stopped one goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kalm import registry
+from kalm.errors import KalmError
+from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
+from kalm.run import processes
+from kalm.run.folder import EVALUATIONS, IMAGINED, JOB, MODEL, REAL, PolicyJob
+from kalm.run.io import write_json
+from kalm.run.progress import track
+from kalm.stages.base import Figures, StageSpec, settings_section
+from kalm.stages.evaluate import instructions
+from kalm.types import LEVELS, NOVEL_LEVELS
+
+if TYPE_CHECKING:
+    from kalm.config import Config
+    from kalm.data.rollouts import RolloutSet
+    from kalm.rl.policy import Policy
+    from kalm.session import Session
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """What policies are made from.
+
+    Attributes:
+        real: real rollouts, of which each policy sees `train.real_rollouts`.
+        imagined: imagined rollouts; None: plain policies only.
+        model: folder of the grounded language model, for learners that need it.
+        collected: real rollouts that earlier policies collected; every policy sees all of them.
+        before: folder of the policies that these go on from, under the same names.
+    """
+
+    real: Path | RolloutSet
+    imagined: Path | RolloutSet | None = None
+    model: Path | None = None
+    collected: tuple[Path, ...] = ()
+    before: Path | None = None
+
+
+def train_policies(session: Session, inputs: TrainInputs, folder: Path) -> Figures:
+    """Train every policy of `policy_jobs`, several at a time; finished ones are kept.
+
+    Raises:
+        KalmError: before anything starts, if an algorithm is unknown or does not fit, or the data do not.
+    """
+    require_learners(session, inputs.model)
+    todo = policy_jobs(session.config, inputs.imagined is not None)
+    left = [job for job in todo if not (folder / job.name / JOB).exists()]
+    with track("train", len(todo)) as advance:
+        advance(len(todo) - len(left), resumed=True)
+        if left:  # else there is nothing to encode for, and no process to start
+            prepare_data(session, left, inputs, folder)
+            work = partial(train_policy, session, inputs=inputs, folder=folder)
+            for job, _ in processes.each(work, left, session.config.workers):
+                advance(policy=job.name)
+    return {"policies": [job.name for job in todo]}
+
+
+def policy_jobs(config: Config, imagined: bool = True) -> list[PolicyJob]:
+    """Return the policies asked for, cheapest information first: all of one seed, then the next.
+
+    Args:
+        config: settings.
+        imagined: there are imagined rollouts.
+
+    Raises:
+        KalmError: none, for plain policies are not wanted and no others can be made.
+    """
+    per_level: tuple[str | None, ...] = NOVEL_LEVELS if config.train.per_level else (None,)
+    found = [
+        PolicyJob(algorithm, kalm, seed, level)
+        for seed in config.train.seeds
+        for algorithm in config.train.algorithms
+        for kalm in _variants(config, algorithm, imagined)
+        for level in (per_level if kalm else (None,))
+    ]
+    if not found:
+        raise KalmError("train.plain=false leaves no policy to train without imagined rollouts. Give some.")
+    return found
+
+
+def _variants(config: Config, algorithm: str, imagined: bool) -> tuple[bool, ...]:
+    """Return whether an algorithm learns without and with imagined rollouts: False, True or both."""
+    if not registry.table()[algorithm].trains:
+        return (False,)
+    return (*((False,) if config.train.plain else ()), *((True,) if imagined else ()))
+
+
+def require_learners(session: Session, model: Path | None, comes: bool = False) -> None:
+    """Raise KalmError unless every algorithm is known and fits the environment.
+
+    Args:
+        session: settings and environment.
+        model: the grounded model at hand.
+        comes: the model is yet to be made.
+    """
+    for algorithm in session.config.train.algorithms:
+        registry.require(algorithm, session.world.spec, model, comes)
+
+
+def prepare_data(session: Session, todo: Sequence[PolicyJob], inputs: TrainInputs, folder: Path) -> None:
+    """Check what the jobs learn from, and encode all sentences once, before several processes ask for them.
+
+    Raises:
+        KalmError: the data cannot be learnt from.
+    """
+    from kalm.data.validation import require_data
+
+    real, imagined = _read(inputs.real), _read_optional(inputs.imagined)
+    for job in {(job.kalm, job.level): job for job in todo}.values():
+        require_data(session.world.spec, real, imagined if job.kalm else None)
+        _chosen(session.config, job, real, imagined, ())
+    sentences = [*real.instructions, *(imagined.instructions if imagined else ())]
+    session.encoder(folder).encode([instruction.text for instruction in sentences])
+
+
+def train_policy(session: Session, job: PolicyJob, inputs: TrainInputs, folder: Path) -> None:
+    """Train one policy into ``folder/NAME``, or go on where a stopped training ended."""
+    config = session.config
+    collected = [_read(part) for part in inputs.collected]
+    real, imagined = _chosen(config, job, _read(inputs.real), _read_optional(inputs.imagined), collected)
+    place = folder / job.name
+    task = registry.TrainingTask(
+        job=job,
+        train=config.train,
+        dynamics=config.dynamics,
+        decision_transformer=config.decision_transformer,
+        ground=config.ground,
+        real=real,
+        imagined=imagined,
+        model=inputs.model,
+        encoder=session.encoder(folder),
+        folder=place,
+        device=session.device,
+        look=_eval_callback(session, job, place),
+        start=inputs.before / job.name if inputs.before else None,
+    )
+    registry.table()[job.algorithm].fit(task)
+    write_json(place / JOB, asdict(job))
+
+
+def _read(data: Path | RolloutSet) -> RolloutSet:
+    from kalm.data import storage
+
+    return storage.read(data) if isinstance(data, Path) else data
+
+
+def _read_optional(data: Path | RolloutSet | None) -> RolloutSet | None:
+    return None if data is None else _read(data)
+
+
+def _chosen(
+    config: Config,
+    job: PolicyJob,
+    real: RolloutSet,
+    imagined: RolloutSet | None,
+    collected: Sequence[RolloutSet],
+) -> tuple[RolloutSet, RolloutSet | None]:
+    """Return what this policy learns from."""
+    from kalm.data.rollouts import RolloutSet
+    from kalm.rl.select import select_rollouts
+
+    real, imagined = select_rollouts(real, imagined if job.kalm else None, config.train, job.seed, job.level)
+    return (RolloutSet.concat([real, *collected]) if collected else real), imagined
+
+
+def _eval_callback(
+    session: Session, job: PolicyJob, place: Path
+) -> Callable[[Policy, int], Mapping[str, float]]:
+    """Return what plays a policy while it is trained: rows to a file, success per level as metrics.
+
+    It plays the same episodes every time, which are not those of the evaluation.
+    """
+    from kalm.evaluation.episodes import evaluate_policy, sample_episodes
+
+    config, world, file = session.config, session.world, place / EVALUATIONS
+    seed = session.seed("looks", job.seed)
+    chosen, seeds = sample_episodes(instructions(world, None, LEVELS), config.train.evaluate_episodes, seed)
+
+    def look(policy: Policy, step: int) -> Mapping[str, float]:
+        rows = evaluate_policy(policy, world, chosen, seeds, config.evaluate.horizon, 1, label_of(job, step))
+        # What a stopped training looked at after its last checkpoint is looked at again.
+        earlier = [row for row in read_rows(file) if row.checkpoint_step < step] if file.exists() else []
+        write_rows(file, [*earlier, *rows])
+        return {f"success/{level}": _share(rows, level) for level in LEVELS}
+
+    return look
+
+
+def _share(rows: Sequence[Episode], level: str) -> float:
+    return float(np.mean([row.success for row in rows if row.level == level]))
+
+
+def _settings(config: Config) -> dict[str, object]:
+    """Return all settings that the policies asked for depend on."""
+    known = registry.table()
+    names = {name for algorithm in config.train.algorithms for name in known[algorithm].sections}
+    return {name: settings_section(config, name) for name in ("train", *sorted(names))}
+
+
+TRAIN = StageSpec(
+    "train", _settings, train_policies, parts={"real": REAL, "imagined": IMAGINED, "model": MODEL}
+)
