@@ -67,7 +67,7 @@ ALIASES = {"np", "pd", "plt", "pa", "pq", "F"}
 TWICE = {
     "BC", "CQL", "bc", "cql", "load_policy", "load", "save", "plan", "weights", "needed", "share", "predict",
     "initial_states", "assemble", "require", "to_json", "inspect", "gather", "prepare", "run", "collect",
-    "main", "describe",
+    "main", "describe", "trained", "scatter", "RunningMean", "Verdict", "Checkpoint",
 }  # fmt: skip
 CYCLES = {("lm.backbone", "lm.compatibility")}  # still there
 

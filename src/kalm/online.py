@@ -27,7 +27,7 @@ from kalm.errors import KalmError
 from kalm.run.folder import ROUNDS, PolicyJob, trained_policies
 from kalm.run.progress import track
 from kalm.run.seeding import derive_seed
-from kalm.stages.base import Figures, StageSpec, sections
+from kalm.stages.base import Figures, StageSpec, whole_sections
 
 if TYPE_CHECKING:
     from kalm.config import Config
@@ -171,4 +171,4 @@ def _settings(config: Config) -> dict[str, object]:
 
 
 PLAY = StageSpec("play", _settings, play_goals)
-JOIN = StageSpec("join", sections(), join_rollouts)
+JOIN = StageSpec("join", whole_sections(), join_rollouts)

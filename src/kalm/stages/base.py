@@ -110,7 +110,7 @@ class StageRunner:
         return trace(value)
 
 
-def sections(*names: str) -> Callable[[Config], Mapping[str, object]]:
+def whole_sections(*names: str) -> Callable[[Config], Mapping[str, object]]:
     """Return what reads these sections of the settings, whole."""
     return lambda config: {name: settings_section(config, name) for name in names}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kalm.run.progress import track
-from kalm.stages.base import Figures, NoInputs, StageSpec, sections
+from kalm.stages.base import Figures, NoInputs, StageSpec, whole_sections
 
 if TYPE_CHECKING:
     from kalm.session import Session
@@ -27,4 +27,4 @@ def collect_real(session: Session, inputs: NoInputs, folder: Path) -> Figures:
     return {"rollouts": len(rollouts), "transitions": rollouts.transitions, **told}
 
 
-COLLECT = StageSpec("collect", sections("collect"), collect_real)
+COLLECT = StageSpec("collect", whole_sections("collect"), collect_real)

@@ -19,7 +19,7 @@ from kalm.evaluation.results import Episode, label_of, write_rows
 from kalm.run.folder import POLICIES, ROWS, PolicyJob, trained_policies
 from kalm.run.progress import track
 from kalm.session import ENCODINGS
-from kalm.stages.base import Figures, StageSpec, sections
+from kalm.stages.base import Figures, StageSpec, whole_sections
 from kalm.types import LEVELS, Instruction
 
 if TYPE_CHECKING:
@@ -115,4 +115,4 @@ def instructions(world: World, goals: Goals | None, levels: Sequence[str]) -> li
     return [instruction for level in levels for instruction in world.suite(level)]
 
 
-EVALUATE = StageSpec("evaluate", sections("evaluate"), evaluate_policies, parts={"policies": POLICIES})
+EVALUATE = StageSpec("evaluate", whole_sections("evaluate"), evaluate_policies, parts={"policies": POLICIES})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kalm.run.folder import REAL
 from kalm.run.progress import track
-from kalm.stages.base import Figures, StageSpec, sections
+from kalm.stages.base import Figures, StageSpec, whole_sections
 
 if TYPE_CHECKING:
     from kalm.data.rollouts import RolloutSet
@@ -50,4 +50,4 @@ def grounding_cost(session: Session, data: Path | RolloutSet, count: int) -> Fig
     return estimate(config.ground, session.read(data), session.world, config.seed, session.device, count)
 
 
-GROUND = StageSpec("ground", sections("ground"), ground_model, together=True, parts={"data": REAL})
+GROUND = StageSpec("ground", whole_sections("ground"), ground_model, together=True, parts={"data": REAL})

@@ -47,7 +47,7 @@ class ImagineInputs:
     actor: Path | None = None
 
 
-def imagine_rollouts(session: Session, inputs: ImagineInputs, folder: Path) -> Figures:
+def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figures:
     """Imagine rollouts into a dataset folder; match rates are those of the first sample of each.
 
     Raises:
@@ -149,7 +149,7 @@ def _settings(config: Config) -> dict[str, object]:
 IMAGINE = StageSpec(
     "imagine",
     _settings,
-    imagine_rollouts,
+    imagine_goals,
     together=True,
     parts={"model": MODEL, "actor": MODEL, "real": REAL},
 )

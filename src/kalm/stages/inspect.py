@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kalm.run.folder import INSPECTED, MODEL, REAL
 from kalm.run.io import atomic_write, write_json
 from kalm.run.progress import track
-from kalm.stages.base import Figures, StageSpec, sections
+from kalm.stages.base import Figures, StageSpec, whole_sections
 from kalm.stages.evaluate import Goals, instructions
 from kalm.types import LEVELS
 
@@ -73,5 +73,8 @@ def measure_model(session: Session, inputs: InspectInputs) -> tuple[Inspection, 
 
 
 INSPECT = StageSpec(
-    "inspect", sections("inspect", "imagine", "collect"), inspect_model, parts={"model": MODEL, "data": REAL}
+    "inspect",
+    whole_sections("inspect", "imagine", "collect"),
+    inspect_model,
+    parts={"model": MODEL, "data": REAL},
 )

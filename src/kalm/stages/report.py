@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kalm.run.folder import SETTINGS
 from kalm.run.io import read_json
-from kalm.stages.base import Figures, StageSpec, sections
+from kalm.stages.base import Figures, StageSpec, whole_sections
 
 if TYPE_CHECKING:
     from kalm.session import Session
@@ -53,4 +53,4 @@ def report_run(run: Path, folder: Path, effects: Path | None = None) -> Figures:
     return write_run_report(session, ReportInputs(run, effects=effects), folder)
 
 
-REPORT_PAGE = StageSpec("report", sections("report"), write_run_report)
+REPORT_PAGE = StageSpec("report", whole_sections("report"), write_run_report)
