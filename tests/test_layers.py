@@ -67,7 +67,7 @@ ALIASES = {"np", "pd", "plt", "pa", "pq", "F"}
 TWICE = {
     "BC", "CQL", "bc", "cql", "load_policy", "load", "save", "plan", "weights", "needed", "share", "predict",
     "initial_states", "assemble", "require", "to_json", "inspect", "gather", "prepare", "run", "collect",
-    "main", "describe", "trained", "scatter", "RunningMean", "Verdict", "Checkpoint",
+    "main", "describe", "trained", "scatter", "RunningMean", "Verdict", "Checkpoint", "read_goals",
 }  # fmt: skip
 CYCLES = {("lm.backbone", "lm.compatibility")}  # still there
 
