@@ -1,29 +1,30 @@
-"""The pre-trained language model: any Hugging Face causal LM by name or folder, by default MiniLM.
+"""The pre-trained language model taken apart: any Hugging Face causal LM, by default MiniLM.
 
-BERT-style encoders are loaded as decoders. Their pre-training read text in both directions, so by default the
+BERT-style encoders are run as decoders. Their pre-training read text in both directions, so by default the
 prompt keeps that (`attention: prefix`) and only what follows it is causal; the key/value cache is unaffected,
 because the prompt never looks at what follows.
 
-Grounding drives a model with embeddings, positions, a mask and a cache of its own. Which models can be driven
-so is decided in `kalm.lm.compatibility`, which parts of them learn in `kalm.lm.lora`.
+Grounding drives a model with embeddings, positions, a mask and a cache of its own. `kalm.lm.loading` loads one,
+`kalm.lm.compatibility` decides which can be driven so, `kalm.lm.lora` which parts of them learn.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kalm.errors import KalmError
-from kalm.lm import compatibility
-from kalm.pretrained import MINILM, locate
+from kalm.lm.text_head import TextHead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.cache_utils import Cache
 
 ENCODER_STYLE = ("bert", "roberta", "electra", "camembert", "xlm-roberta")
-ADAPTER = "adapter"  # folder of LoRA weights inside a saved backbone
+SAMPLE = 16  # words by which the factor of the word embedding is measured
 
 
 @dataclass(frozen=True)
@@ -49,56 +50,95 @@ class Origin:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A causal LM taken apart into what grounding needs."""
+    """A causal LM taken apart into what grounding needs.
 
-    model: Any  # the transformers model; adapters, if any, are inside
-    tokenizer: Any
+    Attributes:
+        model: the transformers model; adapters, if any, are inside.
+        tokenizer: its tokenizer.
+        head: its own way from hidden states to logits.
+        two_way_prompt: whether prompts are read in both directions.
+        origin: where its weights come from.
+        hidden_size: size H of its last hidden states; ELECTRA's is not that of its embeddings.
+        unfound: names of weights that the checkpoint did not hold.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    head: TextHead
     two_way_prompt: bool
     origin: Origin
-    unfound: frozenset[str] = frozenset()  # names of weights that the checkpoint did not hold
+    hidden_size: int
+    unfound: frozenset[str] = frozenset()
+
+    @property
+    def words(self) -> nn.Module:
+        """Token ids in, embeddings (D) out, multiplied where the model multiplies them (Gemma, BioGPT)."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def word_weight(self) -> Tensor:
+        """Matrix of the token embeddings, as stored: (V, D)."""
+        weight = self.words.weight
+        assert isinstance(weight, Tensor), type(weight)
+        return weight
 
     @property
     def width(self) -> int:
         """Size D of token embeddings."""
-        return self.model.get_input_embeddings().weight.shape[1]
+        return self.word_weight.shape[1]
 
     @property
     def scale(self) -> float:
-        """Spread of the token embeddings; 1 where the model is a mere plan without numbers."""
-        weight = self.model.get_input_embeddings().weight.detach()
-        return 1.0 if weight.is_meta else float(weight.float().std())
+        """Spread of what the transformer is given for a word; 1 where the model has no numbers.
 
-    @property
-    def context(self) -> int:
-        """Largest number of positions that all layers treat alike, and that were trained."""
-        return compatibility.context(self.model.config, self.tokenizer) - self.first_position
+        New tokens have to get this size. It is that of the matrix times the factor that the embedding applies
+        on top of it; a factor that the body applies to all it is given (Granite) is no part of it.
+        """
+        weight = self.word_weight.detach()
+        if weight.is_meta:
+            return 1.0
+        with torch.no_grad():
+            ids = weight[: 64 * SAMPLE].float().norm(dim=1).topk(min(SAMPLE, len(weight))).indices
+            factor = float(self.words(ids).float().norm() / weight[ids].float().norm())
+        return float(weight.float().std()) * factor
 
     @property
     def first_position(self) -> int:
         """Number of the first position: RoBERTa-style models begin behind the padding's."""
         for name, module in self.body.named_modules():
-            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            if not name.endswith("position_embeddings") or not isinstance(module, nn.Embedding):
+                continue
+            if module.padding_idx is not None:
                 return module.padding_idx + 1
         return 0
 
     @property
-    def body(self) -> Any:
+    def context(self) -> int:
+        """Largest number of positions at which every layer sees all that came before, and that were trained.
+
+        Layers that see only a window or chunk of what came before are right as long as nothing is longer: the
+        mask is the same then.
+        """
+        config = self.model.config
+        limits = [getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length]
+        kinds = getattr(config, "layer_types", None)
+        if kinds is None or "sliding_attention" in kinds:
+            limits.append(getattr(config, "sliding_window", None))
+        if kinds is not None and "chunked_attention" in kinds:
+            limits.append(getattr(config, "attention_chunk_size", None))
+        return int(min(limit for limit in limits if limit)) - self.first_position
+
+    @property
+    def body(self) -> nn.Module:
         """The transformer without its text head: embeddings in, hidden states out."""
         return self.model.base_model
 
-    @property
-    def text_head(self) -> nn.Module:
-        """Hidden states in, logits over the vocabulary out."""
-        output = self.model.get_output_embeddings()
-        for child in self.model.children():
-            if child is not self.body and any(module is output for module in child.modules()):
-                return child
-        raise KalmError(f"{type(self.model).__name__} has no text head that could be found.")
-
-    def run(self, embedded: Tensor, visible: Tensor, position: Tensor, cache: Any = None) -> Tensor:
-        """Run the transformer: (B, L, D), (B, 1, L, K) bool, (B, L) from 0 -> hidden states (B, L, D)."""
+    def run(
+        self, embedded: Tensor, visible: Tensor, position: Tensor, cache: Cache | None = None
+    ) -> Tensor:
+        """Run the transformer: (B, L, D), (B, 1, L, K) bool, (B, L) from 0 -> hidden states (B, L, H)."""
         output = self.body(
-            inputs_embeds=embedded.to(self.model.get_input_embeddings().weight.dtype),
+            inputs_embeds=embedded.to(self.word_weight.dtype),
             attention_mask=visible,
             position_ids=position + self.first_position,
             past_key_values=cache,
@@ -107,94 +147,13 @@ class Backbone:
         return output.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Read words from hidden states: (n, D) -> (n, V), wide enough for a softmax."""
-        head = self.text_head
-        return to_float32(head(hidden.to(next(head.parameters()).dtype)))
+        """Read words from hidden states: (n, H) -> (n, V), wide enough for a softmax."""
+        return to_float32(self.head(hidden.to(self.word_weight.dtype)))
 
 
 def to_float32(output: Tensor) -> Tensor:
     """Give half-precision numbers the range that a softmax needs, and a form that NumPy knows."""
     return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
-
-
-def load_backbone(
-    name: str,
-    attention: str = "auto",
-    weights: Literal["float32", "bfloat16"] = "float32",
-    pretrained: bool = True,
-) -> Backbone:
-    """Load a backbone on the CPU.
-
-    Args:
-        name: ``minilm``, a hub name, or a folder.
-        attention: ``prefix``, ``causal`` or ``auto`` (prefix for BERT-style models).
-        weights: storage type.
-        pretrained: False draws random weights (from torch's generator) instead of those of the checkpoint.
-
-    Raises:
-        KalmError: the weights cannot be had, or the architecture cannot be grounded.
-    """
-    place = locate(name)
-    config, tokenizer = described(name)
-    plan(name, config)
-    model, unfound = _weights(name, place, config, weights, pretrained)
-    origin = Origin(
-        str(Path(place).resolve()) if Path(place).is_dir() and name != MINILM else name,
-        config.model_type,
-        digest(model),
-        weights=weights,
-    )
-    backbone = Backbone(model.eval(), tokenizer, _two_way(attention, config), origin, frozenset(unfound))
-    compatibility.require_by_trial(backbone)
-    return backbone
-
-
-def planned(
-    name: str, attention: str = "auto", weights: Literal["float32", "bfloat16"] = "float32"
-) -> Backbone:
-    """Return a backbone without numbers, from `config.json` and tokenizer alone: all shapes, no memory.
-
-    Raises:
-        KalmError: there is no such model, or its architecture cannot be grounded.
-    """
-    config, tokenizer = described(name)
-    model = plan(name, config).to(getattr(torch, weights))
-    return Backbone(
-        model, tokenizer, _two_way(attention, config), Origin(name, config.model_type, "", weights=weights)
-    )
-
-
-def described(name: str) -> tuple[Any, Any]:
-    """Load a backbone's settings, made those of a decoder without dropout, and its tokenizer."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    place = locate(name)
-    try:
-        config = AutoConfig.from_pretrained(place)
-        tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _nothing(name, error) from None
-    if config.model_type in ENCODER_STYLE:
-        config.is_decoder = True
-    # Dropout off: one pass over plenty of data does not overfit, and runs stay exactly repeatable.
-    for field in vars(config):
-        if field.endswith(("dropout", "dropout_prob", "pdrop")):
-            setattr(config, field, 0.0)
-    return config, tokenizer
-
-
-def plan(name: str, config: Any) -> Any:
-    """Build the model of these settings on the device that has no memory, or refuse its architecture."""
-    from transformers import AutoModelForCausalLM
-
-    compatibility.require_by_config(name, config)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-    except ValueError as error:
-        raise compatibility.refusal(name, config, str(error).splitlines()[0]) from None
-    compatibility.require_by_signature(name, model)
-    return model
 
 
 def digest(model: nn.Module) -> str:
@@ -205,30 +164,3 @@ def digest(model: nn.Module) -> str:
         hasher.update(f"{name}{tuple(parameter.shape)}".encode())
         hasher.update(torch.cat([flat[:512], flat[-512:]]).float().cpu().numpy().tobytes())
     return hasher.hexdigest()[:16]
-
-
-def _weights(name: str, place: str, config: Any, weights: str, pretrained: bool) -> tuple[Any, set[str]]:
-    from transformers import AutoModelForCausalLM
-
-    options: dict[str, Any] = {"attn_implementation": "sdpa", "dtype": getattr(torch, weights)}
-    if not pretrained:
-        return AutoModelForCausalLM.from_config(config, **options), set()
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place, config=config, output_loading_info=True, **options
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _nothing(name, error) from None
-    model, about = loaded
-    return model, set(about["missing_keys"])
-
-
-def _two_way(attention: str, config: Any) -> bool:
-    return attention == "prefix" or (attention == "auto" and config.model_type in ENCODER_STYLE)
-
-
-def _nothing(name: str, error: Exception) -> KalmError:
-    return KalmError(
-        f"no causal language model at {name!r}: {str(error).strip().splitlines()[0]} "
-        "Give 'minilm', a folder in the Hugging Face layout, or a hub name that is cached or reachable."
-    )
