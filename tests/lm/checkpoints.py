@@ -24,13 +24,50 @@ SPECIAL = {
     "qwen2": {"eos_token": "<|end|>"},
     "gpt2": {"bos_token": "<|end|>", "eos_token": "<|end|>"},
 }
+# What further families need to be small; the tokenizer has no padding, so nothing may point to it.
+LATENT: dict[str, Any] = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}
+FURTHER: dict[str, dict[str, Any]] = {
+    "granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0},
+    "cohere": {"logit_scale": 0.0625, "pad_token_id": None, "eos_token_id": 1, "bos_token_id": 0},
+    "cohere2": {"logit_scale": 0.0625, "pad_token_id": None, "eos_token_id": 1, "bos_token_id": 0},
+    "minicpm3": {**LATENT, "dim_model_base": 2, "scale_emb": 12},
+    "electra": {"embedding_size": 16},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 16},
+    "gemma": {"head_dim": 8},
+    "gemma3_text": {"head_dim": 8},
+    "biogpt": {},
+    "qwen2_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    },
+    "deepseek_v3": {
+        **LATENT,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+    },
+}
 
 
 def write_checkpoint(family: str, folder: Path, seed: int = 0, **settings: Any) -> Path:
     """Write a random model of a family and a small byte-level tokenizer."""
     tokenizer = make_tokenizer(SPECIAL.get(family, SPECIAL["llama"]))
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{**SIZES, **settings}, vocab_size=len(tokenizer))
+    config = AutoConfig.for_model(
+        family, **{**SIZES, **FURTHER.get(family, {}), **settings}, vocab_size=len(tokenizer)
+    )
     config.is_decoder = True
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

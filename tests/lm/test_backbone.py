@@ -8,7 +8,8 @@ from checkpoints import SPECIAL, make_tokenizer, write_checkpoint
 from transformers import AutoConfig, AutoTokenizer, DynamicCache
 
 from kalm.errors import KalmError
-from kalm.lm import backbone, compatibility, sft
+from kalm.lm import compatibility, sft
+from kalm.lm.loading import load_backbone, planned
 from kalm.lm.prompts import PromptBuilder
 
 
@@ -32,36 +33,34 @@ def describe(folder, family, **settings):
 )
 def test_architectures_that_cannot_be_grounded_are_refused_without_their_weights(tmp_path, family, why):
     with pytest.raises(KalmError, match=why) as refused:
-        backbone.load_backbone(describe(tmp_path, family))
+        load_backbone(describe(tmp_path, family))
     assert "such as Llama" in str(refused.value)
 
 
 def test_a_body_that_takes_no_embeddings_is_refused(tmp_path):
     with pytest.raises(KalmError, match="takes no inputs_embeds, attention_mask, position_ids"):
-        backbone.load_backbone(
-            describe(tmp_path, "bart", is_encoder_decoder=False, d_model=32, encoder_layers=1)
-        )
+        load_backbone(describe(tmp_path, "bart", is_encoder_decoder=False, d_model=32, encoder_layers=1))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(KalmError, match="no causal language model at"):
-        backbone.load_backbone(str(tmp_path))
+        load_backbone(str(tmp_path))
     with pytest.raises(KalmError, match="no causal language model at"):  # a plan, no weights
-        backbone.load_backbone(describe(tmp_path, "llama", vocab_size=500))
+        load_backbone(describe(tmp_path, "llama", vocab_size=500))
 
 
 def test_attention_that_mistakes_the_mask_is_found_out(checkpoint):
-    loaded = backbone.load_backbone(str(checkpoint))
+    loaded = load_backbone(str(checkpoint))
     loaded.model.set_attn_implementation("eager")  # adds a true-or-false mask to its scores
     with pytest.raises(KalmError, match="hidden states are off"):
         compatibility.require_by_trial(loaded)
 
 
 def test_positions_that_do_not_count_are_found_out(tmp_path):
-    loaded = backbone.load_backbone(str(write_checkpoint("gpt2", tmp_path)))
+    loaded = load_backbone(str(write_checkpoint("gpt2", tmp_path)))
     loaded.body.wpe.register_forward_pre_hook(lambda module, inputs: (inputs[0] // 2,))
     # GPT-2 itself then halves its positions too; only the mask with positions that start anew tells.
-    assert backbone.Backbone.first_position.fget(loaded) == 0
+    assert loaded.first_position == 0
     compatibility.require_by_trial(loaded)
     loaded.body.wpe.register_forward_pre_hook(
         lambda module, inputs: (torch.arange(inputs[0].numel()).reshape(inputs[0].shape) + 3,)
@@ -71,9 +70,7 @@ def test_positions_that_do_not_count_are_found_out(tmp_path):
 
 
 def test_roberta_begins_behind_the_paddings_position(tmp_path):
-    loaded = backbone.load_backbone(
-        str(write_checkpoint("roberta", tmp_path, pad_token_id=1))
-    )  # tried out in there
+    loaded = load_backbone(str(write_checkpoint("roberta", tmp_path, pad_token_id=1)))  # tried out in there
     assert loaded.first_position == 2
     assert loaded.context == 256 - 2
 
@@ -86,7 +83,7 @@ def test_roberta_begins_behind_the_paddings_position(tmp_path):
     ],
 )
 def test_up_to_its_window_a_model_with_sliding_windows_is_right(tmp_path, family, settings):
-    loaded = backbone.load_backbone(str(write_checkpoint(family, tmp_path, **settings)))
+    loaded = load_backbone(str(write_checkpoint(family, tmp_path, **settings)))
     assert loaded.context == 24
     ids = torch.arange(10, 10 + loaded.context)[None]
     with torch.inference_mode():
@@ -106,15 +103,15 @@ def test_up_to_its_window_a_model_with_sliding_windows_is_right(tmp_path, family
 
 def test_qwen2_without_its_window_keeps_its_context(tmp_path):
     settings = {"sliding_window": 24, "use_sliding_window": False}
-    assert backbone.load_backbone(str(write_checkpoint("qwen2", tmp_path, **settings))).context == 256
+    assert load_backbone(str(write_checkpoint("qwen2", tmp_path, **settings))).context == 256
 
 
 def test_a_plan_has_the_shapes_of_the_model(checkpoint):
-    loaded, planned = backbone.load_backbone(str(checkpoint)), backbone.planned(str(checkpoint))
-    shapes = [{n: p.shape for n, p in b.model.named_parameters()} for b in (loaded, planned)]
+    loaded, plan = load_backbone(str(checkpoint)), planned(str(checkpoint))[0]
+    shapes = [{n: p.shape for n, p in b.model.named_parameters()} for b in (loaded, plan)]
     assert shapes[0] == shapes[1]
-    assert all(p.is_meta for p in planned.model.parameters())
-    assert (loaded.context, loaded.width) == (planned.context, planned.width)
+    assert all(p.is_meta for p in plan.model.parameters())
+    assert (loaded.context, loaded.width, loaded.hidden_size) == (plan.context, plan.width, plan.hidden_size)
 
 
 def test_the_families_have_the_tokenizers_that_make_trouble(tmp_path):

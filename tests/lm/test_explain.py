@@ -23,7 +23,7 @@ def slowly(model, rollouts, row, prompt, words):
         )
         with torch.inference_mode():
             hidden = model.body(model.embed(batch), batch.visible, batch.position)[0, -1]
-            word = int(model.backbone.text_head(hidden).argmax())
+            word = int(model.backbone.logits(hidden[None]).argmax())
         if word == prompt_builder.end:
             break
         ids.append(word)

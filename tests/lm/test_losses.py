@@ -8,8 +8,8 @@ import torch
 
 from kalm.data.rollouts import RolloutSet
 from kalm.lm import packing
-from kalm.lm.backbone import load_backbone
 from kalm.lm.heads import Design
+from kalm.lm.loading import load_backbone
 from kalm.lm.model import GroundedLM
 from kalm.lm.prompts import GOAL_ORIENTED
 from kalm.types import Rollout

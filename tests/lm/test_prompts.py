@@ -58,3 +58,16 @@ def test_dynamics_asks_for_one_next_state(prompt_builder, rollouts):
 def test_a_goal_longer_than_the_context_is_refused(prompt_builder):
     with pytest.raises(KalmError, match="longer than the model's context"):
         prompt_builder.goal_prompt("push " * 600, GOAL_ORIENTED)
+
+
+@pytest.mark.parametrize("spelled", ["</s>", "<s>", "[SEP]", "[CLS]", "<|end|>"])
+def test_a_sentence_that_spells_a_special_token_stays_a_sentence(prompt_builder, spelled):
+    special = set(prompt_builder.tokenizer.all_special_ids)
+    goal = f"Push {spelled} the red ball {spelled}"
+    example = prompt_builder.goal_prompt(goal, GOAL_ORIENTED)
+    inside = example.value[1:] if prompt_builder.start is not None else example.value
+    assert not special & set(inside.tolist())
+    assert spelled in words(prompt_builder, example)
+    told = prompt_builder.replay(goal, goal).body
+    assert not special & set(told.value.tolist())
+    assert told.answer[told.asks == TEXT].tolist().count(prompt_builder.end) == 1

@@ -4,8 +4,8 @@ BERT-style encoders are run as decoders. Their pre-training read text in both di
 prompt keeps that (`attention: prefix`) and only what follows it is causal; the key/value cache is unaffected,
 because the prompt never looks at what follows.
 
-Grounding drives a model with embeddings, positions, a mask and a cache of its own. `kalm.lm.loading` loads one,
-`kalm.lm.compatibility` decides which can be driven so, `kalm.lm.lora` which parts of them learn.
+Grounding drives a model with embeddings, positions, a mask and a cache of its own. `kalm.lm.loading`
+loads one, `kalm.lm.compatibility` decides which can be driven so, `kalm.lm.lora` which parts learn.
 """
 
 from __future__ import annotations
@@ -133,9 +133,7 @@ class Backbone:
         """The transformer without its text head: embeddings in, hidden states out."""
         return self.model.base_model
 
-    def run(
-        self, embedded: Tensor, visible: Tensor, position: Tensor, cache: Cache | None = None
-    ) -> Tensor:
+    def run(self, embedded: Tensor, visible: Tensor, position: Tensor, cache: Cache | None = None) -> Tensor:
         """Run the transformer: (B, L, D), (B, 1, L, K) bool, (B, L) from 0 -> hidden states (B, L, H)."""
         output = self.body(
             inputs_embeds=embedded.to(self.word_weight.dtype),

@@ -21,8 +21,9 @@ import torch
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
 from kalm.lm import lora, packing
-from kalm.lm.backbone import Backbone, planned
+from kalm.lm.backbone import Backbone
 from kalm.lm.dataset import GroundingDataset
+from kalm.lm.loading import planned
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.settings import GroundConfig
 from kalm.lm.sft import assemble, divide
@@ -76,7 +77,7 @@ def estimate(
     Raises:
         KalmError: the backbone cannot be grounded, or the data does not fit it.
     """
-    plan = planned(config.backbone, config.attention, config.weights)
+    plan, tried = planned(config.backbone, config.attention, config.weights)
     # Checkpointing is worked out below; the plan itself does without.
     plain = config.changed(gradient_checkpointing=False)
     model = assemble(lora.tuned(plan, plain), world.spec, config)
@@ -93,6 +94,7 @@ def estimate(
     return {
         "backbone": config.backbone,
         "model_type": model.backbone.origin.model_type,
+        "tried_out": tried,
         "tuning": config.tuning,
         "precision": "bfloat16" if halved else "float32",
         "parameters": total,

@@ -1,9 +1,9 @@
 """Which language models can be grounded: decided by settings and signature, then by a trial of a few tokens.
 
 Grounding hands a model embeddings instead of words, positions that start anew within a row, a mask that says
-for every pair of tokens who sees whom, and a key/value cache, and reads words from hidden states. A model that
-ignores one of these would train without any error and be wrong, so each is refused by name where the settings
-tell, and tried out in any case: hidden states and logits must be those that the model finds by itself.
+for every pair of tokens who sees whom, and a key/value cache, and reads words from hidden states. A model
+that ignores one of these would train without any error and be wrong, so each is refused by name where the
+settings tell, and tried out in any case: hidden states and logits must be those that it finds by itself.
 
 A trial may fail in as many ways as there are models. Whatever is raised in it becomes a refusal in one line.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 NEEDED = ("inputs_embeds", "attention_mask", "position_ids", "past_key_values")
+AGAIN = "per_layer_inputs"  # Gemma3n, Gemma4
 ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 OPENING, CLOSING = ("cls_token_id", "bos_token_id"), ("sep_token_id", "eos_token_id")
 TRIAL_TOKENS, TRIAL_CACHED = 6, 4
@@ -73,15 +74,17 @@ def require_by_signature(name: str, model: PreTrainedModel) -> None:
     kind = model.config.model_type
     if model.base_model is model:
         raise refusal(name, kind, "its text head cannot be told from its body.")
-    lacking = [word for word in NEEDED if word not in inspect.signature(model.base_model.forward).parameters]
-    if lacking:
+    taken = inspect.signature(model.base_model.forward).parameters
+    if AGAIN in taken:
+        raise refusal(name, kind, "every layer of it wants the words anew, and states and actions are none.")
+    if lacking := [word for word in NEEDED if word not in taken]:
         raise refusal(name, kind, f"it takes no {', '.join(lacking)}.")
 
 
 def require_by_tokens(name: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     """Refuse a tokenizer with ids that the embedding has no row for.
 
-    Special tokens that stand in no sequence of ours (padding, images) may lie outside: texts never spell them.
+    Special tokens that no sequence of ours holds (padding, images) may lie outside: texts never spell them.
     """
     special = set(tokenizer.all_special_ids) | {
         number for number, token in tokenizer.added_tokens_decoder.items() if token.special

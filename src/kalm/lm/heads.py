@@ -28,7 +28,7 @@ goes beyond them, each a switch:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.transition import Change, change_loss, owners, share, spreads, usual_changes
+from kalm.lm.backbone import Backbone
 from kalm.types import WorldSpec
 
 
@@ -183,11 +184,13 @@ class EntityEmbedding(nn.Module):
         return self.place(torch.cat([numbers[:, self.columns], more], dim=2)) + self.names
 
 
-def name_vectors(backbone: Any, spec: WorldSpec) -> Tensor:
-    """Return a backbone's own embedding of the names of a world's entities: (K, D)."""
-    words = backbone.model.get_input_embeddings().weight.detach()
-    ids = backbone.tokenizer([entity.name for entity in spec.entities], add_special_tokens=False)["input_ids"]
-    return torch.stack([words[name].float().mean(0) for name in ids])
+def name_vectors(backbone: Backbone, spec: WorldSpec) -> Tensor:
+    """Return what a backbone is given for the names of a world's entities: (K, D)."""
+    names = [entity.name for entity in spec.entities]
+    ids = backbone.tokenizer(names, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    at = backbone.word_weight.device
+    with torch.no_grad():
+        return torch.stack([backbone.words(torch.tensor(name, device=at)).float().mean(0) for name in ids])
 
 
 def embedding(first: nn.Module, width: int, scale: float) -> nn.Sequential:

@@ -1,8 +1,8 @@
-"""Load a backbone, or plan one without its weights; either way it is tried out before anything is built on it.
+"""Load a backbone, or plan one without its weights; either way it is tried out before it is used.
 
 A plan has all shapes and no memory. So that a dry run refuses what a real run would refuse, the trial is then
-made on a *miniature*: the same settings with two layers, few words and random weights, which for a 7B model are
-built in seconds.
+made on a *miniature*: the same settings with two layers, few words and random weights, which for a 7B model
+takes seconds.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def _miniature(name: str, config: PretrainedConfig) -> PreTrainedModel | None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = AutoModelForCausalLM.from_config(small, attn_implementation="sdpa", dtype=torch.float32)
             for weight in model.parameters():
-                if weight.dim() > 1 and not weight.any():
-                    weight.normal_(std=0.02)  # what begins at nothing would show nothing
+                if not weight.any():
+                    weight.normal_(std=0.2)  # what begins at nothing would show nothing
         return model
     return None
 

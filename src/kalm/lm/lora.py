@@ -25,9 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kalm.errors import KalmError
-from kalm.lm.backbone import ADAPTER, Backbone, Origin, load_backbone
+from kalm.lm.backbone import Backbone, Origin
+from kalm.lm.loading import load_backbone
 from kalm.lm.settings import GroundConfig
 
+ADAPTER = "adapter"  # folder of LoRA weights inside a saved backbone
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # in front of every name in peft's own layout
 

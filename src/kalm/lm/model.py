@@ -90,7 +90,7 @@ class GroundedLM(nn.Module):
         self.spec = spec
         self.design = design
         self.entities = len(spec.entities) if design.entity_tokens else 0
-        width = backbone.width
+        width, hidden = backbone.width, backbone.hidden_size
         scale = backbone.scale
         discrete = spec.action_kind == "discrete"
         first = nn.Embedding(spec.action_size, width) if discrete else nn.Linear(spec.action_size, width)
@@ -100,8 +100,8 @@ class GroundedLM(nn.Module):
         related = self.relations.size if self.relations else 0  # numbers per entity
         self.embed_state = embedding(nn.Linear(spec.state_size + len(columns) * related, width), width, scale)
         self.embed_action = embedding(first, width, scale)
-        self.state_head = StateHead(width, spec, design)
-        self.action_head = action_mlp(width, spec, design)
+        self.state_head = StateHead(hidden, spec, design)
+        self.action_head = action_mlp(hidden, spec, design)
         if design.state_network:
             self.network = TransitionNetwork(spec)
             self.network.requires_grad_(False)  # fitted by itself, see `kalm.lm.sft`
@@ -138,7 +138,7 @@ class GroundedLM(nn.Module):
     def embed(self, batch: PackedBatch) -> Tensor:
         """Embed the tokens of a batch: -> (B, L, D)."""
         rows, width = batch.position.shape
-        words = self.lm.get_input_embeddings()(batch.text)  # (n, D)
+        words = self.backbone.words(batch.text)  # (n, D)
         out = words.new_zeros(rows * width, self.backbone.width)
         out = out.index_copy(0, batch.text_at, words)
         tokens = self.state_tokens(batch.states).to(out.dtype)  # (m, K + 1, D)

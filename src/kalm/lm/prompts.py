@@ -184,9 +184,14 @@ class PromptBuilder:
         self._ids: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
+        """Token ids of a text, without special tokens.
+
+        A text that spells one, such as ``</s>`` or ``[SEP]``, is taken as these letters: a sentence must not
+        be able to end itself.
+        """
         if text not in self._ids:
-            self._ids[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+            self._ids[text] = found["input_ids"]
         return self._ids[text]
 
     def prompt(self, text: str) -> Tokens:

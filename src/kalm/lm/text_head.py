@@ -1,6 +1,6 @@
 """The text head of a causal LM by itself: hidden states in, logits over the vocabulary out.
 
-Unusual: the head is not searched for among the model's parts. Families do more behind the body than one linear
+Unusual: the head is not searched for among the parts. Families do more behind the body than one linear
 layer: Granite, Cohere and MiniCPM3 scale their logits, Gemma 2 bends them, BERT and ELECTRA pass through a
 dense layer and a norm. So the model's own `forward` is run, on a shallow copy whose body only hands on what
 it is given. Weights are shared with the model, and gradients reach them.

@@ -1,8 +1,9 @@
 """What is wrong with a model folder's files, said before and after a library stumbles over them.
 
-Downloads break off, Git LFS leaves pointers instead of weights, files lie there empty. The libraries then speak
-of "headers" and "metadata"; here a look at the first bytes of each file gives its name and a remedy. Weights that
-are pickled are left to torch, which loads tensors from them and nothing else: no code in them ever runs.
+Downloads break off, Git LFS leaves pointers instead of weights, files lie there empty. The libraries then
+speak of "headers" and "metadata"; here a look at the first bytes of each file gives its name and a remedy.
+Weights that are pickled are left to torch, which loads tensors from them and nothing else: no code in them
+ever runs.
 """
 
 from __future__ import annotations
