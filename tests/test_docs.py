@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,27 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if not target.startswith(("http", "#")):
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_walks_name_files_and_enter_no_room_more_than_twice() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("## Four walks")[2]
+    walks = re.split(r"^### ", page.partition("\n## ")[0], flags=re.M)[1:]
+    assert len(walks) == 4
+    for walk in walks:
+        files = re.findall(r"^\d+\. `(\S+\.py)` ", walk, re.M)
+        assert len(files) > 3 and all((ROOT / "src" / "kalm" / file).is_file() for file in files), files
+        rooms = [room for room, _ in groupby(file.partition("/")[0] for file in files)]
+        assert max(Counter(rooms).values()) <= 2, rooms
+
+
+def test_the_rooms_of_the_plan_are_those_of_the_package() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("## Rooms")[2]
+    plan = re.search(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    assert plan is not None
+    named = {room.strip("/") for line in plan[1].splitlines() for room in line[:32].split()}
+    places = (ROOT / "src" / "kalm").iterdir()
+    found = {place.stem for place in places if place.suffix == ".py" or (place / "__init__.py").exists()}
+    assert named == found - {"__init__", "__main__"}
 
 
 def test_numbers_of_the_readme_are_those_of_its_results() -> None:
