@@ -15,6 +15,10 @@ from kalm.types import LEVELS, Goal, Instruction
 LINE = {"text": "Go.", "level": "easy", "goal": {"kind": "move", "ball": "red", "direction": "left"}}
 
 
+def has_letter(text):
+    return any(map(str.isalpha, text))
+
+
 def read(tmp_path, *lines):
     path = tmp_path / "goals.jsonl"
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
@@ -38,7 +42,10 @@ def test_a_written_suite_is_read_back(tmp_path, level):
     assert [item.name for item in path.parent.iterdir()] == ["goals.jsonl"]
 
 
-@given(text=st.text(min_size=1).filter(str.strip), state=st.lists(st.floats(-1, 1), min_size=10, max_size=10))
+@given(
+    text=st.text(min_size=1).filter(lambda text: any(map(str.isalpha, text))),
+    state=st.lists(st.floats(-1, 1), min_size=10, max_size=10),
+)
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])  # one path is enough
 def test_any_sentence_and_state_are_read_back(tmp_path, text, state):
     path = tmp_path / "one.jsonl"
@@ -60,7 +67,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 
 def test_the_example_of_the_specification(tmp_path):
     text = (
-        '{"text": "...", "level": "rephrase", "goal": '
+        '{"text": "Red behind blue.", "level": "rephrase", "goal": '
         '{"kind": "relation", "ball": "red", "reference": "blue", "direction": "behind"}}'
     )
     (instruction,) = read(tmp_path, text, "", "   ")
@@ -115,3 +122,14 @@ def test_files_without_goals(tmp_path):
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(KalmError, match="cannot be read"):
         read_goals(binary, parse_goal, 10)
+
+
+@pytest.mark.parametrize("text", [".", "...", "12", "\u2192", "", "  "])
+def test_a_text_without_a_letter_is_no_sentence(tmp_path, text):
+    with pytest.raises(KalmError, match="line 2: 'text' must be a sentence, with letters in it"):
+        read(tmp_path, LINE, {**LINE, "text": text})
+
+
+@pytest.mark.parametrize("text", ["Go", "\u53bb", "\u05dc\u05da!", "a" * 100_000])
+def test_a_sentence_of_any_script_is_one(tmp_path, text):
+    assert read(tmp_path, {**LINE, "text": text})[0].text == text

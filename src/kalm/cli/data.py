@@ -55,7 +55,7 @@ def collect_command(
 def show_goals(
     env: Annotated[str, typer.Option("--env", help="World.")] = "clevr",
     level: Annotated[str, typer.Option(help="seen, rephrase, easy or hard.")] = "rephrase",
-    limit: Annotated[int, typer.Option(help="Show this many; 0: all.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="Show this many; 0: all.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Write them as a goal file.")] = None,
     as_json: Json = False,
 ) -> None:

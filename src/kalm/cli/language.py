@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from kalm.cli.options import (
     Seed,
     Set,
     Workers,
+    as_yaml,
     known_levels,
     open_session,
     tell,
@@ -64,7 +64,7 @@ def ground_command(
     from kalm.stages.ground import GROUND, GroundInputs, grounding_cost
 
     if backbone is not None:
-        set_ = [*(set_ or []), f"ground.backbone={json.dumps(backbone)}"]
+        set_ = [*(set_ or []), f"ground.backbone={as_yaml(backbone)}"]
     session = open_session(env, preset, set_, seed, device, None)
     if dry_run:
         tell(grounding_cost(session, data, count), as_json)
@@ -129,7 +129,7 @@ def inspect_command(
         Path | None,
         typer.Option(help="Real rollouts that the model has not learnt from; fresh ones by default."),
     ] = None,
-    rollouts: Annotated[int | None, typer.Option(help="Imagined rollouts per level.")] = None,
+    rollouts: Annotated[int | None, typer.Option(min=1, help="Imagined rollouts per level.")] = None,
     effects: Effects = None,
     out: Annotated[Path | None, typer.Option(help="Folder for figures, rollouts and texts.")] = None,
     env: Env = None,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 import typer
 
 from kalm.cli import data, language, policies, run
-from kalm.errors import KalmError
+from kalm.cli.border import run_guarded
 from kalm.run import processes
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ for group in (run, data, language, policies):
 
 
 def main() -> None:
-    """Run the command line; errors of use end with one clear line and exit code 2."""
+    """Run the command line; errors of use end with one clear line and exit code 2 (`kalm.cli.border`)."""
     import logging
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -36,12 +37,6 @@ def main() -> None:
     if not processes.main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open for as long as the process lives
     try:
-        app()
-    except KalmError as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.secho("Stopped. The same command continues where this one ended.", err=True)
-        sys.exit(130)
+        sys.exit(run_guarded(partial(app, prog_name="kalm", standalone_mode=False)))
     finally:
         processes.leave()

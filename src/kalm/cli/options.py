@@ -25,9 +25,9 @@ Preset = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. Repeat for more.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Root of all random numbers.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Root of all random numbers.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
-Workers = Annotated[int | None, typer.Option(help="Processes or threads for simulation and training.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads for simulation and training.")]
 Out = Annotated[Path, typer.Option(help="Folder for the result.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what --out holds and start anew.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a folder even if the settings changed.")]
@@ -91,7 +91,12 @@ def open_session(
 def cells(algorithms: list[str] | None, seeds: list[int] | None) -> list[str]:
     """Return the settings that choose policies."""
     chosen = {"algorithms": algorithms, "seeds": seeds}
-    return [f"train.{name}={json.dumps(value)}" for name, value in chosen.items() if value]
+    return [f"train.{name}={as_yaml(value)}" for name, value in chosen.items() if value]
+
+
+def as_yaml(value: object) -> str:
+    """Return a value as `--set` reads it: JSON is YAML but for its escapes of what lies beyond 16 bits."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def known_levels(levels: list[str] | None) -> tuple[str, ...] | None:

@@ -82,7 +82,7 @@ def sweep_command(
     imagined: Imagined = None,
     algos: Algorithms = None,
     levels: Annotated[list[str] | None, typer.Option("--levels", help="Levels to play.")] = None,
-    seeds: Annotated[list[int] | None, typer.Option("--seeds", help="Training seeds.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seeds", min=0, help="Training seeds.")] = None,
     model: Model = None,
     env: Env = None,
     preset: Preset = None,

@@ -73,8 +73,8 @@ def _object(line: str) -> dict[str, Any]:
 
 def _instruction(data: dict[str, Any], parse_goal: ParseGoal, state_size: int | None) -> Instruction:
     _check_names(data)
-    if not isinstance(data["text"], str) or not data["text"].strip() or _LONE_SURROGATE.search(data["text"]):
-        raise KalmError(f"'text' must be a sentence, got {data['text']!r}.")
+    if not _is_sentence(data["text"]):
+        raise KalmError(f"'text' must be a sentence, with letters in it, got {data['text']!r}.")
     if data["level"] not in LEVELS:
         raise unknown("level", data["level"], LEVELS)
     if not isinstance(data.get("wording", ""), str):
@@ -84,6 +84,11 @@ def _instruction(data: dict[str, Any], parse_goal: ParseGoal, state_size: int | 
     if data.get("state") is not None:
         _check_state(data["state"], state_size)
     return Instruction.from_json({**data, "goal": parse_goal(data["goal"]).to_json()})
+
+
+def _is_sentence(text: object) -> bool:
+    """Whether something says something: a text with a letter, of any script, that a file can hold."""
+    return isinstance(text, str) and any(map(str.isalpha, text)) and not _LONE_SURROGATE.search(text)
 
 
 def _check_names(data: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ the old file or the new one.
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -27,6 +28,8 @@ PACKAGES = ("kalm", "torch", "transformers", "d3rlpy", "mujoco", "gymnasium", "n
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is renamed to `path`, else removed."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{HIDDEN}{path.name[:100]}.{secrets.token_hex(4)}{path.suffix}"
     temporary.touch(exist_ok=False)  # with the mode that the user's mask and the folder give
