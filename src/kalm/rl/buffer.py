@@ -1,4 +1,4 @@
-"""Real and imagined transitions, from which d3rlpy's batches are cut by index arithmetic.
+"""Real and imagined transitions, from which batches are cut by index arithmetic.
 
 Goal vectors stand once per instruction, with room for a state in front, so that an observation is one
 gathered row whose first S numbers are then overwritten. Vectors of discrete actions (one-hot) exist in
@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from d3rlpy.constants import ActionSpace
-from d3rlpy.dataset import DatasetInfo, Signature, TransitionMiniBatch
-from d3rlpy.torch_utility import TorchMiniBatch
 from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
+from kalm.rl.batch import TransitionBatch
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.transitions import Columns, TransitionTable, resident
 from kalm.rl.units import Units
@@ -35,8 +33,6 @@ NOISY_COPIES = 64
 
 class MixedBuffer:
     """Transitions of one or two `RolloutSet`s, sampled within each in proportion to their rollouts' weights.
-
-    It has what `fit` and `update` of a d3rlpy learner from `algorithms.create` ask of a replay buffer.
 
     Args:
         real: rollouts of the offline data.
@@ -71,7 +67,6 @@ class MixedBuffer:
         _require(sets, mix)
         self.spec, self.device = real.spec, device
         self.mix = 0.0 if imagined is None else mix
-        self._vectors = vectors or self.spec.action_kind == "continuous"
         self._one_hot = self.spec.action_size if vectors and self.spec.action_kind == "discrete" else None
         self.reward_scale, self._units = reward_scale, units
         firsts = np.cumsum([0, *(len(part.instructions) for part in sets)])
@@ -110,13 +105,9 @@ class MixedBuffer:
         """Memory that the buffer itself needs on the CPU, beside the rollouts it reads."""
         return sum(part.nbytes for part in self._parts) + self._goals.nbytes
 
-    def sample(self, n: int) -> TorchMiniBatch:
-        """Draw n transitions as tensors on the device: what `algo.impl.update` takes."""
+    def sample(self, n: int) -> TransitionBatch:
+        """Draw n transitions: what `Learner.update` takes."""
         return self.gather(self.draw(n))
-
-    def sample_transition_batch(self, batch_size: int) -> TransitionMiniBatch:
-        """Draw transitions as arrays: what `algo.update` takes. The same draw as `sample`."""
-        return self.gather_arrays(self.draw(batch_size))
 
     def real_rows(self, n: int) -> int:
         """Return how many rows of a batch of n are real; they come first."""
@@ -128,20 +119,15 @@ class MixedBuffer:
         imagined = self._parts[-1].rows(uniform[real:]) + self.counts[0]
         return np.concatenate([self._parts[0].rows(uniform[:real]), imagined])
 
-    def gather(self, rows: np.ndarray) -> TorchMiniBatch:
+    def gather(self, rows: np.ndarray) -> TransitionBatch:
         """Join the transitions at these rows (n,) into observations (n, S + E) and columns (n, 1)."""
         found = self._columns(np.asarray(rows))
-        rewards = found.reward.unsqueeze(1) * self.reward_scale
-        return TorchMiniBatch(
+        return TransitionBatch(
             observations=self.observe(found.before, found.goal),
             actions=self._action(found.action),
-            rewards=rewards,
+            rewards=found.reward.unsqueeze(1) * self.reward_scale,
             next_observations=self.observe(found.after, found.goal),
-            next_actions=self._action(found.next_action),
-            returns_to_go=torch.zeros_like(rewards),
             terminals=found.terminal.unsqueeze(1).float(),
-            intervals=torch.ones_like(rewards),
-            device=self.device,
         )
 
     def observe(self, states: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
@@ -187,40 +173,11 @@ class MixedBuffer:
             return F.one_hot(action, self._one_hot).float()
         return action.float().reshape(len(action), -1)
 
-    def gather_arrays(self, rows: np.ndarray) -> TransitionMiniBatch:
-        """Join the transitions at these rows as arrays (views of the tensors where the device is the CPU)."""
-        batch = self.gather(rows)
-        names = (
-            "observations",
-            "actions",
-            "rewards",
-            "next_observations",
-            "next_actions",
-            "terminals",
-            "intervals",
-        )
-        return TransitionMiniBatch(
-            **{name: getattr(batch, name).cpu().numpy() for name in names}, transitions=()
-        )
-
-    def by_source(self, batch: TorchMiniBatch) -> dict[str, TorchMiniBatch]:
+    def by_source(self, batch: TransitionBatch) -> dict[str, TransitionBatch]:
         """Split a batch that `sample` made into its real and its imagined rows, without copying them."""
-        real = self.real_rows(len(batch.rewards))
+        real = self.real_rows(len(batch))
         cuts = {"real": slice(None, real), "imagined": slice(real, None)}
-        return {source: _rows_of(batch, cuts[source]) for source in SOURCES}
-
-    @property
-    def dataset_info(self) -> DatasetInfo:
-        """Shapes and action kind, from the world's spec and never from the data."""
-        float32 = [np.dtype(np.float32)]
-        width = self.spec.action_size if self._vectors else 1
-        return DatasetInfo(
-            observation_signature=Signature(float32, [(self.observation_size,)]),
-            action_signature=Signature(float32, [(width,)]),
-            reward_signature=Signature(float32, [(1,)]),
-            action_space=ActionSpace.CONTINUOUS if self._vectors else ActionSpace.DISCRETE,
-            action_size=self.spec.action_size,
-        )
+        return {source: batch.rows(cuts[source]) for source in SOURCES}
 
     def state(self) -> dict[str, Any]:
         """Return where the random draws stand, JSON-ready."""
@@ -244,9 +201,3 @@ def _require(parts: list[RolloutSet], mix: float) -> None:
                 raise KalmError(
                     f"{source} rollouts have {what} {here}, real ones {there}. Both must come from one world."
                 )
-
-
-def _rows_of(batch: TorchMiniBatch, rows: slice) -> TorchMiniBatch:
-    names = ("observations", "actions", "rewards", "next_observations", "next_actions", "returns_to_go")
-    columns = {name: getattr(batch, name)[rows] for name in (*names, "terminals", "intervals")}
-    return TorchMiniBatch(**columns, device=batch.device)

@@ -12,29 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from d3rlpy.optimizers import OptimizerWrapper
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from kalm.errors import KalmError
+from kalm.rl.algorithms.base import Learner
 from kalm.run.io import atomic_write
 
-RNG = "torch_rng"
+RNG, OPTIMIZER = "torch_rng", "optimizer"
 
 
-def save(path: Path, learner: Any, facts: Mapping[str, Any]) -> None:
+def save(path: Path, learner: Learner, facts: Mapping[str, Any]) -> None:
     """Write weights, optimizer state, torch's random state and the JSON-ready facts."""
-    tensors = {RNG: torch.get_rng_state()}
-    if "cuda" in learner.impl.device:
-        tensors[f"{RNG}_cuda"] = torch.cuda.get_rng_state(learner.impl.device)
-    for name, part in _parts(learner):
-        tensors |= {f"{name}.{key}": value for key, value in _tensors(part).items()}
+    tensors = {RNG: torch.get_rng_state(), **learner.state_dict()}
+    for name, optimizer in learner.optimizers.items():
+        for index, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"{OPTIMIZER}.{name}.{index}.{slot}": value for slot, value in slots.items()}
+    device = _cuda(learner)
+    if device is not None:
+        tensors[f"{RNG}_cuda"] = torch.cuda.get_rng_state(device)
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, {"facts": json.dumps(facts)})
 
 
-def restore(path: Path, learner: Any, made_from: str | None) -> dict[str, Any] | None:
+def restore(path: Path, learner: Learner, made_from: str | None) -> dict[str, Any] | None:
     """Put the learner and torch's generator where `save` found them; return the facts, None without a file.
 
     Raises:
@@ -42,18 +43,30 @@ def restore(path: Path, learner: Any, made_from: str | None) -> dict[str, Any] |
     """
     if not path.exists():
         return None
-    facts, tensors = _read(path, learner.impl.device)
+    device = _cuda(learner)
+    facts, tensors = _read(path, "cpu" if device is None else str(device))
     if made_from not in (None, facts["made_from"]):
         raise KalmError(
             f"{path} comes from a training with other settings or data. Use another folder, or delete it."
         )
-    for name, part in _parts(learner):
-        prefix = f"{name}."
-        _load(part, {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)})
-    torch.set_rng_state(tensors[RNG].cpu())
+    torch.set_rng_state(tensors.pop(RNG).cpu())
     if f"{RNG}_cuda" in tensors:
-        torch.cuda.set_rng_state(tensors[f"{RNG}_cuda"].cpu(), learner.impl.device)
+        torch.cuda.set_rng_state(tensors.pop(f"{RNG}_cuda").cpu(), device or "cuda")
+    moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith(f"{OPTIMIZER}.")}
+    learner.load_state_dict(tensors)
+    for name, optimizer in learner.optimizers.items():
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in moments.items():
+            _, owner, index, slot = key.split(".")
+            if owner == name:
+                state.setdefault(int(index), {})[slot] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return facts
+
+
+def _cuda(learner: Learner) -> torch.device | None:
+    device = next(learner.parameters()).device
+    return device if device.type == "cuda" else None
 
 
 def _read(path: Path, device: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -65,25 +78,3 @@ def _read(path: Path, device: str) -> tuple[dict[str, Any], dict[str, torch.Tens
         raise KalmError(
             f"checkpoint {path} is damaged ({error}). Delete it to train from the start."
         ) from None
-
-
-def _parts(learner: Any) -> list[tuple[str, nn.Module | OptimizerWrapper]]:
-    return [(name, part) for name, part in vars(learner.impl.modules).items() if part is not None]
-
-
-def _tensors(part: nn.Module | OptimizerWrapper) -> dict[str, torch.Tensor]:
-    if isinstance(part, nn.Module):
-        return dict(part.state_dict())
-    slots = part.optim.state_dict()["state"]
-    return {f"{index}.{slot}": value for index, state in slots.items() for slot, value in state.items()}
-
-
-def _load(part: nn.Module | OptimizerWrapper, tensors: Mapping[str, torch.Tensor]) -> None:
-    if isinstance(part, nn.Module):
-        part.load_state_dict(tensors)
-        return
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        index, slot = key.split(".")
-        state.setdefault(int(index), {})[slot] = value
-    part.optim.load_state_dict({"state": state, "param_groups": part.optim.state_dict()["param_groups"]})

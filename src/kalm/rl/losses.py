@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from d3rlpy.torch_utility import TorchMiniBatch
 
 from kalm.errors import KalmError
+from kalm.rl.algorithms.base import Learner
+from kalm.rl.batch import TransitionBatch
 from kalm.rl.buffer import MixedBuffer
+from kalm.rl.model_buffer import ModelMix
 
 
 class RunningMean:
@@ -48,21 +50,21 @@ class RunningMean:
         return means
 
 
-def by_source(impl: Any, buffer: Any, batch: TorchMiniBatch) -> dict[str, float]:
+def by_source(learner: Learner, buffer: MixedBuffer | ModelMix, batch: TransitionBatch) -> dict[str, float]:
     """Return every loss term on the real and on the imagined rows of a batch, e.g. ``td_loss_imagined``.
 
     Learning takes no notice: no weight changes, and the random draws are put back. Nothing is reported
     without imagined rows, or for learners that make part of their batches themselves.
     """
-    if not isinstance(buffer, MixedBuffer) or not hasattr(impl, "losses"):
+    if not isinstance(buffer, MixedBuffer):
         return {}
     parts = buffer.by_source(batch)
-    if not all(len(part.rewards) for part in parts.values()):
+    if not all(len(part) for part in parts.values()):
         return {}
     device = buffer.device
     with torch.random.fork_rng([device] if "cuda" in device else []), torch.no_grad():
         return {
             f"{name}_{source}": float(value)
             for source, part in parts.items()
-            for name, value in impl.losses(part).items()
+            for name, value in learner.losses(part).items()
         }

@@ -16,17 +16,18 @@ part of the learner's state: the policies that made it are gone, and it could no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from d3rlpy.torch_utility import TorchMiniBatch
 from torch import Tensor, nn
 
 from kalm.envs.base import Judge
 from kalm.envs.rollout import EpisodeRecorder, step_until_done
 from kalm.errors import KalmError
+from kalm.rl.algorithms.combo import COMBO, DiscreteCOMBO, data_rows
+from kalm.rl.batch import TransitionBatch
 from kalm.rl.buffer import MixedBuffer
 from kalm.types import WorldSpec
 
@@ -148,7 +149,7 @@ class ModelMix:
         data: draws the rows of data, and the states where model rollouts begin.
         model: predicts.
         judge: judges by the data's instructions, in the buffer's order.
-        impl: d3rlpy's learner; it acts, in observations.
+        learner: acts, in observations.
         ring: keeps the transitions.
         real_share: share of a batch that is data.
         horizon: steps of a model rollout.
@@ -163,7 +164,7 @@ class ModelMix:
         data: MixedBuffer,
         model: Model,
         judge: Judge,
-        impl: Any,
+        learner: DiscreteCOMBO | COMBO,
         ring: ModelBuffer,
         *,
         real_share: float,
@@ -174,11 +175,11 @@ class ModelMix:
         rng: np.random.Generator,
     ) -> None:
         self.data, self.ring, self.updates = data, ring, 0
-        self._model, self._judge, self._impl = model, judge, impl
+        self._model, self._judge, self._learner = model, judge, learner
         self.real_share, self.horizon, self.rollouts = real_share, horizon, rollouts
         self.refresh, self.explore, self._rng = refresh, explore, rng
 
-    def sample(self, n: int) -> TorchMiniBatch:
+    def sample(self, n: int) -> TransitionBatch:
         """Draw n transitions, those of the data first; roll the model out where that is due."""
         if self.updates == 0:  # the learner may come from a training on other goals
             self.ring.clear()
@@ -187,23 +188,19 @@ class ModelMix:
         self.updates += 1
         count = data_rows(n, self.real_share)
         rows = (self._rng.random(n - count) * len(self.ring)).astype(np.int64)
-        return _joined(self.data.sample(count), self.gather(rows))
+        return TransitionBatch.concat([self.data.sample(count), self.gather(rows)])
 
-    def gather(self, rows: np.ndarray) -> TorchMiniBatch:
+    def gather(self, rows: np.ndarray) -> TransitionBatch:
         """Join the model's transitions at these rows (n,) of the ring into observations and columns."""
         row = torch.as_tensor(rows, device=self.data.device)
         goals = self.ring.goals[row]
         actions, rewards, terminals = self.ring.facts[row].split(self.ring.widths, 1)
-        return TorchMiniBatch(
+        return TransitionBatch(
             observations=self.data.observe(self.ring.before[row], goals),
             actions=actions,
             rewards=rewards * self.data.reward_scale,
             next_observations=self.data.observe(self.ring.after[row], goals),
-            next_actions=torch.zeros_like(actions),
-            returns_to_go=torch.zeros_like(rewards),
             terminals=terminals,
-            intervals=torch.ones_like(rewards),
-            device=self.data.device,
         )
 
     def _roll_out(self) -> None:
@@ -217,7 +214,7 @@ class ModelMix:
         """Act as the policy would, but by chance in a share of the rows: -> (N,) int64 or (N, A) float32."""
         device = self.data.device
         place, goal = torch.as_tensor(states, device=device), torch.as_tensor(goals, device=device)
-        chosen = self._impl.sample_action(self.data.observe(place, goal)).numpy(force=True)
+        chosen = self._learner.sample_action(self.data.observe(place, goal)).numpy(force=True)
         if self.data.spec.action_kind == "discrete":
             random = self._rng.integers(self.data.spec.action_size, size=chosen.shape)
         else:
@@ -234,18 +231,3 @@ class ModelMix:
         self.data.restore(state["data"])
         self._rng.bit_generator.state = dict(state["model"])
         self.updates = state["done"]
-
-
-def data_rows(n: int, real_share: float) -> int:
-    """Return how many rows of a batch of n are data; the others are the model's. At least one of each."""
-    return min(max(round(real_share * n), 1), n - 1)
-
-
-def _joined(first: TorchMiniBatch, second: TorchMiniBatch) -> TorchMiniBatch:
-    columns = [
-        column.name for column in fields(TorchMiniBatch) if column.name not in ("device", "numpy_batch")
-    ]
-    joined: dict[str, Any] = {
-        name: torch.cat([getattr(first, name), getattr(second, name)]) for name in columns
-    }
-    return TorchMiniBatch(**joined, device=first.device)

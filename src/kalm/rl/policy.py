@@ -2,9 +2,9 @@
 
 A trained policy is one or more plain MLPs. On discrete actions the largest of their mean outputs is taken; on
 continuous ones the mean output, after tanh where the learner ends in one, is the action. It is stored as
-tensors and readable facts (``policy.safetensors``, ``policy.json``; no pickle) and runs without the RL
-library, whose import alone takes seconds. The facts hold the hash of the tensors, so a folder from a stopped
-copy is refused, and the hash of the sentence encoder, because a policy is meaningless behind another one.
+tensors and readable facts (``policy.safetensors``, ``policy.json``; no pickle). The facts hold the hash of
+the tensors, so a folder from a stopped copy is refused, and the hash of the sentence encoder, because a
+policy is meaningless behind another one.
 """
 
 from __future__ import annotations
@@ -94,15 +94,6 @@ class MLPPolicy:
             x = torch.from_numpy(observations).to(self.device)
             return torch.stack([_forward(layers, x) for layers in self.members]).mean(0).cpu().numpy()
 
-    def export_torchscript(self, path: Path | str) -> None:
-        """Write a TorchScript module: states (N, S), goal vectors (N, E) -> scores, or actions, (N, A).
-
-        It needs torch alone. Scores are what `values` returns; continuous actions are in [-1, 1].
-        """
-        from kalm.rl.torchscript import export
-
-        export(self.members, self.spec, self.output == "tanh", Path(path))
-
     def save(self, folder: Path) -> None:
         """Write both files; the facts come last, so that a stopped save is not taken for a policy."""
         with atomic_write(folder / WEIGHTS) as temporary:
@@ -128,9 +119,9 @@ class MLPPolicy:
         }
 
 
-def from_layers(networks: Sequence[Sequence[nn.Linear]]) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Copy the weights of linear layers into members of an `MLPPolicy`."""
-    return [[(_copy(layer.weight), _copy(layer.bias)) for layer in layers] for layers in networks]
+def copied(layers: Sequence[nn.Linear]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Copy the weights of linear layers: a member of an `MLPPolicy`."""
+    return [(_copy(layer.weight), _copy(layer.bias)) for layer in layers]
 
 
 def load_policy(

@@ -1,4 +1,4 @@
-"""Settings of offline RL."""
+"""Settings of offline RL: what every algorithm reads, and a section for each algorithm's own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from kalm.rl.algorithms.awac import AWACConfig
+from kalm.rl.algorithms.combo import COMBOConfig
+from kalm.rl.algorithms.cql import CQLConfig
+from kalm.rl.algorithms.iql import IQLConfig
+from kalm.rl.algorithms.td3bc import TD3BCConfig
 from kalm.run.section import Names, Section, Seeds, Widths
 
 
@@ -33,7 +38,7 @@ class TrainConfig(Section):
     encoder: str = Field(
         default="minilm", description="frozen sentence encoder: `minilm`, a hub name or a folder"
     )
-    hidden: Widths = Field(default=(256, 256), description="hidden layers of the policy network")
+    hidden: Widths = Field(default=(256, 256), description="hidden layers of every network")
     goal_noise: float = Field(
         default=0.0,
         ge=0,
@@ -52,41 +57,20 @@ class TrainConfig(Section):
         "line; 0: it stays",
     )
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount")
-    cql_alpha: float = Field(default=10.0, ge=0, description="weight of CQL's conservative term (paper: 10)")
-    cql_samples: int = Field(
-        default=10,
-        gt=0,
-        description="CQL and COMBO on continuous actions: actions per state that their conservative term "
-        "draws from the policy, from the policy one step later, and uniformly; time grows with it",
-    )
-    td3bc_alpha: float = Field(default=2.5, gt=0, description="TD3+BC: weight of value against copying")
-    awac_lambda: float = Field(default=1.0, gt=0, description="AWAC: temperature of the advantage")
-    iql_expectile: float = Field(default=0.7, gt=0, lt=1, description="IQL: 0.5 values the mean, 1 the best")
-    iql_temperature: float = Field(default=3.0, gt=0, description="IQL: weight of the advantage")
     reward_scale: float = Field(
         default=0.01,
         gt=0,
         description="factor of rewards for td3bc, awac, iql, and combo on discrete actions: scale 1",
     )
-    combo_alpha: float = Field(
-        default=10.0, ge=0, description="weight of COMBO's conservative term beside half of the squared error"
-    )
-    combo_real_share: float = Field(
-        default=0.8, gt=0, lt=1, description="COMBO: share of a batch that is data; the rest is the model's"
-    )
-    combo_horizon: int = Field(default=5, gt=0, description="COMBO: largest number of steps in the model")
-    combo_rollouts: int = Field(default=2_000, gt=0, description="COMBO: model rollouts that begin together")
-    combo_refresh: int = Field(default=500, gt=0, description="COMBO: steps from one time to the next")
-    combo_explore: float = Field(
-        default=0.1, ge=0, le=1, description="COMBO: share of the model's actions that are drawn uniformly"
-    )
-    combo_target: int = Field(
-        default=500, gt=0, description="COMBO, discrete actions: steps between copies to the target network"
-    )
+    cql: CQLConfig = CQLConfig()
+    td3bc: TD3BCConfig = TD3BCConfig()
+    awac: AWACConfig = AWACConfig()
+    iql: IQLConfig = IQLConfig()
+    combo: COMBOConfig = COMBOConfig()
     checkpoint_every: int = Field(default=5_000, gt=0, description="steps between checkpoints")
     evaluate_every: int = Field(
-        default=0, ge=0, description="steps between looks at success in the simulator; 0: none"
+        default=0, ge=0, description="steps between evaluations in the simulator; 0: none"
     )
     evaluate_episodes: int = Field(
-        default=40, gt=0, description="episodes per level in such a look, the same in every one"
+        default=40, gt=0, description="episodes per level in such an evaluation, the same in every one"
     )

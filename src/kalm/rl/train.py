@@ -1,7 +1,6 @@
 """Offline RL on real and imagined rollouts (paper section 4.3): one call trains one policy.
 
-The loop calls the learner's update directly. d3rlpy's own `fit` spends a good part of each step on drawing
-transitions one by one and on averaging ever longer lists for a progress bar. Training runs in torch's random
+Training runs in torch's random
 stream and thread count of its own and puts the caller's back. A stopped training continues from its
 checkpoint and ends with the same policy, to the bit, as one that was never stopped. Whoever calls may look at
 the policy on a schedule (play it, say); what the look returns joins the metrics of that step.
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributions import Distribution
 
 from kalm.data.rollouts import RolloutSet
 from kalm.data.validation import require_data
@@ -28,14 +26,17 @@ from kalm.dynamics.settings import DynamicsConfig
 from kalm.envs.base import World
 from kalm.envs.registry import make
 from kalm.errors import KalmError
-from kalm.rl import algorithms, checkpoint
+from kalm.rl import checkpoint
+from kalm.rl.algorithms.base import Learner
+from kalm.rl.algorithms.combo import COMBO, DiscreteCOMBO
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.combo import ModelContext
 from kalm.rl.encoder import GoalEncoder
-from kalm.rl.learner import param_groups
 from kalm.rl.losses import RunningMean, by_source
-from kalm.rl.policy import MLPPolicy, from_layers
+from kalm.rl.model_based import ModelContext, model_batches
+from kalm.rl.model_buffer import ModelMix
+from kalm.rl.policy import MLPPolicy, copied
 from kalm.rl.settings import TrainConfig
+from kalm.rl.table import ALGORITHMS, create_learner, learner_class
 from kalm.rl.units import Units
 from kalm.run.io import file_sha256, fingerprint, versions
 from kalm.run.metrics import Metrics
@@ -75,7 +76,7 @@ def train_offline(
         spec: the world.
         real: real rollouts to learn from, all of them (`select` chooses).
         imagined: imagined rollouts to learn from, or None for the plain baseline.
-        algorithm: name in `algorithms.ALGORITHMS`.
+        algorithm: name in `table.ALGORITHMS`.
         seed: fixes the first weights and every batch.
         config: settings; `steps`, `batch`, `mix` and the learner's.
         encoder: sentence encoder.
@@ -94,33 +95,36 @@ def train_offline(
         KalmError: unknown or unfitting algorithm, data of another world, nothing to learn from, numbers that
             are not finite, a folder with another training in it, or a loss that is no longer finite.
     """
-    form = algorithms.require(algorithm, spec)
+    made = learner_class(algorithm, spec)
     require_data(spec, real, imagined)
-    prepare, dynamics = algorithms.ALGORITHMS[algorithm].prepare, dynamics or DynamicsConfig()
+    dynamics, model_based = dynamics or DynamicsConfig(), ALGORITHMS[algorithm].model_based
     facts = _made_from(spec, real, imagined, algorithm, seed, config, encoder, start)
-    if prepare is not None:
+    if model_based:
         facts["dynamics"] = dynamics.model_dump(mode="json")
     with _own_torch(device, derive_seed(seed, "train", "weights"), threads):
         rng = derive_rng(seed, "train", "batches")
-        scale = form.reward_scale(config)
+        scale = config.reward_scale if made.scaled else 1.0
         units = Units.of(real, device) if config.standardise else None
         noise = config.goal_noise
         buffer = MixedBuffer(
-            real, imagined, encoder, config.mix, rng, device, form.vectors, scale, units, noise
+            real, imagined, encoder, config.mix, rng, device, made.vectors, scale, units, noise
         )
-        learner = algorithms.create(algorithm, spec, buffer.observation_size, config, device)
-        batches: Any = buffer
-        if prepare is not None:
+        learner = create_learner(algorithm, spec, buffer.observation_size, config, device)
+        batches: MixedBuffer | ModelMix = buffer
+        if model_based:
+            assert isinstance(learner, DiscreteCOMBO | COMBO)
             judge = world or make(spec.name)
-            batches = prepare(learner, buffer, ModelContext(judge, real, config, dynamics, seed, folder))
+            batches = model_batches(
+                learner, buffer, ModelContext(judge, real, config, dynamics, seed, folder)
+            )
         provenance = {"made_from": facts, "versions": versions()}
 
         def policy(step: int) -> MLPPolicy:
-            members = from_layers(algorithms.acting_networks(algorithm, spec, learner))
+            layers = copied(learner.acting.layers)
             if units is not None:
-                members = [units.folded(layers) for layers in members]
+                layers = units.folded(layers)
             facts = {"steps": step, **provenance}
-            return MLPPolicy(spec, algorithm, encoder, members, device, facts, form.output)
+            return MLPPolicy(spec, algorithm, encoder, [layers], device, facts, made.output)
 
         _run(learner, batches, config, fingerprint(facts), folder, policy, advance, look, start)
         final = policy(config.steps)
@@ -129,8 +133,8 @@ def train_offline(
 
 
 def _run(
-    learner: Any,
-    buffer: MixedBuffer,
+    learner: Learner,
+    buffer: MixedBuffer | ModelMix,
     config: TrainConfig,
     key: str,
     folder: Path,
@@ -142,7 +146,9 @@ def _run(
     """Take the steps that are left, with metrics, looks and checkpoints on the way."""
     path = folder / CHECKPOINT
     first, window = _resume(path, learner, buffer, key, config.steps, start)
-    rates = [(group, group["lr"]) for group in param_groups(learner.impl)]
+    rates = [
+        (group, group["lr"]) for optimizer in learner.optimizers.values() for group in optimizer.param_groups
+    ]
     advance(first, resumed=True)
     told = first
     with closing(Metrics(folder, first)) as metrics:
@@ -151,13 +157,13 @@ def _run(
             share = _rate(step, config)
             for group, lr in rates:
                 group["lr"] = share * lr
-            window.add(learner.impl.update(batch, step - 1))
+            window.add(learner.update(batch, step - 1))
             last = step == config.steps
             values: dict[str, float] = {}
             if step % LOG_EVERY == 0 or last:
                 values |= window.close(step)
                 advance(step - told, loss=next(iter(values.values())))
-                values |= by_source(learner.impl, buffer, batch)
+                values |= by_source(learner, buffer, batch)
                 told = step
             if look is not None and _due(step, config.evaluate_every, last):
                 values |= look(policy(step), step)
@@ -186,7 +192,7 @@ def _due(step: int, every: int, last: bool) -> bool:
 
 
 def _resume(
-    path: Path, learner: Any, buffer: MixedBuffer, key: str, steps: int, start: Path | None
+    path: Path, learner: Learner, buffer: MixedBuffer | ModelMix, key: str, steps: int, start: Path | None
 ) -> tuple[int, RunningMean]:
     """Put everything where the folder's checkpoint left it, else the learner where `start` left it."""
     facts = checkpoint.restore(path, learner, key)
@@ -204,20 +210,15 @@ def _resume(
 
 @contextmanager
 def _own_torch(device: str, seed: int, threads: int) -> Iterator[None]:
-    """Seed torch, set its threads and skip its checks of distributions; all is as before after the block.
-
-    The checks look at every number of every batch; losses that are not finite are noticed here anyway.
-    """
-    before, checks = torch.get_num_threads(), Distribution._validate_args
+    """Seed torch and set its threads; all is as before after the block."""
+    before = torch.get_num_threads()
     with torch.random.fork_rng([device] if "cuda" in device else []):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
-        Distribution.set_default_validate_args(False)
         try:
             yield
         finally:
             torch.set_num_threads(before)
-            Distribution.set_default_validate_args(checks)
 
 
 def _made_from(

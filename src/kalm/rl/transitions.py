@@ -32,7 +32,6 @@ class Columns(NamedTuple):
     after: torch.Tensor  # (n, S)
     goal: torch.Tensor  # (n,) row of the table of goals
     action: torch.Tensor  # (n,) or (n, A)
-    next_action: torch.Tensor  # (n,) or (n, A), zero after the last
     reward: torch.Tensor  # (n,)
     terminal: torch.Tensor  # (n,) bool
 
@@ -66,15 +65,11 @@ class TransitionTable:
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         last = rows == self._starts[owner] + self._lengths[owner] - 1
         row, place = self._tensor(rows), self._tensor(rows + owner)
-        following = self._tensor(np.minimum(rows + 1, self.count - 1))
-        end = self._tensor(last)
-        next_action = self._actions.index_select(0, following)
         return Columns(
             before=self._states.index_select(0, place),
             after=self._states.index_select(0, place + 1),
             goal=self._tensor(self._goal[owner]),
             action=self._actions.index_select(0, row),
-            next_action=next_action.masked_fill(end if next_action.ndim == 1 else end[:, None], 0),
             reward=self._rewards.index_select(0, row),
             terminal=self._tensor(last & self._success[owner]),
         )

@@ -1,0 +1,1 @@
+"""Offline RL algorithms, one file each; `kalm.rl.table` has them by name."""
