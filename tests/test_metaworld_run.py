@@ -17,7 +17,7 @@ SMALL = [
     "--set", "imagine.refine.plausibility=keep",  # it has learnt nothing, so nothing would be left
     "--set", "imagine.horizon=3", "--set", "dynamics.members=1", "--set", "dynamics.forward_steps=20",
     "--set", "train.algorithms=[bc, cql, td3bc, awac, iql, combo]", "--set", "train.steps=6",
-    "--set", "train.batch=16", "--set", "train.checkpoint_every=6", "--set", "train.combo_rollouts=20",
+    "--set", "train.batch=16", "--set", "train.checkpoint_every=6", "--set", "train.combo.rollouts=20",
     "--set", "evaluate.episodes=3", "--set", "evaluate.horizon=5",
 ]  # fmt: skip
 

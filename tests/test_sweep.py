@@ -95,7 +95,7 @@ def test_the_last_checkpoints_divide_the_episodes(done):
 
 def test_looks_are_rows_metrics_and_a_figure(done):
     place = done / "policies" / "bc-seed1"
-    looks = read_rows(place / "looks.csv")
+    looks = read_rows(place / "eval.csv")
     assert len(looks) == 2 * 4 * 2 and {row.checkpoint_step for row in looks} == {20, 40}
     metrics = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics if "success/seen" in row] == [20, 40]

@@ -1,6 +1,6 @@
 """The one table of learners: what makes a policy, what it needs, and how a stored policy comes back.
 
-It holds every algorithm of `kalm.rl.algorithms`, the grounded language model itself (`lm`, nothing to train)
+It holds every algorithm of `kalm.rl.table`, the grounded language model itself (`lm`, nothing to train)
 and the Decision Transformer on its backbone (`dt`). The command line, the pipeline, the sweep and the report
 know learners through this table alone; a new one is one entry.
 
@@ -96,15 +96,15 @@ class AlgorithmSpec:
 @cache
 def table() -> Mapping[str, AlgorithmSpec]:
     """Return the learners by name, in the order of tables and help texts."""
-    from kalm.rl import algorithms
+    from kalm.rl.table import ALGORITHMS, learner_class
 
     offline = {
         name: AlgorithmSpec(
             _fit_offline,
-            sections=("dynamics",) if algorithm.prepare else (),  # it fits a model of its own
-            check=lambda spec, name=name: algorithms.require(name, spec),
+            sections=("dynamics",) if algorithm.model_based else (),  # it fits a model of its own
+            check=lambda spec, name=name: learner_class(name, spec),
         )
-        for name, algorithm in algorithms.ALGORITHMS.items()
+        for name, algorithm in ALGORITHMS.items()
     }
     language = {
         "lm": AlgorithmSpec(_point_at_model, trains=False, needs_model=True),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kalm.data.rollouts import RolloutSet
+from kalm.rl.algorithms.cql import CQLConfig
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.settings import TrainConfig
 from kalm.types import Goal, Instruction, Rollout, WorldSpec
@@ -60,8 +61,7 @@ def config() -> TrainConfig:
         checkpoint_every=80,
         lr=3e-3,
         real_rollouts=None,
-        cql_alpha=1.0,
-        cql_samples=4,
+        cql=CQLConfig(alpha=1.0, samples=4),
     )
 
 

@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from d3rlpy.algos import DiscreteBCConfig
-from d3rlpy.logging import NoopAdapterFactory
+import torch
 
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
+from kalm.rl.batch import TransitionBatch
 from kalm.rl.buffer import MixedBuffer
 from kalm.types import Rollout
 
@@ -21,24 +21,28 @@ def build(sets, encoder, mix=0.5, seed=0):
     return MixedBuffer(*sets, encoder, mix, np.random.default_rng(seed))
 
 
+def arrays(buffer, rows):
+    """The transitions at these rows as arrays."""
+    return TransitionBatch(*(column.numpy() for column in buffer.gather(rows).columns()))
+
+
 def test_hand_made_transitions(line, encoder):
     red, blue = line.instruction("red"), line.instruction("blue")
     states = np.arange(15, dtype=np.float32).reshape(5, 3)
     reached = Rollout(red, states[:3], np.array([4, 2]), np.array([0.5, 9], np.float32), True, "real")
     timed_out = Rollout(blue, states[3:], np.array([6]), np.array([-1], np.float32), False, "real")
     data = RolloutSet.from_rollouts(line.spec, [reached, timed_out])
-    batch = build((data, None), encoder).gather_arrays(np.array([2, 0, 1]))
+    batch = arrays(build((data, None), encoder), np.array([2, 0, 1]))
     vectors = encoder.encode([blue.text, red.text, red.text])
     np.testing.assert_array_equal(batch.observations, np.hstack([states[[3, 0, 1]], vectors]))
     np.testing.assert_array_equal(batch.next_observations, np.hstack([states[[4, 1, 2]], vectors]))
-    assert batch.actions.tolist() == [[6], [4], [2]] and batch.next_actions.tolist() == [[0], [2], [0]]
+    assert batch.actions.tolist() == [[6], [4], [2]]
     assert batch.rewards.tolist() == [[-1], [0.5], [9]] and batch.terminals.tolist() == [[0], [0], [1]]
-    assert batch.intervals.tolist() == [[1], [1], [1]]
 
 
 def test_every_row_agrees_with_a_loop_over_rollouts(sets, encoder):
     buffer = build(sets, encoder)
-    batch = buffer.gather_arrays(np.arange(buffer.transition_count))
+    batch = arrays(buffer, np.arange(buffer.transition_count))
     row = 0
     for rollout in (*sets[0], *sets[1]):
         goal = encoder.encode([rollout.instruction.text])[0]
@@ -48,7 +52,6 @@ def test_every_row_agrees_with_a_loop_over_rollouts(sets, encoder):
             assert (batch.next_observations[row] == np.append(rollout.states[t + 1], goal)).all()
             assert batch.actions[row, 0] == action and batch.rewards[row, 0] == rollout.rewards[t]
             assert batch.terminals[row, 0] == (last and rollout.success)
-            assert batch.next_actions[row, 0] == (0 if last else rollout.actions[t + 1])
             row += 1
     assert row == buffer.transition_count == len(batch)
 
@@ -56,12 +59,12 @@ def test_every_row_agrees_with_a_loop_over_rollouts(sets, encoder):
 def test_goal_vectors_are_shaken_as_asked_and_always_alike(sets, encoder):
     plain = build(sets, encoder)
     rows, size = np.arange(plain.transition_count), plain.spec.state_size
-    true = plain.gather_arrays(rows).observations
+    true = arrays(plain, rows).observations
     shaken, again = (
         MixedBuffer(*sets, encoder, 0.5, np.random.default_rng(0), goal_noise=0.5) for _ in range(2)
     )
-    found = shaken.gather_arrays(rows)
-    np.testing.assert_array_equal(found.observations, again.gather_arrays(rows).observations)
+    found = arrays(shaken, rows)
+    np.testing.assert_array_equal(found.observations, arrays(again, rows).observations)
     np.testing.assert_array_equal(found.observations[:, :size], true[:, :size])
     np.testing.assert_array_equal(found.observations[:, size:], found.next_observations[:, size:])
     off = np.linalg.norm((found.observations - true)[:, size:], axis=1)
@@ -112,12 +115,11 @@ def test_equal_weights_change_no_draw(sets, encoder):
     np.testing.assert_array_equal(even, build((weighted(sets[0], 2), weighted(sets[1], 5)), encoder).draw(64))
 
 
-def test_tensors_and_arrays_are_the_same_draw(sets, encoder):
-    tensors = build(sets, encoder).sample(16)
-    arrays = build(sets, encoder).sample_transition_batch(16)
-    assert tensors.observations.shape == (16, 3 + encoder.size) and tensors.actions.shape == (16, 1)
-    for name in ("observations", "actions", "rewards", "next_observations", "terminals", "intervals"):
-        np.testing.assert_array_equal(getattr(tensors, name).numpy(), getattr(arrays, name))
+def test_a_sample_is_what_the_draw_says(sets, encoder):
+    batch, other = build(sets, encoder).sample(16), build(sets, encoder)
+    assert batch.observations.shape == (16, 3 + encoder.size) and batch.actions.shape == (16, 1)
+    for column, expected in zip(batch.columns(), other.gather(other.draw(16)).columns(), strict=True):
+        assert column.dtype == torch.float32 and torch.equal(column, expected)
 
 
 def test_draws_continue_from_a_saved_state(sets, encoder):
@@ -135,17 +137,16 @@ def test_one_hot_actions_and_scaled_rewards(sets, encoder):
     plain = build(sets, encoder)
     buffer = MixedBuffer(*sets, encoder, 0.5, rng, vectors=True, reward_scale=0.25)
     rows = np.arange(buffer.transition_count)
-    numbers, vectors = plain.gather_arrays(rows), buffer.gather_arrays(rows)
+    numbers, vectors = arrays(plain, rows), arrays(buffer, rows)
     np.testing.assert_array_equal(vectors.actions, np.eye(7)[numbers.actions[:, 0].astype(int)])
     np.testing.assert_array_equal(vectors.rewards, numbers.rewards / 4)
-    assert vectors.next_actions.shape == (len(rows), 7) and buffer.dataset_info.action_size == 7
-    assert buffer.dataset_info.action_space.name == "CONTINUOUS"
+    assert vectors.actions.shape == (len(rows), 7)
 
 
 def test_continuous_actions_are_the_datas(line, encoder):
     data = line.steered(9)
     buffer = MixedBuffer(data, None, encoder, 0.0, np.random.default_rng(0), vectors=True)
-    batch = buffer.gather_arrays(np.arange(data.transitions)[::-1].copy())
+    batch = arrays(buffer, np.arange(data.transitions)[::-1].copy())
     np.testing.assert_array_equal(batch.actions, data.actions[::-1])
 
 
@@ -194,17 +195,3 @@ def test_rollouts_of_weight_zero_are_never_drawn(sets, encoder):
     real = weighted(sets[0], [0, 1, 2])
     rows = build((real, None), encoder).draw(20_000)
     assert set(real.owner[rows]) == set(np.flatnonzero(real.weights))
-
-
-def test_d3rlpy_fits_on_it(sets, encoder):
-    buffer = build(sets, encoder)
-    learner = DiscreteBCConfig(batch_size=16).create()
-    learner.create_impl((buffer.observation_size,), buffer.dataset_info.action_size)
-    quiet = {"show_progress": False, "logger_adapter": NoopAdapterFactory()}
-    ((_, metrics),) = learner.fit(buffer, n_steps=5, n_steps_per_epoch=5, **quiet)
-    assert learner.grad_step == 5 and np.isfinite(metrics["loss"])
-
-
-def test_action_count_comes_from_the_spec(sets, encoder):
-    few = sets[0].take(sets[0].lengths == 1)
-    assert build((few, None), encoder).dataset_info.action_size == 7

@@ -12,25 +12,34 @@ from safetensors.numpy import load_file
 
 from kalm.dynamics.settings import DynamicsConfig
 from kalm.errors import KalmError
-from kalm.rl import combo
-from kalm.rl.algorithms import acting_networks, create
+from kalm.rl.algorithms.combo import COMBOConfig, data_rows
+from kalm.rl.algorithms.cql import CQLConfig
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.mlp import linears
-from kalm.rl.model_buffer import ModelBuffer, Transitions, data_rows, roll_out
+from kalm.rl.model_based import ModelContext, model_batches
+from kalm.rl.model_buffer import ModelBuffer, Transitions, roll_out
+from kalm.rl.networks import DiagonalNormal
 from kalm.rl.policy import load_policy
 from kalm.rl.settings import TrainConfig
+from kalm.rl.table import create_learner
 from kalm.rl.train import train_offline
 from kalm.run.metrics import read_metrics
 
 CONFIG = TrainConfig(
-    batch=128, hidden=(64, 64), lr=3e-3, gamma=0.5, reward_scale=1, cql_alpha=0.05, combo_alpha=0.05,
-    combo_real_share=0.5, combo_rollouts=1000, combo_refresh=100, combo_target=50, combo_explore=0.5,
+    batch=128, hidden=(64, 64), lr=3e-3, gamma=0.5, reward_scale=1, cql=CQLConfig(alpha=0.05),
+    combo=COMBOConfig(alpha=0.05, real_share=0.5, rollouts=1000, refresh=100, target=50, explore=0.5),
 )  # fmt: skip
-SMALL = CONFIG.model_copy(
-    update={"batch": 8, "hidden": (16, 16), "combo_rollouts": 20, "combo_refresh": 10, "combo_horizon": 3}
+SMALL = CONFIG.changed(
+    batch=8, hidden=(16, 16), combo=CONFIG.combo.changed(rollouts=20, refresh=10, horizon=3)
 )
+
+
+def combo(**fields):
+    """The small settings with another section for COMBO."""
+    return SMALL.changed(combo=SMALL.combo.changed(**fields))
+
+
 DYNAMICS = DynamicsConfig(members=3, hidden=(32, 32), forward_steps=400, evaluate_every=100, lr=5e-3)
-QUICK = DYNAMICS.model_copy(update={"forward_steps": 20})
+QUICK = DYNAMICS.changed(forward_steps=20)
 
 
 class Known:
@@ -56,9 +65,9 @@ def made(real, encoder, folder, config=SMALL, imagined=None):
     """A learner, and its batches."""
     rng = np.random.default_rng(0)
     data = MixedBuffer(real, imagined, encoder, config.mix, rng, reward_scale=config.reward_scale)
-    learner = create("combo", real.spec, data.observation_size, config, "cpu")
-    material = combo.ModelContext(plane.Plane(), real, config, QUICK, 0, folder)
-    return SimpleNamespace(learner=learner, mix=combo.prepare(learner, data, material))
+    learner = create_learner("combo", real.spec, data.observation_size, config, "cpu")
+    context = ModelContext(plane.Plane(), real, config, QUICK, 0, folder)
+    return SimpleNamespace(learner=learner, mix=model_batches(learner, data, context))
 
 
 def constant(layers, biases):
@@ -70,12 +79,12 @@ def constant(layers, biases):
 
 
 def test_loss_by_hand(real, encoder, tmp_path):
-    both = made(real, encoder, tmp_path, SMALL.model_copy(update={"combo_alpha": 3.0}))
+    both = made(real, encoder, tmp_path, combo(alpha=3.0))
     values = [1.0, 2.0, 3.0, 0.0]
-    (layers,) = acting_networks("combo", real.spec, both.learner)
+    layers = both.learner.q.layers
     first, last = layers[0], layers[-1]
     constant(layers, values)
-    constant(linears(both.learner.impl.modules.targ_q_funcs[0]), [5.0, 6.0, 7.0, 8.0])
+    constant(both.learner.target_q.layers, [5.0, 6.0, 7.0, 8.0])
     # One hidden number is 1 at the first model row and 0 elsewhere; it adds 1 to Q(s, 1) and 2 to Q(s, 3).
     marker = first.weight.shape[1] - 1
     first.weight.data[0, marker] = 1
@@ -93,7 +102,7 @@ def test_loss_by_hand(real, encoder, tmp_path):
         rewards=torch.tensor([[0.5], [5.0], [1.0], [0.0]]),
         terminals=torch.tensor([[0.0], [1.0], [0.0], [0.0]]),
     )
-    losses = both.learner.impl.losses(batch)
+    losses = both.learner.losses(batch)
     # Double Q: the best action of Q at s' is 2, the target network gives it 7: goals 0.5 + 0.5 * 7 = 4, then
     # 5 (terminal), 1 + 3.5 = 4.5 and 3.5. Q of the actions: 1, 3, 2 + 1, 0.
     td = (3**2 + 2**2 + 1.5**2 + 3.5**2) / 2 / 4
@@ -105,27 +114,27 @@ def test_loss_by_hand(real, encoder, tmp_path):
 
 
 def test_continuous_loss_by_hand(real, encoder, tmp_path):
-    config = SMALL.model_copy(update={"combo_alpha": 1.5})
+    config = combo(alpha=1.5)
     both = made(vectors(real, np.random.default_rng(0)), encoder, tmp_path, config)
-    modules = both.learner.impl.modules
-    for nets, outputs in ((modules.q_funcs, (1.0, 2.0)), (modules.targ_q_funcs, (5.0, 4.0))):
-        for net, output in zip(nets, outputs, strict=True):
-            constant(linears(net), [output])
+    learner = both.learner
+    for nets, outputs in ((learner.critics, (1.0, 2.0)), (learner.target_critics, (5.0, 4.0))):
+        for net, output in zip((nets.first, nets.second), outputs, strict=True):
+            constant(net.layers, [output])
     # The actor is a normal distribution around 0 of deviation 1 before tanh, at every state.
-    constant(linears(modules.policy), [0.0, 0.0])
-    for layer in linears(modules.policy):
+    constant([*learner.actor.mean.layers, learner.actor.log_std], [0.0, 0.0])
+    for layer in [*learner.actor.mean.layers, learner.actor.log_std]:
         torch.nn.init.zeros_(layer.bias)
     batch = both.mix.sample(4)
     batch = replace(batch, rewards=torch.ones(4, 1), terminals=torch.tensor([[0.0], [0.0], [1.0], [1.0]]))
     torch.manual_seed(5)
-    losses = both.learner.impl.critic_losses(batch)
+    losses = learner.critic_losses(batch)
     # Goals: 1 + 0.5 * min(5, 4) = 3 and, at terminals, 1; squared without a half.
     td = ((3 - 1) ** 2 * 2 + 0) / 4 + ((3 - 2) ** 2 * 2 + (1 - 2) ** 2 * 2) / 4
     assert losses["td_loss"].item() == pytest.approx(td, rel=1e-5)
     # With Q the same everywhere the conservative term is the log-sum-exp of -log densities, in both critics.
     torch.manual_seed(5)
-    zeros = torch.zeros(4, 2)
-    _, densities = both.learner.impl.sampled((zeros, zeros), (zeros, zeros))
+    even = DiagonalNormal(torch.zeros(4, 2), torch.zeros(4, 2))
+    _, densities = learner.sampled(even, even)
     gap = (-densities).logsumexp(1).mean().item()
     assert losses["conservative_loss"].item() == pytest.approx(2 * 1.5 * 2 * gap, rel=1e-4)
     assert losses["critic_loss"].item() == pytest.approx(td + 6 * gap, rel=1e-4)
@@ -203,7 +212,7 @@ def test_shares_of_a_batch():
 
 def test_batches_are_data_then_model(real, encoder, tmp_path):
     imagined = replace(plane.lost(50, 3), source=np.ones(50, np.int8))
-    config = SMALL.model_copy(update={"reward_scale": 0.5, "combo_real_share": 0.75, "batch": 100})
+    config = combo(real_share=0.75).changed(reward_scale=0.5, batch=100)
     mix = made(real, encoder, tmp_path, config, imagined).mix
     batch, size = mix.sample(100), real.spec.state_size
     assert batch.observations.shape == (100, size + encoder.size) and batch.actions.shape == (100, 1)
@@ -251,10 +260,10 @@ def test_the_model_is_rolled_out_on_schedule(real, encoder, tmp_path):
 def test_updates_change_the_policy_and_report_every_term(kind, real, encoder, tmp_path):
     data = real if kind == "discrete" else vectors(real, np.random.default_rng(0))
     both = made(data, encoder, tmp_path)
-    (layers,) = acting_networks("combo", data.spec, both.learner)[:1]
+    layers = both.learner.acting.layers
     before = layers[0].weight.clone()
     for step in range(12):
-        losses = both.learner.impl.update(both.mix.sample(8), step)
+        losses = both.learner.update(both.mix.sample(8), step)
     assert all(torch.isfinite(value).all() for value in losses.values())
     assert {"td_loss", "conservative_loss"} <= losses.keys()
     assert not torch.equal(before, layers[0].weight)
@@ -272,7 +281,7 @@ def same(one, two):
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 def test_resumes_exactly(kind, real, encoder, tmp_path):
     data = real if kind == "discrete" else vectors(real, np.random.default_rng(0))
-    config = SMALL.model_copy(update={"steps": 110, "checkpoint_every": 60, "combo_refresh": 25})
+    config = combo(refresh=25).changed(steps=110, checkpoint_every=60)
 
     def train(folder, **options):
         torch.manual_seed(99)
@@ -302,10 +311,10 @@ def test_resumes_exactly(kind, real, encoder, tmp_path):
 
 
 def test_a_training_that_goes_on_forgets_the_old_model(real, encoder, tmp_path):
-    config = SMALL.model_copy(update={"steps": 20})
+    config = SMALL.changed(steps=20)
     options = {"world": plane.Plane(), "dynamics": QUICK}
     train_offline(plane.SPEC, real, None, "combo", 0, config, encoder, tmp_path / "first", **options)
-    longer, fewer = config.model_copy(update={"steps": 30}), plane.sides(60, 5)
+    longer, fewer = config.changed(steps=30), plane.sides(60, 5)
     start = tmp_path / "first"
     train_offline(
         plane.SPEC, fewer, None, "combo", 0, longer, encoder, tmp_path / "on", start=start, **options
@@ -318,8 +327,8 @@ def test_a_training_that_goes_on_forgets_the_old_model(real, encoder, tmp_path):
 @pytest.mark.parametrize(
     ("config", "dynamics", "message"),
     [
-        (SMALL, QUICK.model_copy(update={"members": 0}), "needs forward models"),
-        (SMALL.model_copy(update={"batch": 1}), QUICK, "train.batch of 2 or more"),
+        (SMALL, QUICK.changed(members=0), "needs forward models"),
+        (SMALL.changed(batch=1), QUICK, "train.batch of 2 or more"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(config, dynamics, message, real, encoder, tmp_path):
@@ -342,7 +351,7 @@ def test_settings_that_cannot_work_are_refused(config, dynamics, message, real, 
 def test_it_finds_what_the_data_never_show(real, encoder, tmp_path):
     success = {}
     for name in ("combo", "cql", "bc"):
-        config = CONFIG.model_copy(update={"steps": 1500, "checkpoint_every": 1500, "evaluate_every": 250})
+        config = CONFIG.changed(steps=1500, checkpoint_every=1500, evaluate_every=250)
         seen = success[name] = []
 
         def look(policy, step, seen=seen):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from kalm.errors import KalmError
-from kalm.rl.algorithms import ALGORITHMS, create, require
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.losses import RunningMean, by_source
+from kalm.rl.table import ALGORITHMS, create_learner, learner_class
 
 
 def test_means_count_each_term_by_itself():
@@ -31,24 +31,22 @@ def test_one_loss_that_is_not_finite_is_noticed_when_read():
 def test_sources_are_reported_apart_and_learning_takes_no_notice(name, line, config, encoder):
     sets = line.rollouts(20), line.rollouts(20, "imagined", 1)
     buffer = MixedBuffer(
-        *sets, encoder, 0.25, np.random.default_rng(0), vectors=require(name, line.spec).vectors
+        *sets, encoder, 0.25, np.random.default_rng(0), vectors=learner_class(name, line.spec).vectors
     )
     torch.manual_seed(0)
-    impl = create(name, line.spec, buffer.observation_size, config, "cpu").impl
+    learner = create_learner(name, line.spec, buffer.observation_size, config, "cpu")
     batch = buffer.sample(32)
-    before = [
-        weight.clone() for part in impl.modules.get_torch_modules().values() for weight in part.parameters()
-    ]
+    before = [weight.clone() for weight in learner.parameters()]
     state = torch.get_rng_state()
-    report = by_source(impl, buffer, batch)
+    report = by_source(learner, buffer, batch)
     assert torch.equal(torch.get_rng_state(), state)
-    weights = [weight for part in impl.modules.get_torch_modules().values() for weight in part.parameters()]
+    weights = list(learner.parameters())
     assert all(map(torch.equal, before, weights)) and all(weight.grad is None for weight in weights)
-    terms = impl.losses(batch)
+    terms = learner.losses(batch)
     assert report.keys() == {f"{term}_{source}" for term in terms for source in ("real", "imagined")}
     if name in ("bc", "cql"):  # no random draws, and means over rows: the parts make up the whole
         for term, value in terms.items():
             parts = 0.75 * report[f"{term}_real"] + 0.25 * report[f"{term}_imagined"]
             assert parts == pytest.approx(value.item(), rel=1e-5)
     alone = MixedBuffer(sets[0], None, encoder, 0.25, np.random.default_rng(0))
-    assert by_source(impl, alone, batch) == {}
+    assert by_source(learner, alone, batch) == {}

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -50,12 +48,6 @@ def test_saved_policy_acts_the_same(policy, asked, tmp_path):
     assert loaded.act(*asked).dtype == np.int64 and len(set(loaded.act(*asked))) > 1
     assert (loaded.spec, loaded.algorithm, loaded.hidden) == (policy.spec, "cql", (8, 5))
     assert loaded.provenance == {"seed": 3} and sorted(p.name for p in tmp_path.iterdir()) == [FACTS, WEIGHTS]
-
-
-def test_loading_needs_no_rl_library(policy, tmp_path):
-    policy.save(tmp_path)
-    code = f"import sys, kalm; kalm.load_policy({str(tmp_path)!r}); assert 'd3rlpy' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
@@ -135,18 +127,3 @@ def test_largest_output_is_found_before_tanh_makes_many_equal(policy, asked):
     raw = policy.values(*asked)
     assert (np.tanh(raw) == 1).sum(1).max() > 1
     np.testing.assert_array_equal(replace(policy, output="tanh").act(*asked), raw.argmax(1))
-
-
-@pytest.mark.parametrize(
-    ("kind", "output"), [("discrete", "tanh"), ("continuous", "tanh"), ("continuous", "none")]
-)
-def test_torchscript_scores_as_the_policy_does(policy, asked, kind, output, tmp_path):
-    made = replace(policy, spec=replace(policy.spec, action_kind=kind), output=output)
-    made.export_torchscript(tmp_path / "policy.pt")
-    states, texts = asked
-    facts = {"kalm.json": ""}
-    networks = torch.jit.load(tmp_path / "policy.pt", _extra_files=facts)
-    found = networks(torch.from_numpy(states).float(), torch.from_numpy(made.encoder.encode(texts)))
-    assert json.loads(facts["kalm.json"]) == made.spec.to_json()
-    expected = made.values(*asked) if kind == "discrete" else made.act(*asked)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)

@@ -14,7 +14,7 @@ def sets(line):
 
 
 def test_real_rollouts_are_chosen_by_the_seed(sets, config):
-    few = config.model_copy(update={"real_rollouts": 50})
+    few = config.changed(real_rollouts=50)
     chosen = [select_rollouts(*sets, few, seed)[0] for seed in (0, 0, 1)]
     assert [len(part) for part in chosen] == [50, 50, 50]
     assert np.array_equal(chosen[0].states, chosen[1].states)
@@ -27,7 +27,7 @@ def test_real_rollouts_are_chosen_by_the_seed(sets, config):
 def test_imagined_rollouts_are_chosen_by_success_and_level(line, sets, config):
     real, imagined = sets
     assert len(select_rollouts(real, imagined, config, 0)[1]) == imagined.success.sum() < len(imagined)
-    everything = config.model_copy(update={"imagined": "all"})
+    everything = config.changed(imagined="all")
     assert len(select_rollouts(real, imagined, everything, 0)[1]) == len(imagined)
     assert set(select_rollouts(real, imagined, everything, 0, "rephrase")[1].levels) == {"rephrase"}
     with pytest.raises(KalmError, match="0 are of level hard"):

@@ -6,8 +6,8 @@ import torch
 from safetensors.numpy import load_file
 
 from kalm.errors import KalmError
-from kalm.rl.algorithms import ALGORITHMS
 from kalm.rl.policy import load_policy
+from kalm.rl.table import ALGORITHMS
 from kalm.rl.train import train_offline
 from kalm.run.metrics import read_metrics
 
@@ -46,9 +46,7 @@ class TestBattery:
     """What every algorithm of the table must do."""
 
     def test_learns_what_real_and_imagined_rollouts_show(self, name, line, sets, config, encoder, tmp_path):
-        policy = train_offline(
-            line.spec, *sets, name, 0, config.model_copy(update={"steps": 600}), encoder, tmp_path
-        )
+        policy = train_offline(line.spec, *sets, name, 0, config.changed(steps=600), encoder, tmp_path)
         rows = read_metrics(tmp_path)
         assert [row["step"] for row in rows] == [100, 200, 300, 400, 500, 600]
         assert rows[0].keys() == rows[-1].keys()
@@ -71,7 +69,7 @@ class TestBattery:
         assert (steps[-1].values(states, texts) == policy.values(states, texts)).all()
 
     def test_resumes_exactly(self, name, line, sets, config, encoder, tmp_path):
-        config = config.model_copy(update={"lr_decay": 0.5})
+        config = config.changed(lr_decay=0.5)
         train_offline(line.spec, *sets, name, 0, config, encoder, tmp_path / "whole")
         with pytest.raises(Stopped):  # at 200 steps, the last checkpoint being at 160
             train_offline(
@@ -115,18 +113,18 @@ class TestBattery:
 
 
 def test_folder_of_another_training_is_refused(line, sets, config, encoder, tmp_path):
-    short = config.model_copy(update={"steps": 20})
+    short = config.changed(steps=20)
     train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
     with pytest.raises(KalmError, match="other settings or data"):
         train_offline(line.spec, *sets, "bc", 1, short, encoder, tmp_path)
     with pytest.raises(KalmError, match="other settings or data"):
         train_offline(line.spec, sets[0], None, "bc", 0, short, encoder, tmp_path)
     with pytest.raises(KalmError, match="beyond train.steps=10"):
-        train_offline(line.spec, *sets, "bc", 0, config.model_copy(update={"steps": 10}), encoder, tmp_path)
+        train_offline(line.spec, *sets, "bc", 0, config.changed(steps=10), encoder, tmp_path)
 
 
 def test_damaged_checkpoint_is_refused(line, sets, config, encoder, tmp_path):
-    short = config.model_copy(update={"steps": 20})
+    short = config.changed(steps=20)
     train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
@@ -135,7 +133,7 @@ def test_damaged_checkpoint_is_refused(line, sets, config, encoder, tmp_path):
 
 
 def test_diverging_losses_stop_the_training(line, sets, config, encoder, tmp_path):
-    wild = config.model_copy(update={"lr": 1e30})
+    wild = config.changed(lr=1e30)
     with pytest.raises(KalmError, match="no longer finite by step 80:"):
         train_offline(line.spec, sets[0], None, "bc", 0, wild, encoder, tmp_path)
 
@@ -144,8 +142,8 @@ def test_diverging_losses_stop_the_training(line, sets, config, encoder, tmp_pat
 def test_learning_rate_falls_to_zero(name, line, sets, config, encoder, tmp_path):
     """The same as without until the fall begins; then ever smaller steps, down to next to nothing."""
     every = {"steps": 80, "checkpoint_every": 1}
-    train_offline(line.spec, *sets, name, 0, config.model_copy(update=every), encoder, tmp_path / "stays")
-    falls = config.model_copy(update={**every, "lr_decay": 0.5})
+    train_offline(line.spec, *sets, name, 0, config.changed(**every), encoder, tmp_path / "stays")
+    falls = config.changed(**every, lr_decay=0.5)
     train_offline(line.spec, *sets, name, 0, falls, encoder, tmp_path / "falls")
 
     def weights(folder, step):
@@ -162,18 +160,16 @@ def test_learning_rate_falls_to_zero(name, line, sets, config, encoder, tmp_path
 
 
 def test_more_steps_need_a_rate_that_stays(line, sets, config, encoder, tmp_path):
-    falls = config.model_copy(update={"steps": 20, "lr_decay": 0.5})
+    falls = config.changed(steps=20, lr_decay=0.5)
     train_offline(line.spec, *sets, "bc", 0, falls, encoder, tmp_path)
     with pytest.raises(KalmError, match="other settings or data"):
-        train_offline(line.spec, *sets, "bc", 0, falls.model_copy(update={"steps": 30}), encoder, tmp_path)
+        train_offline(line.spec, *sets, "bc", 0, falls.changed(steps=30), encoder, tmp_path)
 
 
 def test_torch_is_left_as_it_was(line, sets, config, encoder, tmp_path):
-    checks = torch.distributions.Distribution._validate_args
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    train_offline(line.spec, *sets, "bc", 0, config.model_copy(update={"steps": 5}), encoder, tmp_path)
+    train_offline(line.spec, *sets, "bc", 0, config.changed(steps=5), encoder, tmp_path)
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
-    assert torch.distributions.Distribution._validate_args is checks
 
 
 def test_looks_join_the_metrics_on_schedule(line, sets, config, encoder, tmp_path):
@@ -183,7 +179,7 @@ def test_looks_join_the_metrics_on_schedule(line, sets, config, encoder, tmp_pat
         asked.append((step, policy.act(sets[0].first_states[:2], ["a", "b"]).shape))
         return {"success/seen": step / 1000}
 
-    short = config.model_copy(update={"steps": 240, "evaluate_every": 90})
+    short = config.changed(steps=240, evaluate_every=90)
     train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path, look=look)
     assert asked == [(90, (2,)), (180, (2,)), (240, (2,))]
     rows = {row["step"]: row for row in read_metrics(tmp_path)}
@@ -193,7 +189,7 @@ def test_looks_join_the_metrics_on_schedule(line, sets, config, encoder, tmp_pat
 
 
 def test_looking_changes_nothing(line, sets, config, encoder, tmp_path):
-    looking = config.model_copy(update={"steps": 40, "evaluate_every": 10})
+    looking = config.changed(steps=40, evaluate_every=10)
     train_offline(
         line.spec, *sets, "cql", 0, looking, encoder, tmp_path / "a", look=lambda policy, step: {"x": 0.0}
     )
@@ -202,8 +198,8 @@ def test_looking_changes_nothing(line, sets, config, encoder, tmp_path):
 
 
 def test_a_training_goes_on_from_another_policy(line, sets, config, encoder, tmp_path):
-    short = config.model_copy(update={"steps": 40})
-    longer = config.model_copy(update={"steps": 60, "checkpoint_every": 10})
+    short = config.changed(steps=40)
+    longer = config.changed(steps=60, checkpoint_every=10)
     more = line.rollouts(80, seed=5)
     train_offline(line.spec, *sets, "cql", 0, short, encoder, tmp_path / "first")
     policy = train_offline(

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from kalm.rl.mlp import forward
 from safetensors.torch import load_file
 
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.mlp import forward
 from kalm.rl.policy import from_layers, load_policy
 from kalm.rl.train import train_offline
 from kalm.rl.units import Units
@@ -63,7 +63,7 @@ def test_faint_states_are_heard_only_when_measured(name, faint, line, config, en
             None,
             name,
             0,
-            config.model_copy(update={"standardise": measured}),
+            config.changed(standardise=measured),
             encoder,
             folder,
         )
@@ -74,7 +74,7 @@ def test_faint_states_are_heard_only_when_measured(name, faint, line, config, en
 
 
 def test_looking_changes_nothing_where_states_are_measured(faint, line, config, encoder, tmp_path):
-    looking = config.model_copy(update={"steps": 40, "evaluate_every": 10, "standardise": True})
+    looking = config.changed(steps=40, evaluate_every=10, standardise=True)
     stored = []
     for name, look in (("looks", lambda policy, step: {"x": 0.0}), ("does not", None)):
         train_offline(

@@ -30,7 +30,7 @@ ROUNDS, COLLECTED = "rounds", "collected"  # rounds/1/collected/, ... of the onl
 RAW, DYNAMICS = "raw", "dynamics"  # inside IMAGINED, where rollouts are refined
 REFINED = ("raw", "chosen", "kept")  # steps of refining whose quality is told
 ROWS = "rows.csv"
-EVALUATIONS = "looks.csv"  # rows of the episodes played while a policy was trained
+EVALUATIONS = "eval.csv"  # rows of the episodes played while a policy was trained
 INSPECTED = "inspect.json"
 STAGES = {
     "collect": REAL,

@@ -22,7 +22,7 @@ from typing import Any
 from kalm.errors import KalmError
 
 HIDDEN = ".kalm."  # how the names of files begin that are not for reading: unfinished ones, locks
-PACKAGES = ("kalm", "torch", "transformers", "d3rlpy", "mujoco", "gymnasium", "numpy", "pyarrow")
+PACKAGES = ("kalm", "torch", "transformers", "mujoco", "gymnasium", "numpy", "pyarrow")
 
 
 @contextmanager

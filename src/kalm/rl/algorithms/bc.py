@@ -18,7 +18,14 @@ from kalm.rl.networks import MLP
 
 
 class _Cloning(Learner):
-    def __init__(self, observation_size: int, action_size: int, config: LearnerSettings, device: str) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        config: LearnerSettings,
+        device: str,
+        settings: None = None,
+    ) -> None:
         super().__init__(observation_size, action_size, config, device)
         self.policy = MLP((observation_size,), config.hidden, action_size)
         self.to(device)
