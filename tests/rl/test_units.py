@@ -1,16 +1,14 @@
 """States in units of their spread: learners see them so, policies take the world's own."""
 
-from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from kalm.rl.mlp import forward
 from safetensors.torch import load_file
 
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.policy import from_layers, load_policy
+from kalm.rl.policy import load_policy
 from kalm.rl.train import train_offline
 from kalm.rl.units import Units
 
@@ -38,15 +36,14 @@ def test_observations_hold_measured_states_and_goals_as_they_are(faint, encoder)
 def test_a_folded_first_layer_gives_the_same_numbers_on_the_worlds_states(faint):
     torch.manual_seed(0)
     units = Units.of(faint, "cpu")
-    layers = [torch.nn.Linear(3 + 4, 8), torch.nn.Linear(8, 2)]
+    measured, folded = MLP((3 + 4,), (8,), 2), MLP((3 + 4,), (8,), 2)
     states, goals = torch.from_numpy(faint.states[:50]).double(), torch.randn(50, 4).double()
-    folded = deepcopy(layers)
-    for layer, (weight, bias) in zip(folded, units.folded(from_layers([layers])[0]), strict=True):
+    for layer, (weight, bias) in zip(folded.layers, units.folded(copied(measured.layers)), strict=True):
         assert weight.dtype == bias.dtype == torch.float32
         layer.weight.data, layer.bias.data = weight, bias
     expected, found = (
-        forward([layer.double() for layer in network], torch.cat([given, goals], dim=1))
-        for network, given in ((layers, units(states)), (folded, states))
+        network.double()(torch.cat([given, goals], dim=1))
+        for network, given in ((measured, units(states)), (folded, states))
     )
     # The folded layer is stored in single precision, its numbers are some thousand times larger.
     assert torch.allclose(found, expected, atol=2e-3)
