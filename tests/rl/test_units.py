@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.policy import load_policy
+from kalm.rl.networks import MLP
+from kalm.rl.policy import copied, load_policy
 from kalm.rl.train import train_offline
 from kalm.rl.units import Units
 
