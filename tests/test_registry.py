@@ -12,7 +12,7 @@ from kalm.errors import KalmError
 from kalm.evaluation.episodes import evaluate_policy, sample_episodes
 from kalm.lm import sft
 from kalm.lm.settings import GroundConfig
-from kalm.rl import algorithms
+from kalm.rl.table import ALGORITHMS
 from kalm.run.folder import PolicyJob
 from kalm.run.io import read_json, write_json
 
@@ -47,7 +47,7 @@ class _Rollouts:
 
 def test_the_table_holds_every_algorithm_and_the_help_tells_them():
     table = registry.table()
-    assert list(table) == [*algorithms.ALGORITHMS, "lm", "dt"]
+    assert list(table) == [*ALGORITHMS, "lm", "dt"]
     assert [name for name, learner in table.items() if not learner.trains] == ["lm"]
     assert set(ALGORITHMS.split(", ")) == {name for name in table if "-" not in name}
     assert table["combo"].sections == ("dynamics",) and table["bc"].sections == ()
