@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-import kalm
+import kalm.rl.table
 from kalm import envs, registry
 from kalm.cli.options import ALGORITHMS, spread
 from kalm.config import Config
@@ -12,7 +12,6 @@ from kalm.errors import KalmError
 from kalm.evaluation.episodes import evaluate_policy, sample_episodes
 from kalm.lm import sft
 from kalm.lm.settings import GroundConfig
-from kalm.rl.table import ALGORITHMS
 from kalm.run.folder import PolicyJob
 from kalm.run.io import read_json, write_json
 
@@ -47,7 +46,7 @@ class _Rollouts:
 
 def test_the_table_holds_every_algorithm_and_the_help_tells_them():
     table = registry.table()
-    assert list(table) == [*ALGORITHMS, "lm", "dt"]
+    assert list(table) == [*kalm.rl.table.ALGORITHMS, "lm", "dt"]
     assert [name for name, learner in table.items() if not learner.trains] == ["lm"]
     assert set(ALGORITHMS.split(", ")) == {name for name in table if "-" not in name}
     assert table["combo"].sections == ("dynamics",) and table["bc"].sections == ()
