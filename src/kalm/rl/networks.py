@@ -106,8 +106,9 @@ class DiagonalNormal(NamedTuple):
     def rsample_tanh(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Draw tanh of vectors, and its log density: (*shape, B, A), (*shape, B, 1)."""
         raw = self.rsample(*shape)
+        log_prob = self.log_prob(raw)
         log_slope = (2 * (math.log(2) - raw - F.softplus(-2 * raw))).sum(-1, keepdim=True)  # of tanh
-        return raw.tanh(), self.log_prob(raw) - log_slope
+        return raw.tanh(), log_prob - log_slope
 
 
 class GaussianPolicy(nn.Module):
