@@ -87,6 +87,7 @@ def chart() -> bytes:
         ]
         panel(axes_of(axes, PRINT), title, pairs)
     percent(panels[0], "success on novel goals", PRINT)
+    panels[0].set_ylim(0, 0.58)
     return to_bytes(figure, "svg", PRINT)
 
 

@@ -35,6 +35,10 @@ def test_commands_and_blocks_are_known(page: Path) -> None:
         assert one.language in LANGUAGES, f"{one.place}: language {one.language!r}"
         if one.language == "python":
             compile(one.text, one.place, "exec")
+        if one.why_not.startswith("a part of "):
+            whole = (ROOT / one.why_not.removeprefix("a part of ")).read_text("utf-8")
+            lost = [line for line in one.text.splitlines() if line.strip() and line.strip() not in whole]
+            assert not lost, f"{one.place}: {lost}"
         if one.language == "sh":
             for words in lines(one.text):
                 check_command(one, words)
@@ -89,6 +93,14 @@ def run_command(one: Snippet, words: list[str], monkeypatch: pytest.MonkeyPatch)
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_in_yaml_load(page: Path, tmp_path: Path) -> None:
+    for number, one in enumerate(each for each in snippets(page) if each.language == "yaml"):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(one.text, "utf-8")
+        load_config(str(file))
 
 
 SECTIONS = "|".join(name for name in sections() if name and "." not in name)
