@@ -22,7 +22,7 @@ from pathlib import Path
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
-from kalm import registry
+from kalm import envs, registry
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, read_rows, write_rows
 from kalm.run import processes
@@ -210,7 +210,7 @@ def _write_table(folder: Path, world: str) -> list[Episode]:
         (row for path in done for row in read_rows(path)), key=lambda row: order.index(row.algorithm)
     )
     if rows:
-        found = scores(rows, world)
+        found = scores(rows, envs.published(world))
         write_rows(folder / EVALUATION / ROWS, rows)
         write_grid(folder / TABLE_CSV, found)
         with atomic_write(folder / TABLE_MD) as temporary:

@@ -1,12 +1,14 @@
 """One battery for every installed world: what the other rooms rely on."""
 
 import pickle
+from importlib.metadata import EntryPoint, EntryPoints
 from typing import get_args
 
 import numpy as np
 import pytest
 
 from kalm import envs
+from kalm.envs import registry
 from kalm.errors import KalmError
 from kalm.types import LEVELS, Conditions
 
@@ -48,6 +50,35 @@ def test_name_and_spec(world):
 def test_unknown_name_is_named():
     with pytest.raises(KalmError, match="clevr"):
         envs.make("nowhere")
+
+
+def test_a_bare_source_tree_is_told_apart(monkeypatch):
+    monkeypatch.setattr(registry, "entry_points", lambda **fields: EntryPoints())
+    with pytest.raises(KalmError, match="entry points of installed packages, .* install the package"):
+        envs.make("clevr")
+
+
+def test_gymnasium_ids_need_no_world_to_be_loaded(monkeypatch):
+    mine = "kalm_taxi.world:TaxiWorld"
+    found = EntryPoints(
+        [
+            EntryPoint("taxi", mine, registry.GROUP),
+            EntryPoint("grid", "nowhere:Grid", registry.GROUP),
+            EntryPoint("TaxiGrid", mine, registry.IDS),
+        ]
+    )
+    monkeypatch.setattr(registry, "entry_points", lambda **fields: found.select(**fields))
+    assert registry.gymnasium_ids() == {"taxi": "kalm/TaxiGrid-v0", "grid": "kalm/grid-v0"}
+
+
+def test_built_in_environments_keep_their_ids():
+    ids = envs.gymnasium_ids()
+    assert (ids["clevr"], ids["metaworld"]) == ("kalm/ClevrRobot-v0", "kalm/MetaWorld-v0")
+
+
+def test_published_numbers_come_from_the_environment():
+    assert envs.published("clevr").match == {"rephrase": 0.775}
+    assert envs.published("metaworld") is None
 
 
 def test_shapes(world):

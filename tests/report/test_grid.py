@@ -1,5 +1,6 @@
 import csv
 
+from kalm.envs.clevr.published import PUBLISHED
 from kalm.evaluation.results import Episode
 from kalm.report.grid import grid_table, write_grid
 from kalm.report.scores import scores
@@ -19,7 +20,7 @@ ROWS = [*episodes("bc", False, 10), *episodes("bc", True, 30), *episodes("lm", F
 
 
 def test_plain_stands_beside_kalm_and_their_difference():
-    table = grid_table(scores(ROWS, "clevr"))
+    table = grid_table(scores(ROWS, PUBLISHED))
     assert [row[0] for row in table.rows] == ["BC", "BC+KALM", "BC+KALM − BC", "LM"]
     plain, kalm, change, lm = table.rows
     # Wilson for 20 of 100: 13.3 to 28.9.
@@ -29,7 +30,7 @@ def test_plain_stands_beside_kalm_and_their_difference():
 
 
 def test_the_file_has_one_line_per_algorithm_and_level(tmp_path):
-    write_grid(tmp_path / "sweep.csv", scores(ROWS, "clevr"))
+    write_grid(tmp_path / "sweep.csv", scores(ROWS, PUBLISHED))
     with (tmp_path / "sweep.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert [(line["algorithm"], line["level"]) for line in lines[:6]] == [

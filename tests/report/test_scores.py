@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from kalm.envs.clevr.published import PUBLISHED
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import difference, pooled, wilson
 from kalm.report.scores import MIX, NOVEL, gains, scores, to_json
@@ -24,8 +25,8 @@ def run(policy, seed, rephrase, easy, hard):
 
 
 def test_means_over_levels_and_seeds():
-    (score,) = scores(run("BC", 0, 4, 2, 0) + run("BC", 1, 6, 2, 0), "clevr")
-    assert MIX not in scores(run("BC", 0, 4, 2, 0), "elsewhere")[0].rates
+    (score,) = scores(run("BC", 0, 4, 2, 0) + run("BC", 1, 6, 2, 0), PUBLISHED)
+    assert MIX not in scores(run("BC", 0, 4, 2, 0))[0].rates
     assert score.seeds == (0, 1) and not score.kalm
     assert score.rates["rephrase"] == pooled([4, 6], [10, 10])
     assert score.rates[NOVEL].mean == pytest.approx((0.5 + 0.2 + 0.0) / 3)

@@ -99,6 +99,7 @@ def evaluate_command(
 
         kalm evaluate --policy runs/demo/policies/bc+kalm-seed0 --out mine --goals my_goals.jsonl
     """
+    from kalm import envs
     from kalm.evaluation.results import read_rows
     from kalm.report import scores, tables
     from kalm.stages.evaluate import EVALUATE, EvaluateInputs
@@ -106,5 +107,5 @@ def evaluate_command(
     session = open_session(env, preset, set_, seed, device, workers)
     inputs = EvaluateInputs(policy, goals, known_levels(level) or LEVELS)
     EVALUATE.alone(session, inputs, out, overwrite)
-    rows, world = read_rows(out / ROWS), session.config.env
-    tell(scores.to_json(scores.scores(rows, world)), as_json, lambda: tables.show(rows, world))
+    rows, published = read_rows(out / ROWS), envs.published(session.config.env)
+    tell(scores.to_json(scores.scores(rows, published)), as_json, lambda: tables.show(rows, published))

@@ -63,6 +63,7 @@ def run_command(
 
         kalm run --preset demo --out runs/demo --rounds 2 --resume
     """
+    from kalm import envs
     from kalm.evaluation.results import read_rows
     from kalm.pipeline import run_pipeline
     from kalm.report import tables
@@ -70,7 +71,8 @@ def run_command(
     extra = [*(set_ or []), *([] if rounds is None else [f"online.rounds={rounds}"])]
     session = open_session(env, preset, extra, seed, device, workers)
     summary = run_pipeline(session, out, resume, overwrite)
-    tell(summary, as_json, lambda: tables.show(read_rows(out / EVALUATION / ROWS), session.config.env))
+    rows, published = out / EVALUATION / ROWS, envs.published(session.config.env)
+    tell(summary, as_json, lambda: tables.show(read_rows(rows), published))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
 
@@ -101,6 +103,7 @@ def sweep_command(
 
         kalm sweep --algos bc cql --levels seen rephrase --seeds 0 1 --real real --imagined im --out sw
     """
+    from kalm import envs
     from kalm.report.grid import grid_table
     from kalm.report.scores import scores, to_json
     from kalm.report.tables import show_all
@@ -110,7 +113,7 @@ def sweep_command(
     session = open_session(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
     inputs = TrainInputs(real, imagined, model)
     rows = run_sweep(session, inputs, out, known_levels(levels) or LEVELS, overwrite)
-    found = scores(rows, session.config.env)
+    found = scores(rows, envs.published(session.config.env))
     tell(to_json(found), as_json, lambda: show_all([grid_table(found)]))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
@@ -129,6 +132,7 @@ def report_command(
 
         kalm report --run runs/demo --effects results/clevr-effects.csv
     """
+    from kalm import envs
     from kalm.evaluation.results import read_rows
     from kalm.report import tables
     from kalm.stages.report import report_run
@@ -140,6 +144,6 @@ def report_command(
     require_possible(place)
     summary = report_run(run, place, effects)
     world = read_json(run / SETTINGS, "run")["settings"]["env"]
-    tell(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS), world))
+    tell(summary, as_json, lambda: tables.show(read_rows(run / EVALUATION / ROWS), envs.published(world)))
     if not as_json:
         typer.echo(f"\nReport: {place / 'report.html'}")

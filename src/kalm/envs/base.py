@@ -7,6 +7,7 @@ from `Simulator`. Everything is batched, because one call per episode would cost
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,29 @@ from kalm.errors import KalmError
 from kalm.types import Conditions, Goal, Instruction, WorldSpec
 
 TOO_LARGE = "step_too_large"  # see `World.motion`
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers that others published for an environment, to stand beside ours in reports.
+
+    A world may offer them as its class's attribute `published`; `kalm.envs.published` reads it.
+
+    Attributes:
+        setting: how they were made, in a few words.
+        mix: level -> number of their novel goals; the mean over novel levels is also given in this mix.
+        novel_success: policy -> mean success over the novel levels.
+        quality: row of the quality table -> cell.
+        match: level -> share of imagined rollouts that reach their goal.
+        violations: measure -> level -> share of imagined rollouts.
+    """
+
+    setting: str
+    mix: Mapping[str, int] = field(default_factory=dict)
+    novel_success: Mapping[str, float] = field(default_factory=dict)
+    quality: Mapping[str, str] = field(default_factory=dict)
+    match: Mapping[str, float] = field(default_factory=dict)
+    violations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Judge(Protocol):

@@ -9,6 +9,7 @@ afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,7 @@ from gymnasium import spaces
 
 from kalm.envs.base import World
 from kalm.envs.registry import make, register_gymnasium
+from kalm.envs.rollout import begin, judged, simulated
 from kalm.errors import KalmError, unknown
 from kalm.types import LEVELS, Conditions, Goal, Instruction
 
@@ -31,7 +33,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
     instruction from `level`, the state from the world's distribution (unless the instruction has its own).
 
     An episode terminates on success and after the first step of a one-step goal; it is truncated at the
-    horizon. The initial state is never judged.
+    horizon (`kalm.envs.rollout.judged`). The initial state is never judged.
 
     Args:
         world: a world, or the name of one.
@@ -68,7 +70,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
             else spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
         )
         self._simulator = self.world.simulator(1, conditions=conditions)
-        self._dtype = np.int64 if spec.action_kind == "discrete" else np.float32
+        self._transition, self._row = simulated(self.world, self._simulator), np.arange(1)
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -85,27 +87,27 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
                 raise unknown("reset option", name, OPTIONS)
         self.instruction = self._instruction(options)
         self._judge = self.world.judge([self.instruction.goal])
-        state = options.get("state", self.instruction.state)
-        if state is None:
-            seed = int(self.np_random.integers(2**62))
-            self._state = self._simulator.reset([self.instruction.goal], [seed])[0]
-        else:
-            self._state = np.asarray(state, dtype=np.float64)
-            self._simulator.set_states(self._state[None])
+        start = self.instruction
+        if options.get("state") is not None:
+            state, needed = np.asarray(options["state"], dtype=np.float64), self.observation_space.shape
+            if state.shape != needed:
+                raise KalmError(f"reset option 'state' has shape {state.shape}, this world needs {needed}.")
+            start = replace(start, state=tuple(state.tolist()))
+        seed = int(self.np_random.integers(2**62)) if start.state is None else 0
+        self._state = begin(self._simulator, self.world, [start], [seed])[0]
         self._steps = 0
         return self._state.copy(), {"instruction": self.instruction.text}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one action; the last entry is ``{"instruction": sentence, "success": verdict}``."""
-        actions = np.asarray(action, dtype=self._dtype)[None]
-        before, after = self._state[None], self._simulator.step(actions)
-        success = bool(self._judge.success(before, actions, after)[0])
-        reward = float(self._judge.reward(before, actions, after)[0])
-        self._state, self._steps = after[0], self._steps + 1
-        terminated = success or bool(self._judge.one_step[0])
+        actions, before = np.asarray(action, dtype=self.world.spec.action_dtype)[None], self._state[None]
+        after = self._transition(self._row, before, actions)
+        found = judged(self._judge, before, actions, after)
+        self._state, self._steps = found.states[0], self._steps + 1
+        terminated = bool(found.terminated[0])
         truncated = not terminated and self._steps >= self.world.spec.horizon
-        info = {"instruction": self.instruction.text, "success": success}
-        return self._state.copy(), reward, terminated, truncated, info
+        info = {"instruction": self.instruction.text, "success": bool(found.success[0])}
+        return self._state.copy(), float(found.rewards[0]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]  # narrower than Gymnasium's
         """Draw the present state: -> (size, size, 3) uint8, or None without a render mode."""

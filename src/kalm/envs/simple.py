@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import yaml
 
-from kalm.envs.base import Expert, Judge, Simulator
+from kalm.envs.base import Expert, Judge, Published, Simulator
 from kalm.envs.sentences import held_back
 from kalm.errors import KalmError, unknown
 from kalm.types import LEVELS, Conditions, Goal, Instruction, WorldSpec
@@ -32,6 +32,7 @@ class SimpleWorld:
         kinds: kind of goal -> slot -> values that it may have.
         sentences: YAML file, level -> kind -> wordings, in which ``{slot}`` stands for the slot's value.
         restorable: a state says all that the physics needs.
+        published: numbers of others to stand beside ours in reports, if there are any.
     """
 
     spec: WorldSpec
@@ -39,6 +40,7 @@ class SimpleWorld:
     kinds: Mapping[str, Mapping[str, Collection[str]]]
     sentences: Traversable
     restorable = True
+    published: Published | None = None
 
     def judge(self, goals: Sequence[Goal]) -> Judge:
         """Compile goals for verdicts and rewards (`kalm.envs.simple.RowJudge` is half of one)."""

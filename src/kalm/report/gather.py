@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kalm import registry
+from kalm import envs, registry
 from kalm.data import storage
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
@@ -67,7 +67,7 @@ def gather_run(run: Path, world: World, filmstrips: int, effects: Path | None = 
     jobs = trained_policies(run / POLICIES)
     return ReportData(
         title=f"KALM on {settings['env']}",
-        world=settings["env"],
+        published=envs.published(settings["env"]),
         rows=_rows(run / EVALUATION / ROWS),
         imagined=quality(imagined, world) if imagined else {},
         refined=_result(run / IMAGINED),

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
+from kalm.envs.base import Published
 from kalm.evaluation.effects import Effect
 from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Rate
-from kalm.report import published
 from kalm.report.curves import learning_curves, round_curves
 from kalm.report.document import Block, Code, Document, DocumentSection, Picture, html, to_markdown
 from kalm.report.figures import Curve, ability_curves, loss_curves, policy_curves, quality_bars, success_bars
@@ -49,7 +49,7 @@ class ReportData:
 
     Attributes:
         title: heading of the page.
-        world: registry name of the world; decides which published numbers stand beside ours.
+        published: numbers of others for this environment, to stand beside ours; None: there are none.
         rows: results, one per episode.
         imagined: level -> quality of imagined rollouts (`imagined.quality`).
         refined: figures of imagination where several samples were decoded, or implausible ones dropped.
@@ -69,7 +69,7 @@ class ReportData:
     """
 
     title: str
-    world: str
+    published: Published | None = None
     rows: Sequence[Episode] = ()
     imagined: Mapping[str, Quality] = field(default_factory=dict)
     refined: Mapping[str, Any] = field(default_factory=dict)
@@ -102,10 +102,10 @@ def write_report(folder: Path, data: ReportData) -> Path:
 
 def compose(data: ReportData) -> Document:
     """Put the report together."""
-    found = scores(data.rows, data.world)
+    found = scores(data.rows, data.published)
     return Document(
         data.title,
-        tuple(headline(found, data.world)),
+        tuple(headline(found, data.published)),
         (
             DocumentSection("Results", _results(found, data)),
             *([DocumentSection("Rounds", _rounds(data))] if len(data.rounds) > 1 else []),
@@ -119,7 +119,7 @@ def compose(data: ReportData) -> Document:
     )
 
 
-def headline(found: Sequence[Score], world: str) -> list[str]:
+def headline(found: Sequence[Score], published: Published | None) -> list[str]:
     """Return the result in sentences, each with its interval, episodes and seeds."""
     if not found:
         return ["No policy has been evaluated yet."]
@@ -127,11 +127,10 @@ def headline(found: Sequence[Score], world: str) -> list[str]:
     if not sentences:
         alone = [_alone(score) for score in found if NOVEL in score.rates]
         sentences = alone or ["No policy was evaluated on all novel levels, so there is no mean over them."]
-    reference = published.NOVEL_SUCCESS.get(world, {})
-    if reference:
-        numbers = ", ".join(f"{name} {100 * value:.1f} %" for name, value in reference.items())
+    if published and published.novel_success:
+        numbers = ", ".join(f"{name} {100 * value:.1f} %" for name, value in published.novel_success.items())
         sentences.append(
-            f"For orientation, the paper's mean over novel levels: {numbers} ({published.SETTING})."
+            f"For orientation, the paper's mean over novel levels: {numbers} ({published.setting})."
         )
     return sentences
 
@@ -195,8 +194,8 @@ def _rounds(data: ReportData) -> tuple[Block, ...]:
 def _imagined(data: ReportData) -> tuple[Block, ...]:
     if not data.imagined:
         return ("No rollouts were imagined in this run.",)
-    match = published.MATCH.get(data.world)
-    violations = published.VIOLATIONS.get(data.world)
+    other = data.published
+    match, violations = (other.match, other.violations) if other else (None, None)
     diamonds = " Diamonds: the paper's figures, for orientation." if match or violations else ""
     bars = _plot(
         "imagined",
@@ -205,7 +204,7 @@ def _imagined(data: ReportData) -> tuple[Block, ...]:
         f"Share of imagined rollouts that reach their goal, and that hold an impossible state.{diamonds}",
     )
     assert bars is not None
-    table = quality_table(data.imagined, data.real, published.QUALITY.get(data.world))
+    table = quality_table(data.imagined, data.real, other and other.quality)
     refined = refined_table(data.refined)
     return (table, bars, *([refined] if refined else []))
 

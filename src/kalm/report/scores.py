@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from kalm.envs.base import Published
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate, difference, pooled, stratified
-from kalm.report import published
 from kalm.types import LEVELS, NOVEL_LEVELS
 
 NOVEL, MIX = "novel", "mix"
@@ -47,17 +47,17 @@ class Gain:
     differences: dict[str, Difference]
 
 
-def scores(rows: Iterable[Episode], world: str = "") -> list[Score]:
+def scores(rows: Iterable[Episode], published: Published | None = None) -> list[Score]:
     """Sum up episodes per policy: plain before +KALM, algorithms in order of appearance.
 
     Args:
         rows: episodes.
-        world: which the rows are of; its name says whether the paper mixes the novel levels.
+        published: says whether others mix the novel levels, and how.
     """
     by_policy: dict[str, list[Episode]] = {}
     for row in rows:
         by_policy.setdefault(row.policy, []).append(row)
-    found = [_score(episodes, published.MIX.get(world)) for episodes in by_policy.values()]
+    found = [_score(episodes, published and published.mix) for episodes in by_policy.values()]
     algorithms = list(dict.fromkeys(score.algorithm for score in found))
     return sorted(found, key=lambda score: (algorithms.index(score.algorithm), score.kalm))
 

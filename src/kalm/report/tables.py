@@ -15,6 +15,7 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
+from kalm.envs.base import Published
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate
@@ -241,9 +242,9 @@ def plain(table: Table, width: int = 160) -> str:
     return stream.getvalue()
 
 
-def show(rows: Sequence[Episode], world: str) -> None:
+def show(rows: Sequence[Episode], published: Published | None) -> None:
     """Print the result tables of these episodes on standard output."""
-    found = scores(rows, world)
+    found = scores(rows, published)
     tables = (success_table(found), gain_table(found), kind_table(rows), held_back_table(rows))
     show_all([table for table in tables if table is not None])
 

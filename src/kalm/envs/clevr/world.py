@@ -10,6 +10,7 @@ import numpy as np
 from kalm.envs.clevr import keywords, plausibility, sentences, simulator
 from kalm.envs.clevr.expert import ClevrExpert
 from kalm.envs.clevr.goals import REWARD_FORMS, ClevrJudge, RewardForm, parse_goal
+from kalm.envs.clevr.published import PUBLISHED
 from kalm.envs.clevr.render import render
 from kalm.envs.clevr.simulator import PHYSICS, ClevrSimulator, Physics
 from kalm.envs.clevr.spec import SPEC
@@ -30,6 +31,7 @@ class ClevrWorld:
 
     scene = "five balls with different colours"
     restorable = True
+    published = PUBLISHED
 
     def __init__(self, physics: Physics = "paper", reward: RewardForm = "point") -> None:
         if physics not in PHYSICS:
