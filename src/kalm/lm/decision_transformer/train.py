@@ -17,7 +17,7 @@ something that no rollout with this start had.
 
     folder/  policy.json  decision.safetensors  lm/           the policy, written last
              metrics.jsonl  tensorboard/  checkpoint.safetensors   the last is gone when the training is over
-             steps/00000130/policy.json ...                   with `decision.keep_policies`
+             steps/00000130/policy.json ...                   with `decision_transformer.keep_policies`
 """
 
 from __future__ import annotations
