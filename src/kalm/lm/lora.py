@@ -7,7 +7,9 @@
 | `frozen` | stays | stays | learns |
 
 The last column is for encoders without a text head of their own, such as MiniLM: what was never trained must
-be. Adapters are injected into the model in place, so nothing else has to know of them.
+be. Adapters are injected into the model in place, so nothing else has to know of them. They stand beside
+every linear layer and every expert that peft can adapt; what it cannot (some routers and shared experts) is
+named in the log and by a dry run (`reach`).
 
 A grounded model is saved with its base weights only where they differ from what the backbone's name gives
 (`Origin.stored`): always for `full`; for `lora` and `frozen` only when words or new parts learnt, or when the
@@ -17,21 +19,37 @@ the base: merging rounds, and a loaded model would not be the trained one.
 
 from __future__ import annotations
 
+import logging
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from kalm.errors import KalmError
 from kalm.lm.backbone import Backbone, Origin
 from kalm.lm.loading import load_backbone
 from kalm.lm.settings import GroundConfig
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+log = logging.getLogger(__name__)
+
 ADAPTER = "adapter"  # folder of LoRA weights inside a saved backbone
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # in front of every name in peft's own layout
+WRAPPED = re.compile(r"\.base_layer(?=\.)")  # once per adapter around a weight
+
+
+class Reach(NamedTuple):
+    """Which matrices of a body have adapters; embeddings do not count."""
+
+    share: float  # of the numbers in them
+    left_alone: tuple[str, ...]  # names of the others, layer numbers as *
 
 
 def prepare(config: GroundConfig) -> Backbone:
@@ -56,6 +74,13 @@ def tuned(backbone: Backbone, config: GroundConfig) -> Backbone:
         parameter.requires_grad_(learns)
     if config.tuning == "lora":
         inject(backbone, _lora(backbone, config))
+        if (found := reach(backbone)).left_alone:
+            log.warning(
+                "LoRA reaches %.1f %% of the body of %s; these stay as they are: %s",
+                100 * found.share,
+                backbone.origin.name,
+                ", ".join(found.left_alone),
+            )
     if config.gradient_checkpointing:
         if not backbone.model.supports_gradient_checkpointing:
             raise KalmError(
@@ -75,17 +100,43 @@ def groups(model: nn.Module, backbone: Backbone) -> tuple[list[nn.Parameter], li
     return [p for p in learning if id(p) in old], [p for p in learning if id(p) not in old]
 
 
-def inject(backbone: Backbone, config: Any) -> None:
+def reach(backbone: Backbone) -> Reach:
+    """Return what of the body the adapters reach."""
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
+
+    adapted: set[int] = set()
+    embeddings: set[int] = set()
+    for module in backbone.body.modules():
+        if isinstance(module, ParamWrapper):
+            adapted.add(id(module.get_param()))
+        elif isinstance(module, LoraLayer):
+            adapted.add(id(module.get_base_layer().weight))
+        elif isinstance(module, nn.Embedding):
+            embeddings |= {id(weight) for weight in module.parameters()}
+    reached, missed, names = 0, 0, {}
+    for name, weight in backbone.body.named_parameters():
+        if is_adapter(name) or weight.dim() < 2 or id(weight) in embeddings:
+            continue
+        if id(weight) in adapted:
+            reached += weight.numel()
+        else:
+            missed += weight.numel()
+            names[re.sub(r"\.\d+\.", ".*.", WRAPPED.sub("", name))] = None
+    return Reach(reached / max(reached + missed, 1), tuple(names))
+
+
+def inject(backbone: Backbone, config: LoraConfig) -> None:
     """Put LoRA layers into the body in place. They learn in float32, however the body is stored."""
     from peft import inject_adapter_in_model
 
     learning = {n for n, p in backbone.model.named_parameters() if p.requires_grad}
-    inject_adapter_in_model(config, backbone.model)
+    inject_adapter_in_model(config, cast("nn.Module", backbone.model))
     for name, parameter in backbone.model.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.float()
         else:  # peft freezes everything else
-            parameter.requires_grad_(name.replace(".base_layer.", ".") in learning)
+            parameter.requires_grad_(WRAPPED.sub("", name) in learning)
 
 
 def is_adapter(name: str) -> bool:
@@ -96,7 +147,7 @@ def is_adapter(name: str) -> bool:
 def save(backbone: Backbone, folder: Path) -> None:
     """Write settings, tokenizer, weights unless the name gives them, and adapters (in peft's layout)."""
     state = {
-        name.replace(".base_layer.", "."): tensor
+        WRAPPED.sub("", name): tensor
         for name, tensor in backbone.model.state_dict().items()
         if not is_adapter(name)
     }
@@ -140,39 +191,48 @@ def load(folder: Path, origin: Origin, two_way_prompt: bool) -> Backbone:
 
 
 def _save_adapter(backbone: Backbone, folder: Path) -> None:
-    from peft import get_peft_model_state_dict
-
     config = backbone.model.peft_config["default"]
     config.base_model_name_or_path = backbone.origin.name
     config.save_pretrained(str(folder))
-    tensors = get_peft_model_state_dict(backbone.model, save_embedding_layers=False)
-    save_file(
-        {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()},
-        folder / ADAPTER_WEIGHTS,
-    )
+    save_file({n: w.detach().contiguous() for n, w in _adapters(backbone).items()}, folder / ADAPTER_WEIGHTS)
+
+
+def _adapters(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """Return the weights of the adapters by their names in peft's own layout."""
+    named = backbone.model.named_parameters()
+    return {PEFT_PREFIX + n.replace(".default.", "."): weight for n, weight in named if is_adapter(n)}
 
 
 def _load_adapter(backbone: Backbone, folder: Path) -> None:
-    from peft import LoraConfig, set_peft_model_state_dict
+    from peft import LoraConfig
 
     try:
         inject(backbone, LoraConfig.from_pretrained(str(folder)))
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        tensors: dict[str, Tensor] = load_file(folder / ADAPTER_WEIGHTS)
     except Exception as error:
         raise KalmError(f"{folder} is damaged: {str(error).splitlines()[0]}") from None
-    set_peft_model_state_dict(backbone.model, {k.removeprefix(PEFT_PREFIX): v for k, v in tensors.items()})
-    held = {n.replace(".default.", ".") for n, _ in backbone.model.named_parameters() if is_adapter(n)}
-    if held != {name.removeprefix(PEFT_PREFIX) for name in tensors}:
+    adapters = _adapters(backbone)
+    if {n: w.shape for n, w in adapters.items()} != {n: t.shape for n, t in tensors.items()}:
         raise KalmError(f"{folder} holds adapters of another backbone.")
+    with torch.no_grad():
+        for name, weight in adapters.items():
+            weight.copy_(tensors[name])
 
 
-def _lora(backbone: Backbone, config: GroundConfig) -> Any:
-    """Return peft's settings: every linear layer of the body, none of the text head."""
+def _lora(backbone: Backbone, config: GroundConfig) -> LoraConfig:
+    """Return peft's settings: every linear layer and every expert of the body, none of the text head."""
     from peft import LoraConfig
     from transformers.pytorch_utils import Conv1D
 
     body = {id(module) for module in backbone.body.modules()}
     outside = [name for name, module in backbone.model.named_modules() if name and id(module) not in body]
+    # Mixtures of experts hold theirs stacked, as one tensor and no layer.
+    experts = [n for n, p in backbone.model.named_parameters() if p.dim() == 3 and ".experts." in n]
+    if experts and config.lora.dropout:
+        raise KalmError(
+            f"{backbone.origin.name!r} is a mixture of experts, whose adapters take no dropout. "
+            "Set ground.lora.dropout=0."
+        )
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora.rank,
@@ -180,6 +240,7 @@ def _lora(backbone: Backbone, config: GroundConfig) -> Any:
         lora_dropout=config.lora.dropout,
         target_modules="all-linear",
         exclude_modules=outside or None,
+        target_parameters=experts or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in backbone.body.modules()),  # GPT-2
     )
 
