@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from checkpoints import write_checkpoint
 from typer.testing import CliRunner
 
 from kalm.cli.main import app
@@ -94,3 +95,22 @@ def test_the_dry_run_needs_no_weights_and_writes_nothing(llama, world, tmp_path)
     assert figures["examples_per_epoch"] == {"generation": 50, "explanation": 50, "dynamics": 50}
     assert figures["gb_per_device_sharded"]["weights"] < figures["gb_per_device"]["weights"]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v3"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_mixture_of_experts_is_estimated_and_its_reach_said(
+    single, world, rollouts, tmp_path, family, precision
+):
+    folder = str(write_checkpoint(family, tmp_path))
+    figures = {}
+    for tuning in ("full", "lora"):
+        config = single.changed(backbone=folder, tuning=tuning, precision=precision)
+        figures[tuning] = budget.estimate(config, rollouts, world, 0, "cpu", 1)
+    assert figures["full"]["lora_reach"] is None and figures["full"]["tried_out"]
+    reach = figures["lora"]["lora_reach"]
+    assert 0.5 < reach["share"] < 1 and any("mlp.gate" in name for name in reach["left_alone"])
+    memory = {tuning: figures[tuning]["gb_per_device"]["activations"] for tuning in figures}
+    experts = 4 * 32 * (32 + 16) * (2 if family == "qwen2_moe" else 1)  # numbers in all stacked weights
+    assert memory["lora"] > experts * (4 if precision == "float32" else 2) / 1e9
+    assert memory["full"] > 0

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
@@ -89,6 +90,7 @@ def estimate(
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     memory = Memory.of(model, halved, 0.0)
+    reach = lora.reach(plan)._asdict() if config.tuning == "lora" else None
     kept = activations(model, curriculum, config, halved, processes)  # last: rounds the plan's weights
     memory = replace(memory, activations=kept)
     return {
@@ -100,6 +102,7 @@ def estimate(
         "parameters": total,
         "trainable": trainable,
         "trainable_share": round(trainable / total, 5),
+        "lora_reach": reach,
         "examples_per_epoch": dict(curriculum.examples()),
         "tokens_per_epoch": curriculum.tokens(),
         "steps": curriculum.steps,
@@ -130,7 +133,13 @@ def activations(
 
 def _saved(backbone: Backbone, rows: int, length: int, dtype: torch.dtype) -> float:
     """Add up what autograd saves when the planned body runs over (rows, length) tokens."""
-    body = backbone.model.to(dtype).train()
+    merged = _without_expert_adapters(backbone.body)
+    if dtype == torch.float32 and any(p.dim() == 3 for p in backbone.body.parameters()):
+        # Without memory, experts compute in bfloat16 only; every number saved is then half as wide.
+        return 2 * _saved(backbone, rows, length, torch.bfloat16) + merged * dtype.itemsize
+    body = backbone.model
+    body.to(dtype)
+    body.train()
     found: dict[int, torch.Tensor] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -139,13 +148,40 @@ def _saved(backbone: Backbone, rows: int, length: int, dtype: torch.dtype) -> fl
             found[tensor.untyped_storage()._cdata] = tensor  # kept, so that no address comes twice
         return tensor
 
-    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with (
+        torch.device("meta"),
+        CountingExperts(),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+    ):
         embedded = torch.zeros(rows, length, backbone.width, dtype=dtype, requires_grad=True)
         visible = torch.ones(rows, 1, length, length, dtype=torch.bool)
         hidden = backbone.run(embedded, visible, torch.zeros(rows, length, dtype=torch.int64))
     own = {p.untyped_storage()._cdata for p in body.parameters()}
     sizes = {at: tensor.untyped_storage().nbytes() for at, tensor in found.items() if at not in own}
-    return float(sum(sizes.values()) + hidden.nbytes)
+    return float(sum(sizes.values()) + hidden.nbytes) + merged * dtype.itemsize
+
+
+class CountingExperts(TorchFunctionMode):
+    """Lets experts run without memory: how many tokens each of them gets is made up there."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204 torch's own
+        if func is torch.histc:
+            return torch.empty((kwargs or {})["bins"], device="meta")
+        return func(*args, **(kwargs or {}))
+
+
+def _without_expert_adapters(body: torch.nn.Module) -> int:
+    """Take peft's wrappers off all experts, and return the count of numbers that they would merge and keep."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    merged = 0
+    for parent in list(body.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ParamWrapper) and not isinstance(parent, ParamWrapper):
+                wrappers = [module for module in child.modules() if isinstance(module, ParamWrapper)]
+                merged += sum(wrapper.get_param().numel() for wrapper in wrappers)
+                setattr(parent, name, child.get_base_layer())
+    return merged
 
 
 def _size(tensors: Iterable[torch.Tensor]) -> float:
