@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -64,7 +63,7 @@ class Memory:
 
 def estimate(
     config: GroundConfig, rollouts: RolloutSet, world: World, seed: int, device: str, processes: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what grounding in these rollouts would cost, JSON-ready.
 
     Args:
@@ -171,7 +170,7 @@ class CountingExperts(TorchFunctionMode):
 
 
 def _without_expert_adapters(body: torch.nn.Module) -> int:
-    """Take peft's wrappers off all experts, and return the count of numbers that they would merge and keep."""
+    """Take peft's wrappers off all experts; return the count of numbers that they merge and keep."""
     from peft.tuners.lora.layer import ParamWrapper
 
     merged = 0

@@ -8,8 +8,6 @@ known.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -27,7 +25,7 @@ class BlockLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append (N, H, k, E) and return all keys and values so far."""
         if not self.is_initialized:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -172,12 +172,13 @@ def _with_weights(
     """Return the model, and the names of weights that its checkpoint does not hold."""
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {"attn_implementation": "sdpa", "dtype": getattr(torch, weights)}
+    dtype = getattr(torch, weights)
     if not pretrained:
-        return AutoModelForCausalLM.from_config(config, **options), frozenset()
+        random = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
+        return random, frozenset()
     try:
         model, about = AutoModelForCausalLM.from_pretrained(
-            place, config=config, output_loading_info=True, **options
+            place, config=config, output_loading_info=True, attn_implementation="sdpa", dtype=dtype
         )
     except Exception as error:
         if pickled := pickled_files(Path(place)):

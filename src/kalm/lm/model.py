@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,6 +40,9 @@ from kalm.lm.packing import PackedBatch
 from kalm.lm.prompts import PromptBuilder
 from kalm.run.io import atomic_folder, read_json, write_json
 from kalm.types import WorldSpec
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
 
 FORMAT = 2
 
@@ -157,7 +160,7 @@ class GroundedLM(nn.Module):
         whole = self.embed_state(torch.cat([numbers, related.flatten(1)], dim=1))[:, None]  # (m, 1, D)
         return torch.cat([self.embed_entities(numbers, related), whole], dim=1) if self.entities else whole
 
-    def body(self, embedded: Tensor, visible: Tensor, position: Tensor, cache: Any = None) -> Tensor:
+    def body(self, embedded: Tensor, visible: Tensor, position: Tensor, cache: Cache | None = None) -> Tensor:
         """Run the transformer: (B, L, D), (B, 1, L, K) bool, (B, L) -> (B, L, D)."""
         # Heads are in float32 however the body is stored.
         return self.backbone.run(embedded, visible, position, cache).to(self.scales.mean.dtype)
@@ -281,7 +284,7 @@ def load_model(folder: Path | str, device: str = "cpu") -> GroundedLM:
     return model.to(device).eval()
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Return the context for this precision; ``auto`` is bfloat16 only where the processor computes in it."""
     if precision == "auto":
         native = (

@@ -29,12 +29,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXT, STATE, ACTION, ENTITY, RETURN = 0, 1, 2, 3, 4
 NOTHING = -1  # what a token asks for that has no answer
@@ -169,7 +172,9 @@ class Example:
 class PromptBuilder:
     """Spells examples with one tokenizer; each distinct string is tokenized once."""
 
-    def __init__(self, tokenizer: Any, context: int, entities: int = 0, memory: bool = True) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, context: int, entities: int = 0, memory: bool = True
+    ) -> None:
         self.tokenizer = tokenizer
         self.context = context
         self.entities = entities
@@ -298,5 +303,5 @@ class PromptBuilder:
         )
 
 
-def _first_id(tokenizer: Any, *names: str) -> int | None:
+def _first_id(tokenizer: PreTrainedTokenizerBase, *names: str) -> int | None:
     return next((found for name in names if (found := getattr(tokenizer, name, None)) is not None), None)
