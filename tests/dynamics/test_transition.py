@@ -17,11 +17,7 @@ from kalm.dynamics.transition import (
     change_loss,
     fit_transition_network,
     owners,
-    share,
-    spreads,
-    usual_changes,
 )
-from kalm.envs.rollout import EpisodeRecorder
 from kalm.types import Entity, Goal, Instruction, Rollout, WorldSpec
 
 
@@ -55,12 +51,6 @@ def test_loss_by_hand():
     assert float(loss) == pytest.approx(1 / 3 + gates, abs=1e-6)
 
 
-def test_a_number_that_never_varies_is_left_in_its_own_units():
-    spec = WorldSpec("plain", ("a", "b"), "discrete", 2, 5)
-    found = spreads(spec, np.array([[1, 0.1], [3, 0.1], [1, 0.1], [3, 0.1]], np.float32))
-    assert found.tolist() == pytest.approx([1, 1], abs=1e-5)
-
-
 def test_what_the_gate_stops_stays_exactly(world):
     network = TransitionNetwork(world.spec)
     states = torch.rand(1, 10)
@@ -81,29 +71,6 @@ def test_fitting_beats_nothing_moves_and_repeats_exactly(world, rollouts):
         said = [network.next_states(states, torch.from_numpy(rollouts.actions)) for network in networks]
     assert torch.equal(*said)
     assert float(((said[0] - after) ** 2).mean()) < 0.25 * float(((states - after) ** 2).mean())
-
-
-def test_entities_of_one_kind_share_scales_and_others_do_not(world):
-    values = np.arange(10.0)
-    assert share(world.spec, values).tolist() == [4.0, 5.0] * 5
-    kinds = [replace(e, kind="ball" if i < 2 else "cube") for i, e in enumerate(world.spec.entities)]
-    found = share(replace(world.spec, entities=tuple(kinds)), values)
-    assert found.tolist() == [1.0, 2.0] * 2 + [6.0, 7.0] * 3
-
-
-def test_things_that_are_not_there_make_no_movement_look_larger():
-    things = tuple(Entity(name, (i,), "thing") for i, name in enumerate("abc"))
-    spec = WorldSpec("things", ("a", "b", "c", "free"), "discrete", 2, 5, things)
-    states = np.zeros((2, 3, 4), np.float32)
-    states[0, :, 0] = 1.0, 1.3, 1.3  # the first has a, which moves by 0.3 in one of two steps
-    states[1, :, 1] = 2.0, 2.4, 2.8  # the second has b, which moves by 0.4 in both; nobody has c
-    record = EpisodeRecorder(spec, 2, horizon=2)
-    record.states[:], record.lengths[:] = states, 2
-    rollouts = RolloutSet.from_recorder([Instruction("go", "seen", Goal.of("go"))] * 2, record, "real")
-    usual = (0.3 / np.sqrt(2) + 0.4) / 2
-    np.testing.assert_allclose(usual_changes(spec, rollouts), [usual] * 3 + [0], atol=1e-5)
-    alone = replace(spec, entities=(replace(things[2], kind="other"),))
-    assert usual_changes(alone, replace(rollouts, spec=alone))[2] == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])

@@ -54,7 +54,7 @@ def test_equal_logits_cost_log_forty(model, one_step):
 def test_predicting_no_change_costs_the_scaled_change_squared(backbone, world, one_step):
     model = GroundedLM(backbone, world.spec, Design(still_gate=False))
     silence(model.state_head.layers)
-    model.scales.change.fill_(0.05)
+    model.changes.std.fill_(0.05)
     # One of ten numbers changes by 0.1, that is 2 scales: 2^2 / 10.
     assert float(losses(model, one_step).state) == pytest.approx(0.4, abs=1e-5)
 
@@ -62,7 +62,7 @@ def test_predicting_no_change_costs_the_scaled_change_squared(backbone, world, o
 def test_with_the_gate_only_what_moves_costs_and_the_gate_itself(backbone, world, one_step):
     model = GroundedLM(backbone, world.spec, Design(state_network=False))
     silence(model.state_head.layers)
-    model.scales.change.fill_(0.05)
+    model.changes.std.fill_(0.05)
     with torch.no_grad():
         model.state_head.layers[-1].bias[0:10] = 1.0  # every number is said to change by one scale
         model.state_head.layers[-1].bias[10] = 3.0  # the first ball's gate
@@ -78,7 +78,7 @@ def test_a_shut_gate_leaves_an_entity_exactly_where_it_is(backbone, world):
     with torch.no_grad():
         model.state_head.layers[-1].bias[0:10] = 1.0
         model.state_head.layers[-1].bias[10:] = torch.tensor([1.0, -1, -1, -1, -1])
-    model.scales.change.fill_(0.05)
+    model.changes.std.fill_(0.05)
     present = torch.full((1, 10), 0.3)
     after = model.next_states(torch.zeros(1, backbone.width), present, torch.tensor([0]))[0]
     assert torch.allclose(after[:2], torch.tensor([0.35, 0.35]))

@@ -22,8 +22,9 @@ from torch.nn import functional
 from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import transitions
 from kalm.dynamics import storage
-from kalm.dynamics.ensemble_mlp import EnsembleMLP, deviation, fit_ensemble_mlp, held_out
+from kalm.dynamics.ensemble_mlp import EnsembleMLP, fit_ensemble_mlp, held_out
 from kalm.dynamics.entity_view import EntityView
+from kalm.dynamics.normalizer import Normalizer
 from kalm.dynamics.settings import DynamicsConfig
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_seed
@@ -78,8 +79,6 @@ class ForwardEnsemble(nn.Module):
         seed: draws the first weights.
     """
 
-    shift: Tensor  # (S,) mean change, in the order in which a state is shown
-    scale: Tensor  # (S,) deviation of the changes; 0 where a number never changes
     limits: Tensor  # (2, S) smallest and largest numbers of the real states
 
     def __init__(self, spec: WorldSpec, members: int, hidden: tuple[int, ...], seed: int = 0) -> None:
@@ -89,8 +88,8 @@ class ForwardEnsemble(nn.Module):
         self._frames = EntityView(spec)
         sizes = (spec.state_size + self._frames.told, *hidden, 2 * spec.state_size)
         self.network = EnsembleMLP(members, sizes, torch.Generator().manual_seed(seed))
-        self.register_buffer("shift", torch.zeros(spec.state_size))
-        self.register_buffer("scale", torch.ones(spec.state_size))
+        # In the order in which a state is shown; the deviation is 0 where a number never changes.
+        self.changes = Normalizer(spec.state_size)
         self.register_buffer("limits", torch.zeros(2, spec.state_size))
 
     def predict(self, states: np.ndarray, actions: np.ndarray) -> Prediction:
@@ -129,8 +128,8 @@ class ForwardEnsemble(nn.Module):
 
     def _unshown(self, columns: Tensor, change: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
         """Turn what the heads say into changes and deviations in the order and units of states."""
-        change = change * self.scale + self.shift
-        spread = (log_variance / 2).exp() * self.scale
+        change = self.changes.denormal(change)
+        spread = (log_variance / 2).exp() * self.changes.std
         back = torch.empty_like(change)
         return back.scatter(2, columns, change), back.scatter(2, columns, spread)
 
@@ -190,15 +189,14 @@ def fit_ensemble(
     first = derive_seed(seed, "dynamics", KIND, "weights")
     ensemble = _on(ForwardEnsemble(real.spec, config.members, config.hidden, first), device)
     inputs, targets = _examples(ensemble, learn)
-    ensemble.network.fit_scale(inputs)
-    ensemble.shift.copy_(targets.mean(dim=0))
-    ensemble.scale.copy_(deviation(targets, still=0.0))
+    ensemble.network.inputs.fit(inputs)
+    ensemble.changes.fit(targets, constant=0.0)
     lowest, highest = (ensemble._frames.tensor(end) for end in (real.states.min(0), real.states.max(0)))
     ensemble.limits.copy_(torch.stack([lowest, highest]))
-    unit = deviation(targets)
-    targets = (targets - ensemble.shift) / unit
+    unit = Normalizer(real.spec.state_size).to(device).fit(targets)
+    targets = unit.normal(targets)
     held_inputs, held_targets = _examples(ensemble, held)
-    held_targets = (held_targets - ensemble.shift) / unit
+    held_targets = unit.normal(held_targets)
 
     def held_loss() -> Tensor:
         change, _ = ensemble._heads(held_inputs)

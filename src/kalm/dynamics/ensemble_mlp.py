@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kalm.data.rollouts import RolloutSet
+from kalm.dynamics.normalizer import Normalizer
 from kalm.dynamics.settings import DynamicsConfig
 from kalm.errors import KalmError
 from kalm.run.progress import Advance, silent
@@ -34,10 +35,10 @@ class EnsembleMLP(nn.Module):
         count: number M of networks.
         sizes: numbers in, numbers of each hidden layer, numbers out.
         generator: draws the first weights.
-    """
 
-    shift: Tensor  # (F,)
-    scale: Tensor  # (F,)
+    Attributes:
+        inputs: units of the inputs.
+    """
 
     def __init__(self, count: int, sizes: Sequence[int], generator: torch.Generator) -> None:
         super().__init__()
@@ -46,22 +47,16 @@ class EnsembleMLP(nn.Module):
             torch.randn(count, wide, out, generator=generator) / math.sqrt(wide) for wide, out in pairs
         )
         self.biases = nn.ParameterList(torch.zeros(count, 1, out) for _, out in pairs)
-        self.register_buffer("shift", torch.zeros(sizes[0]))
-        self.register_buffer("scale", torch.ones(sizes[0]))
+        self.inputs = Normalizer(sizes[0])
 
     @property
     def count(self) -> int:
         """Number M of networks."""
         return len(self.biases[0])
 
-    def fit_scale(self, inputs: Tensor) -> None:
-        """Take mean and deviation of the inputs (N, F) from these."""
-        self.shift.copy_(inputs.mean(dim=0))
-        self.scale.copy_(deviation(inputs))
-
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute all members: (N, F), the same for all, or (M, N, F) -> (M, N, O)."""
-        hidden = (inputs - self.shift) / self.scale
+        hidden = self.inputs.normal(inputs)
         hidden = hidden.expand(self.count, *hidden.shape[-2:])
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -69,12 +64,6 @@ class EnsembleMLP(nn.Module):
             if layer < last:
                 hidden = functional.silu(hidden)
         return hidden
-
-
-def deviation(numbers: Tensor, still: float = 1.0) -> Tensor:
-    """Return the standard deviation of each column, `still` where one never changes: (N, F) -> (F,)."""
-    spread = numbers.std(dim=0, correction=0)
-    return torch.where(spread > 1e-6, spread, torch.full_like(spread, still))
 
 
 def fit_ensemble_mlp(
@@ -102,7 +91,7 @@ def fit_ensemble_mlp(
     Raises:
         KalmError: the held-out loss is no longer finite.
     """
-    device = network.shift.device
+    device = network.inputs.mean.device
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=1e-4)
     rising = warmup_steps(WARMUP, steps)
     best = EarlyStopping(

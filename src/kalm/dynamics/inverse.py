@@ -136,7 +136,7 @@ def fit_inverse(
     first = derive_seed(seed, "dynamics", KIND, "weights")
     model = _on(InverseModel(real.spec, config.hidden, first), device)
     inputs, actions = _examples(model, learn)
-    model.network.fit_scale(inputs.flatten(0, 1))
+    model.network.inputs.fit(inputs.flatten(0, 1))
     fit_ensemble_mlp(
         model.network,
         lambda rows: model._loss(inputs[rows[0]], actions[rows[0]]),

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
+from kalm.dynamics.normalizer import Normalizer
 from kalm.run.progress import Advance, silent
 from kalm.training.loop import StepLosses, fit
 from kalm.training.optimizer import gradient_step, schedule
@@ -60,33 +61,30 @@ class TransitionNetwork(nn.Module):
     Attributes:
         owner: (S,) the gate of each state number: its entity, or one of its own.
         gates: number G of gates.
+        states: units of states.
+        changes: units of their changes.
     """
 
     owner: Tensor
-    center: Tensor
-    spread: Tensor
-    usual: Tensor
 
     def __init__(self, spec: WorldSpec, width: int = 64) -> None:
         super().__init__()
         self.spec = spec
         owner, self.gates = owners(spec)
         self.register_buffer("owner", owner, persistent=False)
-        for name, fill in (("center", 0.0), ("spread", 1.0), ("usual", 1.0)):
-            self.register_buffer(name, torch.full((spec.state_size,), fill))  # (S,)
+        self.states, self.changes = Normalizer(spec.state_size), Normalizer(spec.state_size)
         covered = sorted(column for entity in spec.entities for column in entity.columns)
         whole = covered == list(range(spec.state_size))
         self.layers = _Interaction(spec, width) if whole else _Flat(spec, 4 * width, self.gates)
 
     def fit_scales(self, rollouts: RolloutSet) -> None:
         """Take the scales of states and of their changes from real data; entities of one kind share them."""
-        self.center.copy_(share(self.spec, rollouts.states.mean(0)))
-        self.spread.copy_(spreads(self.spec, rollouts.states))
-        self.usual.copy_(usual_changes(self.spec, rollouts))
+        self.states.fit_states(rollouts)
+        self.changes.fit_changes(rollouts)
 
     def forward(self, states: Tensor, actions: Tensor) -> Change:
         """Predict what an action does: (N, S), (N,) or (N, A) -> change."""
-        return self.layers((states - self.center) / self.spread, actions)
+        return self.layers(self.states.normal(states), actions)
 
     def next_states(self, states: Tensor, actions: Tensor) -> Tensor:
         """Return the likeliest next states: (N, S), (N,) or (N, A) -> (N, S)."""
@@ -94,7 +92,7 @@ class TransitionNetwork(nn.Module):
 
     def apply_change(self, states: Tensor, change: Change) -> Tensor:
         """Move what moves: (N, S) -> (N, S)."""
-        return states + change.gated(self.owner) * self.usual
+        return states + self.changes.denormal(change.gated(self.owner))
 
     def loss(self, true: Sequence[Tensor], actions: Sequence[Tensor]) -> Tensor:
         """Return the mean loss over the steps of n walks that begin at true states and then go their own way.
@@ -106,13 +104,13 @@ class TransitionNetwork(nn.Module):
         total, now = torch.zeros_like(true[0][0, 0]), true[0]
         for before, action, after in zip(true[:-1], actions, true[1:], strict=True):
             n = len(action)
-            now, moved = now[:n], (after - before[:n]) / self.usual
+            now, moved = now[:n], self.changes.normal(after - before[:n])
             change = self(now, action)
             # One that is off has more to mend than usual, and a few far off must not decide.
-            mended = None if len(actions) == 1 else (after - now) / self.usual
+            mended = None if len(actions) == 1 else self.changes.normal(after - now)
             total = total + n * change_loss(change, moved, self.owner, mended)
             # A gate that is open or shut passes no gradient on.
-            now = now + change.size * change.moves.sigmoid()[:, self.owner] * self.usual
+            now = now + self.changes.denormal(change.size * change.moves.sigmoid()[:, self.owner])
         return total / sum(map(len, actions))
 
 
@@ -137,41 +135,6 @@ def change_loss(change: Change, target: Tensor, owner: Tensor, mended: Tensor | 
     )
 
 
-def share(spec: WorldSpec, values: np.ndarray) -> Tensor:
-    """Average a number per state number, (S,), over the entities of one kind; NaN, if all are, is 1."""
-    shared = np.array(values, dtype=np.float32)
-    for kind in {entity.kind for entity in spec.entities}:
-        columns = np.array([entity.columns for entity in spec.entities if entity.kind == kind])
-        known = (~np.isnan(shared[columns])).sum(0)
-        shared[columns] = np.where(known, np.nansum(shared[columns], axis=0) / np.maximum(known, 1), 1)
-    return torch.from_numpy(shared)
-
-
-def usual_changes(spec: WorldSpec, rollouts: RolloutSet) -> Tensor:
-    """Return the root mean square change of each state number while its entity is there: (S,).
-
-    An entity that a goal does not have is all zeros. Counting it would make every movement look huge.
-    """
-    before = rollouts.states[rollouts.before]
-    squares = (rollouts.states[rollouts.before + 1] - before) ** 2
-    usual = squares.mean(0)
-    for entity in spec.entities:
-        columns = list(entity.columns)
-        there = before[:, columns].any(axis=1)
-        usual[columns] = squares[there][:, columns].mean(0) if there.any() else np.nan
-    return share(spec, np.sqrt(usual)) + 1e-6
-
-
-def spreads(spec: WorldSpec, states: np.ndarray) -> Tensor:
-    """Return what to divide state numbers by: (M, S) -> (S,) deviations, 1 where the data never vary.
-
-    A number that is constant in real data may be another constant elsewhere: divided by a deviation of
-    nothing, it would drown all others.
-    """
-    deviations = share(spec, states.std(0)) + 1e-6
-    return torch.where(deviations > 1e-5, deviations, torch.ones_like(deviations))
-
-
 def fit_transition_network(
     network: TransitionNetwork,
     rollouts: RolloutSet,
@@ -191,7 +154,7 @@ def fit_transition_network(
         horizon: steps that the network walks by itself; batches are then as many walks fewer.
     """
     network.fit_scales(rollouts)
-    device = network.usual.device
+    device = network.owner.device
     states = torch.from_numpy(rollouts.states).to(device)
     actions = torch.from_numpy(rollouts.actions).to(device)
     # Rows stay on the CPU, where they are drawn; finding out which walks go on would make a GPU wait.

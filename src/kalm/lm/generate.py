@@ -151,7 +151,7 @@ class _ImaginedEpisodes:
             id(reader): _read_goals(reader, texts, template, horizon) for reader in (model, actor)
         }
         self.own, self.acting = self.decode_states[id(model)], self.decode_states[id(actor)]
-        self.spread = sampling.state_noise * model.scales.change.numpy(force=True)  # (S,)
+        self.spread = sampling.state_noise * model.changes.std.numpy(force=True)  # (S,)
         of_actions = 0 if spec.action_kind == "discrete" else 2
         size = (horizon, spec.action_size)
         self.jitter = _noise(seeds, of_actions, size) if sampling.temperature else None

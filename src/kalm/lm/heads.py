@@ -34,8 +34,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kalm.data.rollouts import RolloutSet
-from kalm.dynamics.transition import Change, change_loss, owners, share, spreads, usual_changes
+from kalm.dynamics.normalizer import Normalizer
+from kalm.dynamics.transition import Change, change_loss, owners
 from kalm.lm.backbone import Backbone
 from kalm.types import WorldSpec
 
@@ -65,35 +65,6 @@ class Design:
     action_bins: int = 0
 
 
-class Scales(nn.Module):
-    """Means and spreads of states and of their changes, taken from real data; saved, never trained.
-
-    Entities of one kind share them.
-    """
-
-    mean: Tensor
-    std: Tensor
-    change: Tensor
-
-    def __init__(self, spec: WorldSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.register_buffer("mean", torch.zeros(spec.state_size))  # (S,)
-        self.register_buffer("std", torch.ones(spec.state_size))  # (S,)
-        # Root mean square, not deviation: no change must stay 0.
-        self.register_buffer("change", torch.ones(spec.state_size))  # (S,)
-
-    def fit(self, rollouts: RolloutSet) -> None:
-        """Take the scales from real rollouts."""
-        self.mean.copy_(share(self.spec, rollouts.states.mean(0)))
-        self.std.copy_(spreads(self.spec, rollouts.states))
-        self.change.copy_(usual_changes(self.spec, rollouts))
-
-    def normal(self, states: Tensor) -> Tensor:
-        """States in units of their spread: (m, S) -> (m, S)."""
-        return (states - self.mean) / self.std
-
-
 class StateHead(nn.Module):
     """O_S: hidden state of the asking token, and the present state, to the next state."""
 
@@ -106,24 +77,26 @@ class StateHead(nn.Module):
         self.register_buffer("owner", owner, persistent=False)  # (S,) gate of each state number
         self.layers = mlp(width, width, self.size + (gates if design.still_gate else 0))
 
-    def forward(self, hidden: Tensor, present: Tensor, scales: Scales) -> Tensor:
+    def forward(self, hidden: Tensor, present: Tensor, states: Normalizer, changes: Normalizer) -> Tensor:
         """Predict the next states: (m, D), (m, S) -> (m, S)."""
         size, moves = self._read(hidden, present)
         if self.design.state_target == "absolute":
-            return size * scales.std + scales.mean
+            return states.denormal(size)
         if self.design.still_gate:
             size = Change(size, moves).gated(self.owner)
-        return present + size * scales.change
+        return present + changes.denormal(size)
 
-    def loss(self, hidden: Tensor, present: Tensor, wanted: Tensor, scales: Scales) -> Tensor:
+    def loss(
+        self, hidden: Tensor, present: Tensor, wanted: Tensor, states: Normalizer, changes: Normalizer
+    ) -> Tensor:
         """Mean over m states of the squared error per state number, in units of the data's spread.
 
         With the gate, only entities that do move teach where to, and the gate's own cross-entropy is added.
         """
         size, moves = self._read(hidden, present)
         if self.design.state_target == "absolute":
-            return F.mse_loss(size, scales.normal(wanted))
-        target = (wanted - present) / scales.change  # (m, S)
+            return F.mse_loss(size, states.normal(wanted))
+        target = changes.normal(wanted - present)  # (m, S)
         if self.design.still_gate:
             return change_loss(Change(size, moves), target, self.owner)
         return F.mse_loss(size, target)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
+from kalm.dynamics.normalizer import Normalizer, present_names
 from kalm.dynamics.transition import TransitionNetwork
 from kalm.errors import KalmError
 from kalm.lm import lora
@@ -28,7 +29,6 @@ from kalm.lm.heads import (
     Design,
     EntityEmbedding,
     Relations,
-    Scales,
     StateHead,
     action_mlp,
     embedding,
@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     from transformers.cache_utils import Cache
 
 FORMAT = 2
+EARLIER_NAMES = {  # of tensors in files of kalm 0.1
+    "scales.change": "changes.std",
+    "network.center": "network.states.mean",
+    "network.spread": "network.states.std",
+    "network.usual": "network.changes.std",
+}
 
 
 class GroundingLosses(NamedTuple):
@@ -97,7 +103,7 @@ class GroundedLM(nn.Module):
         scale = backbone.scale
         discrete = spec.action_kind == "discrete"
         first = nn.Embedding(spec.action_size, width) if discrete else nn.Linear(spec.action_size, width)
-        self.scales = Scales(spec)
+        self.scales, self.changes = Normalizer(spec.state_size), Normalizer(spec.state_size)
         columns = torch.tensor([entity.columns for entity in spec.entities])  # (K, C)
         self.relations = Relations(columns) if design.relations else None
         related = self.relations.size if self.relations else 0  # numbers per entity
@@ -113,7 +119,8 @@ class GroundedLM(nn.Module):
 
     def fit_scales(self, rollouts: RolloutSet) -> None:
         """Take the scales of states and of their changes from real data."""
-        self.scales.fit(rollouts)
+        self.scales.fit_states(rollouts)
+        self.changes.fit_changes(rollouts)
 
     @property
     def device(self) -> torch.device:
@@ -212,7 +219,7 @@ class GroundedLM(nn.Module):
 
     def predicted_states(self, hidden: Tensor, states: Tensor) -> Tensor:
         """O_S: hidden states of the tokens that ask (m, D), present states (m, S) -> next states (m, S)."""
-        return self.state_head(hidden, states, self.scales)
+        return self.state_head(hidden, states, self.scales, self.changes)
 
     def _text_loss(self, hidden: Tensor, target: Tensor) -> Tensor:
         return _mean(F.cross_entropy(self.backbone.logits(hidden), target, reduction="none"))
@@ -221,7 +228,9 @@ class GroundedLM(nn.Module):
         if not len(hidden):
             # 0, with gradients of 0: processes exchange those of all weights.
             return self.state_head.layers(hidden).sum()
-        return self.state_head.loss(hidden, batch.present_states, batch.want_states, self.scales)
+        return self.state_head.loss(
+            hidden, batch.present_states, batch.want_states, self.scales, self.changes
+        )
 
     def _action_loss(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         if not len(hidden):
@@ -275,7 +284,7 @@ def load_model(folder: Path | str, device: str = "cpu") -> GroundedLM:
         ) from None
     model = GroundedLM(lora.load(folder / "backbone", origin, two_way_prompt), spec, design)
     try:
-        new = load_file(folder / "modules.safetensors")
+        new = present_names(load_file(folder / "modules.safetensors"), EARLIER_NAMES)
         model.load_state_dict(new, strict=False)
     except Exception as error:
         raise KalmError(f"{folder / 'modules.safetensors'} is damaged: {error}") from None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
-from kalm.dynamics.transition import share, spreads
+from kalm.dynamics.normalizer import share_among_kinds, state_deviations
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Units:
     @classmethod
     def of(cls, real: RolloutSet, device: str) -> Units:
         """Take them from real rollouts."""
-        mean = share(real.spec, real.states.mean(0))
-        return cls(mean.to(device), spreads(real.spec, real.states).to(device))
+        mean = share_among_kinds(real.spec, real.states.mean(0))
+        return cls(mean.to(device), state_deviations(real.spec, real.states).to(device))
 
     def __call__(self, states: Tensor) -> Tensor:
         """Measure states: (n, S) -> (n, S)."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kalm.data.rollouts import RolloutSet
+from kalm.dynamics.normalizer import Normalizer
 from kalm.lm.backbone import Backbone
 from kalm.lm.decoding import prompt_embeddings
 from kalm.lm.heads import embedding
@@ -33,8 +34,6 @@ class DecisionTransformer(nn.Module):
         grounded: a backbone with state and action modules; no other owner may train it.
     """
 
-    mean: Tensor
-    spread: Tensor
     aim: Tensor
     aim_range: Tensor
 
@@ -43,8 +42,7 @@ class DecisionTransformer(nn.Module):
         self.grounded = grounded
         width = grounded.backbone.width
         self.embed_return = embedding(nn.Linear(1, width), width, grounded.backbone.scale)
-        self.register_buffer("mean", torch.zeros(()))  # of returns to go
-        self.register_buffer("spread", torch.ones(()))
+        self.returns = Normalizer()  # returns to go
         self.register_buffer("aim", torch.zeros(width + 1))  # (D + 1,) slopes and, last, the constant
         self.register_buffer("aim_range", torch.zeros(2))  # least and most that a goal's successes earned
         used = {id(weight) for weight in grounded.backbone.body.parameters()}
@@ -60,9 +58,7 @@ class DecisionTransformer(nn.Module):
     def fit_scales(self, real: RolloutSet, rollouts: RolloutSet) -> None:
         """Take the scales of states from real data, and those of returns from all that is learnt from."""
         self.grounded.fit_scales(real)
-        self.mean.fill_(float(rollouts.returns_to_go.mean(dtype=np.float64)))
-        spread = float(rollouts.returns_to_go.std(dtype=np.float64))
-        self.spread.fill_(spread or 1.0)
+        self.returns.fit(torch.from_numpy(rollouts.returns_to_go).double())
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Loss of each action of a batch: (r,); cross-entropy, or squared error per action number."""
@@ -76,7 +72,7 @@ class DecisionTransformer(nn.Module):
 
     def return_tokens(self, returns: Tensor) -> Tensor:
         """Embed returns: (g,) -> (g, D)."""
-        return self.embed_return(((returns - self.mean) / self.spread)[:, None])
+        return self.embed_return(self.returns.normal(returns)[:, None])
 
     def aims(self, gist: Tensor) -> Tensor:
         """Say what to ask for at goals that read like this: hidden states (N, D) -> returns (N,)."""

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kalm.dynamics.normalizer import present_names
 from kalm.errors import KalmError
 from kalm.lm.decision_transformer.model import DecisionTransformer
 from kalm.lm.model import load_model
@@ -106,7 +107,7 @@ class Conditioned(LMEpisodes):
     def _ahead(self, rewards: np.ndarray) -> list[Tensor]:
         rows = self.decode_state.rows
         self.wanted[rows] -= rewards
-        wanted = torch.from_numpy(self.wanted[rows]).to(self.policy.mean)
+        wanted = torch.from_numpy(self.wanted[rows]).to(self.policy.returns.mean)
         return [self.policy.return_tokens(wanted)[:, None]]
 
 
@@ -135,7 +136,7 @@ def load_decision_transformer(
         raise KalmError(f"policy {folder} is of world {body.spec.name!r}, which is not {spec.name!r}.")
     model = DecisionTransformer(body)
     try:
-        own = load_file(folder / WEIGHTS)
+        own = present_names(load_file(folder / WEIGHTS), {"mean": "returns.mean", "spread": "returns.std"})
         _, unknown = model.load_state_dict(own, strict=False)
         if unknown or own.keys() != {k for k in model.state_dict() if not k.startswith("grounded.")}:
             raise KeyError(*unknown)
