@@ -4,31 +4,60 @@ Importing it loads next to nothing: every public name is looked up on first use.
 become known to Gymnasium, e.g. ``gymnasium.make("kalm/ClevrRobot-v0")``, whichever of the two is imported
 first, and Gymnasium (0.1 s) is not imported for it. Gymnasium looks for no plug-ins, so an import hook waits
 for it.
+
+Unusual too: `kalm.run` is the function. The room of that name is imported first and its name given up, which
+`from kalm.run.folder import ...` does not need.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
+    from kalm.api import Results, RunResult, collect, evaluate, ground, imagine, run, train
+    from kalm.data.rollouts import RolloutSet
     from kalm.envs.registry import make
+    from kalm.errors import KalmError
+    from kalm.lm.model import load_model
     from kalm.registry import load_policy
 
 __version__ = "0.2.0"
-__all__ = ["load_policy", "make"]
+__all__ = [
+    "KalmError",
+    "Results",
+    "RolloutSet",
+    "RunResult",
+    "collect",
+    "evaluate",
+    "ground",
+    "imagine",
+    "load_model",
+    "load_policy",
+    "make",
+    "run",
+    "train",
+]
 
-_PLACES = {"load_policy": "kalm.registry", "make": "kalm.envs.registry"}
+_PLACES = {
+    "KalmError": "kalm.errors",
+    "RolloutSet": "kalm.data.rollouts",
+    "load_model": "kalm.lm.model",
+    "load_policy": "kalm.registry",
+    "make": "kalm.envs.registry",
+}
+
+import_module("kalm.run")
+del globals()["run"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _PLACES:
+    if name not in __all__:
         raise AttributeError(f"module 'kalm' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_PLACES[name]), name)
+    return getattr(import_module(_PLACES.get(name, "kalm.api")), name)
 
 
 def __dir__() -> list[str]:
