@@ -54,13 +54,13 @@ def test_the_table_holds_every_algorithm_and_the_help_tells_them():
 
 def test_what_cannot_be_made_is_refused(world, tmp_path):
     with pytest.raises(KalmError, match="unknown algorithm 'ppo'. Known: awac, bc, .*dt, iql, lm"):
-        registry.require("ppo", world.spec, None)
+        registry.require_algorithm("ppo", world.spec, None)
     with pytest.raises(KalmError, match="'lm' needs a grounded language model. Give --model"):
-        registry.require("lm", world.spec, None)
+        registry.require_algorithm("lm", world.spec, None)
     with pytest.raises(KalmError, match="holds no grounded language model"):
-        registry.require("lm", world.spec, tmp_path)
-    assert not registry.require("lm", world.spec, None, comes=True).trains
-    assert registry.require("dt", world.spec, None).trains
+        registry.require_algorithm("lm", world.spec, tmp_path)
+    assert not registry.require_algorithm("lm", world.spec, None, comes=True).trains
+    assert registry.require_algorithm("dt", world.spec, None).trains
 
 
 def test_the_language_model_acts_and_moves_with_its_run(lm_run, world, tmp_path):

@@ -113,7 +113,7 @@ def table() -> Mapping[str, AlgorithmSpec]:
     return {**offline, **language}
 
 
-def require(name: str, spec: WorldSpec, model: Path | None, comes: bool = False) -> AlgorithmSpec:
+def require_algorithm(name: str, spec: WorldSpec, model: Path | None, comes: bool = False) -> AlgorithmSpec:
     """Return a learner that can work with this world and this grounded model (unless one `comes` later).
 
     Raises:

@@ -109,7 +109,7 @@ def require_learners(session: Session, model: Path | None, comes: bool = False) 
         comes: the model is yet to be made.
     """
     for algorithm in session.config.train.algorithms:
-        registry.require(algorithm, session.world.spec, model, comes)
+        registry.require_algorithm(algorithm, session.world.spec, model, comes)
 
 
 def prepare_data(session: Session, todo: Sequence[PolicyJob], inputs: TrainInputs, folder: Path) -> None:
