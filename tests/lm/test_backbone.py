@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, DynamicCache
 
 from kalm.errors import KalmError
 from kalm.lm import compatibility, sft
-from kalm.lm.loading import load_backbone, planned
+from kalm.lm.loading import load_backbone, plan_backbone
 from kalm.lm.prompts import PromptBuilder
 
 
@@ -107,7 +107,7 @@ def test_qwen2_without_its_window_keeps_its_context(tmp_path):
 
 
 def test_a_plan_has_the_shapes_of_the_model(checkpoint):
-    loaded, plan = load_backbone(str(checkpoint)), planned(str(checkpoint))[0]
+    loaded, plan = load_backbone(str(checkpoint)), plan_backbone(str(checkpoint))[0]
     shapes = [{n: p.shape for n, p in b.model.named_parameters()} for b in (loaded, plan)]
     assert shapes[0] == shapes[1]
     assert all(p.is_meta for p in plan.model.parameters())

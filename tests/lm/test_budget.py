@@ -60,7 +60,7 @@ def test_activations_are_what_a_real_pass_keeps(config, world, rollouts, tuning)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model.body(embedded, batch.visible, batch.position)
     real = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in own)
-    planned, _ = budget.planned(config.backbone, config.attention)
+    planned, _ = budget.plan_backbone(config.backbone, config.attention)
     plan = sft.assemble(budget.lora.tuned(planned, config), world.spec, config)
     assert budget.activations(plan, curriculum, config, halved=False, processes=1) == pytest.approx(
         real, rel=0.2

@@ -9,10 +9,10 @@ from checkpoints import SPECIAL, make_tokenizer, write_checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from kalm.errors import KalmError
-from kalm.lm.loading import load_backbone, planned
+from kalm.lm.loading import load_backbone, plan_backbone
 
 
-@pytest.fixture(params=[load_backbone, planned], ids=["load", "plan"])
+@pytest.fixture(params=[load_backbone, plan_backbone], ids=["load", "plan"])
 def taking(request):
     return request.param
 
@@ -160,6 +160,6 @@ def test_a_dry_run_tries_a_miniature(tmp_path, family):
     expected = torch.rand(1)
     write_checkpoint(family, tmp_path)
     torch.manual_seed(3)
-    plan, tried = planned(str(tmp_path))
+    plan, tried = plan_backbone(str(tmp_path))
     assert tried and all(p.is_meta for p in plan.model.parameters())
     assert torch.equal(torch.rand(1), expected), "no random number of the run is used up"

@@ -52,16 +52,16 @@ def test_loaded_adapters_are_the_saved_ones(folder, tmp_path, weights):
                 weight.normal_(std=0.3)
         moved = hidden(backbone)
         assert not torch.allclose(moved, before)
-        lora.save(backbone, tmp_path / "saved")
-        loaded = lora.load(tmp_path / "saved", backbone.origin, backbone.two_way_prompt)
+        lora.save_backbone(backbone, tmp_path / "saved")
+        loaded = lora.restore_backbone(tmp_path / "saved", backbone.origin, backbone.two_way_prompt)
         assert torch.equal(hidden(loaded), moved)
 
 
 def test_a_base_that_is_stored_keeps_its_own_names(folder, tmp_path):
     backbone = adapted(folder, train_embeddings=True)
     assert backbone.origin.stored
-    lora.save(backbone, tmp_path / "saved")
-    loaded = lora.load(tmp_path / "saved", backbone.origin, backbone.two_way_prompt)
+    lora.save_backbone(backbone, tmp_path / "saved")
+    loaded = lora.restore_backbone(tmp_path / "saved", backbone.origin, backbone.two_way_prompt)
     with torch.no_grad():
         assert torch.equal(hidden(loaded), hidden(backbone))
 

@@ -23,7 +23,7 @@ from kalm.envs.base import World
 from kalm.lm import lora, packing
 from kalm.lm.backbone import Backbone
 from kalm.lm.dataset import GroundingDataset
-from kalm.lm.loading import planned
+from kalm.lm.loading import plan_backbone
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.settings import GroundConfig
 from kalm.lm.sft import assemble, divide
@@ -77,7 +77,7 @@ def estimate(
     Raises:
         KalmError: the backbone cannot be grounded, or the data does not fit it.
     """
-    plan, tried = planned(config.backbone, config.attention, config.weights)
+    plan, tried = plan_backbone(config.backbone, config.attention, config.weights)
     # Checkpointing is worked out below; the plan itself does without.
     plain = config.changed(gradient_checkpointing=False)
     model = assemble(lora.tuned(plan, plain), world.spec, config)

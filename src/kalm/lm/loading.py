@@ -44,8 +44,8 @@ def load_backbone(
         KalmError: the weights cannot be had, or the architecture cannot be grounded.
     """
     place = locate(name)
-    config, tokenizer = described(name)
-    plan(name, config)
+    config, tokenizer = describe_backbone(name)
+    build_on_meta(name, config)
     model, unfound = _with_weights(name, place, config, weights, pretrained)
     compatibility.require_by_tokens(name, tokenizer, len(model.get_input_embeddings().weight))
     origin = Origin(
@@ -57,14 +57,14 @@ def load_backbone(
     return _tried(model, tokenizer, _two_way(attention, config), origin, unfound)
 
 
-def planned(name: str, attention: str = "auto", weights: Weights = "float32") -> tuple[Backbone, bool]:
+def plan_backbone(name: str, attention: str = "auto", weights: Weights = "float32") -> tuple[Backbone, bool]:
     """Return a backbone without numbers, from `config.json` and tokenizer alone, and whether one was tried.
 
     Raises:
         KalmError: there is no such model, its files are damaged, or its architecture cannot be grounded.
     """
-    config, tokenizer = described(name)
-    model = plan(name, config).to(getattr(torch, weights))
+    config, tokenizer = describe_backbone(name)
+    model = build_on_meta(name, config).to(getattr(torch, weights))
     compatibility.require_by_tokens(name, tokenizer, len(model.get_input_embeddings().weight))
     origin = Origin(name, config.model_type, "", weights=weights)
     two_way = _two_way(attention, config)
@@ -75,7 +75,7 @@ def planned(name: str, attention: str = "auto", weights: Weights = "float32") ->
     return Backbone(model, tokenizer, TextHead(model), two_way, origin, width), tried is not None
 
 
-def described(name: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+def describe_backbone(name: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """Load a backbone's settings, made those of a decoder without dropout, and its tokenizer.
 
     Raises:
@@ -100,7 +100,7 @@ def described(name: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     return config, tokenizer
 
 
-def plan(name: str, config: PretrainedConfig) -> PreTrainedModel:
+def build_on_meta(name: str, config: PretrainedConfig) -> PreTrainedModel:
     """Build the model of these settings on the device that has no memory, or refuse its architecture."""
     from transformers import AutoModelForCausalLM
 
@@ -141,7 +141,7 @@ def _miniature(name: str, config: PretrainedConfig) -> PreTrainedModel | None:
 
     for layers in (2, 1):
         small = _shrunk(config, layers)
-        if sum(p.numel() for p in plan(name, small).parameters()) > MINIATURE_LIMIT:
+        if sum(p.numel() for p in build_on_meta(name, small).parameters()) > MINIATURE_LIMIT:
             continue
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = AutoModelForCausalLM.from_config(small, attn_implementation="sdpa", dtype=torch.float32)

@@ -144,7 +144,7 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
-def save(backbone: Backbone, folder: Path) -> None:
+def save_backbone(backbone: Backbone, folder: Path) -> None:
     """Write settings, tokenizer, weights unless the name gives them, and adapters (in peft's layout)."""
     state = {
         WRAPPED.sub("", name): tensor
@@ -160,8 +160,8 @@ def save(backbone: Backbone, folder: Path) -> None:
         _save_adapter(backbone, folder / ADAPTER)
 
 
-def load(folder: Path, origin: Origin, two_way_prompt: bool) -> Backbone:
-    """Load what `save` wrote.
+def restore_backbone(folder: Path, origin: Origin, two_way_prompt: bool) -> Backbone:
+    """Load what `save_backbone` wrote.
 
     Args:
         folder: the saved backbone.

@@ -250,7 +250,7 @@ class GroundedLM(nn.Module):
         stay where the backbone's name says (`kalm.lm.lora`).
         """
         with atomic_folder(folder) as place:
-            lora.save(self.backbone, place / "backbone")
+            lora.save_backbone(self.backbone, place / "backbone")
             save_file(self._new(), place / "modules.safetensors")
             write_json(
                 place / "grounded.json",
@@ -282,7 +282,7 @@ def load_model(folder: Path | str, device: str = "cpu") -> GroundedLM:
         raise KalmError(
             f"{folder / 'grounded.json'} does not fit this version of kalm ({error}). Ground the model anew."
         ) from None
-    model = GroundedLM(lora.load(folder / "backbone", origin, two_way_prompt), spec, design)
+    model = GroundedLM(lora.restore_backbone(folder / "backbone", origin, two_way_prompt), spec, design)
     try:
         new = present_names(load_file(folder / "modules.safetensors"), EARLIER_NAMES)
         model.load_state_dict(new, strict=False)
