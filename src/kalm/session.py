@@ -66,9 +66,12 @@ class Session:
         if self.config.device not in ("auto", "cpu"):
             torch_device(self.config.device)
 
-    def encoder(self, folder: Path) -> GoalEncoder:
-        """Return the sentence encoder whose vectors are kept in ``folder/encodings``."""
-        return self._resources.encoder(folder / ENCODINGS)
+    def encoder(self, folder: Path, known: Path | None = None) -> GoalEncoder:
+        """Return the sentence encoder whose vectors are kept in ``folder/encodings``.
+
+        Those in ``known/encodings`` are used too; nothing is written there.
+        """
+        return self._resources.encoder(folder / ENCODINGS, None if known is None else known / ENCODINGS)
 
     def seed(self, *parts: int | str) -> int:
         """Return a seed of the run, e.g. ``session.seed("round", 1, "collect")``."""
@@ -131,11 +134,11 @@ class _Resources:
     def device(self) -> str:
         return torch_device(self.names[1])
 
-    def encoder(self, cache: Path) -> GoalEncoder:
+    def encoder(self, cache: Path, known: Path | None) -> GoalEncoder:
         from kalm.rl.encoder import GoalEncoder
 
         if cache not in self._encoders:
-            self._encoders[cache] = GoalEncoder(self.names[2], self.device, cache)
+            self._encoders[cache] = GoalEncoder(self.names[2], self.device, cache, known)
         return self._encoders[cache]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -102,7 +103,7 @@ def check_goals(
 def describe_data(
     folder: Annotated[Path, typer.Argument(help="Dataset folder.")], as_json: Json = False
 ) -> None:
-    """Print what a dataset holds and where it comes from; checks every file of it.
+    """Print what a dataset holds and where it comes from; checks every file of it. All there is: --json.
 
     For example:
 
@@ -110,7 +111,33 @@ def describe_data(
     """
     from kalm.data import storage
 
-    tell(storage.describe(folder), as_json)
+    found = storage.describe(folder)
+    tell(found if as_json else _in_short(found), as_json)
+
+
+def _in_short(found: Mapping[str, Any]) -> dict[str, object]:
+    """Return what fits a screen of what `kalm.data.storage.describe` found: one line each."""
+    provenance, world = found["provenance"], found["world"]
+    groups = {
+        f"{kind} {name}": _counted(part)
+        for kind, group in (("level", "levels"), ("source", "sources"))
+        for name, part in found[group].items()
+    }
+    return {
+        "folder": found["folder"],
+        "environment": f"{world['name']}, {len(world['state_names'])} state numbers",
+        "rollouts": _counted(found),
+        **groups,
+        **{name: found[name] for name in ("transitions", "instructions", "shards", "bytes")},
+        **{name: provenance[name] for name in ("made_by", "command", "seed") if name in provenance},
+        "more": f"kalm data info {found['folder']} --json",
+    }
+
+
+def _counted(part: Mapping[str, Any]) -> str:
+    if not part["rollouts"]:
+        return "0"
+    return f"{part['rollouts']:,} of {part['actions']:.1f} actions, {part['success']:.1%} reach their goal"
 
 
 COMMANDS.add_typer(GOALS, name="goals")

@@ -30,6 +30,7 @@ def main() -> None:
     """Run the command line; errors of use end with one clear line and exit code 2 (`kalm.cli.border`)."""
     import logging
 
+    processes.share_cores()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # The model library's loading reports and bars say nothing new; set these yourself to see them.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -78,9 +78,11 @@ class _Forgetful:
 
 
 def sample_episodes(
-    instructions: Iterable[Instruction], episodes: int, seed: int
+    instructions: Iterable[Instruction], episodes: int | None, seed: int
 ) -> tuple[tuple[Instruction, ...], np.ndarray]:
     """Draw what to play: `episodes` instructions per level and an initial-state seed for each.
+
+    With None, every instruction is played once, in the order given within its level.
 
     Within a level instructions come without replacement; a level with fewer instructions is gone through
     again in a new order, so every instruction is played equally often, give or take once. Give each training
@@ -89,17 +91,20 @@ def sample_episodes(
     Returns:
         N instructions, level by level, and their seeds (N,) int64.
     """
-    if episodes < 1:
+    if episodes is not None and episodes < 1:
         raise KalmError(f"episodes per level must be at least 1, got {episodes}.")
     by_level: dict[str, list[Instruction]] = {}
     for instruction in instructions:
         by_level.setdefault(instruction.level, []).append(instruction)
     chosen, seeds = [], []
     for level, suite in by_level.items():
-        chosen += [
-            suite[index] for index in _rounds(len(suite), episodes, derive_rng(seed, "episodes", level))
-        ]
-        seeds += [derive_seed(seed, "episode", level, index) for index in range(episodes)]
+        if episodes is None:
+            chosen += suite
+        else:
+            rng = derive_rng(seed, "episodes", level)
+            chosen += [suite[index] for index in _rounds(len(suite), episodes, rng)]
+        count = len(suite) if episodes is None else episodes
+        seeds += [derive_seed(seed, "episode", level, index) for index in range(count)]
     return tuple(chosen), np.array(seeds, dtype=np.int64)
 
 

@@ -10,7 +10,11 @@ from kalm.run.section import Section
 class EvaluateConfig(Section):
     """Closed-loop success in the simulator."""
 
-    episodes: int = Field(default=111, gt=0, description="episodes per level, policy and seed")
+    episodes: int | None = Field(
+        default=None,
+        gt=0,
+        description="episodes per level, policy and seed; None: 111, or every line of a goal file once",
+    )
     checkpoints: int = Field(
         default=1,
         gt=0,

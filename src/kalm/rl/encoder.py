@@ -34,20 +34,24 @@ class GoalEncoder:
         name: ``minilm``, a folder, or a hub name.
         device: torch device of the model; vectors are NumPy arrays whatever it is.
         cache: folder for vectors that outlive the process; None keeps them in memory only.
+        known: folder of another cache whose vectors are used too and which is only read.
 
     Raises:
         KalmError: no such weights, or a cache file that cannot be read.
     """
 
-    def __init__(self, name: str = MINILM, device: str = "cpu", cache: Path | None = None) -> None:
+    def __init__(
+        self, name: str = MINILM, device: str = "cpu", cache: Path | None = None, known: Path | None = None
+    ) -> None:
         self.name = name
         self.device = device
         self._source = locate(name)
         self._local = Path(self._source).is_dir()
         self._rows: dict[str, int] = {}
         self._vectors = np.zeros((0, self.size), dtype=np.float32)  # (texts, E)
-        self._file = None if cache is None else Path(cache) / f"goals-{self.identity[:16]}.safetensors"
-        self._recall()
+        self._file = self._cache_file(cache)
+        for file in (self._cache_file(known), self._file):
+            self._recall(file)
 
     @property
     def size(self) -> int:
@@ -119,17 +123,20 @@ class GoalEncoder:
             if bars:
                 logging.enable_progress_bar()
 
-    def _recall(self) -> None:
-        if self._file is None or not self._file.exists():
+    def _cache_file(self, folder: Path | None) -> Path | None:
+        return None if folder is None else Path(folder) / f"goals-{self.identity[:16]}.safetensors"
+
+    def _recall(self, file: Path | None) -> None:
+        if file is None or not file.exists():
             return
         try:
-            with safe_open(self._file, "numpy") as stored:
+            with safe_open(file, "numpy") as stored:
                 texts, vectors = json.loads(stored.metadata()["texts"]), stored.get_tensor("vectors")
             if vectors.shape != (len(texts), self.size):
                 raise ValueError(f"{len(texts)} texts of size {self.size}, vectors {vectors.shape}")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise KalmError(
-                f"goal cache {self._file} is damaged ({error}). Delete it; it is built again."
+                f"goal cache {file} is damaged ({error}). Delete it; it is built again."
             ) from None
         new = [i for i, text in enumerate(texts) if text not in self._rows]
         self._remember([texts[i] for i in new], vectors[new])
@@ -138,6 +145,6 @@ class GoalEncoder:
         """Write the cache, with what another process may have added to it meanwhile."""
         if self._file is None:
             return
-        self._recall()
+        self._recall(self._file)
         with atomic_write(self._file) as temporary:
             save_file({"vectors": self._vectors}, temporary, {"texts": json.dumps(list(self._rows))})

@@ -8,6 +8,11 @@ Unusual: processes wait, count and sum numbers through the CPU (gloo), also wher
 counts then never stops a GPU, and a process may wait for hours while the main one collects.
 
 Apart from these, a process may hand work to processes of its own (`each`), which never outlive it.
+
+Unusual: threads that wait for each other sleep (`share_cores`) instead of spinning. Where two commands share
+two cores, spinning threads hold the cores that the others wait for: each is then four times slower, asleep it
+is not. The number of threads is that of the cores that this process may use, however busy they are, because
+sums, and so results in their last digits, depend on it.
 """
 
 from __future__ import annotations
@@ -20,12 +25,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
 from typing import TypeVar
 
 from kalm.errors import KalmError
 
 # As long as the longest work that one process does alone; a process that dies is noticed by the launcher.
 PATIENCE = timedelta(days=7)
+GROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CHOSEN = "KALM_OMP_NUM_THREADS"  # the number of threads, where `share_cores` chose it and nobody else
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -86,6 +94,34 @@ def leave() -> None:
             torch.distributed.destroy_process_group()
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use, by its affinity and its group's quota."""
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        allowed = os.cpu_count() or 1
+    return max(1, min(allowed, _quota(GROUP_QUOTA) or allowed))
+
+
+def _quota(file: Path) -> int | None:
+    """Return the cores that a control group gets, rounded down; None: no limit, or no such groups here."""
+    try:
+        granted, period = file.read_text().split()
+        return None if granted == "max" else max(1, int(granted) // int(period))
+    except (OSError, ValueError):
+        return None
+
+
+def share_cores() -> None:
+    """Set how the threads of numerical libraries wait and how many there are, before any is loaded.
+
+    What the environment says already stays (``OMP_WAIT_POLICY``, ``OMP_NUM_THREADS``).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = os.environ[CHOSEN] = str(cores())
+
+
 def each(work: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[tuple[T, R]]:
     """Do tasks in `count` processes, in this one if that is 1; yield each with its result once it is done.
 
@@ -121,7 +157,8 @@ def each(work: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[tup
 def _begin_work(count: int) -> None:
     """Workers share the cores, leave the keyboard to their parent, and do not outlive it."""
     # Read when torch is first imported, which a worker has not done yet.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    if os.environ.get("OMP_NUM_THREADS") == os.environ.get(CHOSEN):  # not by the user
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // count))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None

@@ -7,6 +7,7 @@ under an interval is an honest one, and more checkpoints cost nothing.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,9 @@ from typing import TYPE_CHECKING
 from kalm import registry
 from kalm.data.goal_files import read_goals
 from kalm.errors import KalmError
-from kalm.evaluation.results import Episode, label_of, write_rows
+from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
 from kalm.run.folder import POLICIES, ROWS, PolicyJob, trained_policies
 from kalm.run.progress import track
-from kalm.session import ENCODINGS
 from kalm.stages.base import Figures, StageSpec, whole_sections
 from kalm.types import LEVELS, Instruction
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from kalm.rl.encoder import GoalEncoder
     from kalm.session import Session
 
+EPISODES = 111  # per level, unless the settings say
+PARTS = "parts"  # rows of the policies that have played, until all have
 Goals = Path | tuple[Instruction, ...]
 
 
@@ -37,7 +39,7 @@ class EvaluateInputs:
     Attributes:
         policies: folder of policies, of one policy, or of the run that made them.
         goals: goal file, or instructions, instead of the levels' suites.
-        levels: which suites.
+        levels: which suites, or which instructions of `goals`.
     """
 
     policies: Path
@@ -52,18 +54,24 @@ def evaluate_policies(session: Session, inputs: EvaluateInputs, folder: Path) ->
         KalmError: no policy in the folder, unknown level, or a malformed goal file.
     """
     suite = instructions(session.world, inputs.goals, inputs.levels)
-    place = inputs.policies
-    found = trained_policies(place)
+    found = trained_policies(inputs.policies)
     if not found:
         raise KalmError(f"no trained policy in {inputs.policies}. Train one with: kalm train --help.")
-    # A run's encodings are shared; beside a policy from elsewhere nothing is written.
-    encoder = session.encoder(place if (place / ENCODINGS).exists() else folder)
+    encoder = session.encoder(folder, known=inputs.policies)
     rows: list[Episode] = []
     with track("evaluate", len(found)) as advance:
         for job, policy in found:
-            rows += play_policy(session, job, policy, suite, encoder, session.config.workers)
-            advance(policy=job.name)
+            part = folder / PARTS / f"{job.name}.csv"
+            if resumed := part.exists():
+                rows += read_rows(part)
+            else:
+                threads, each_once = session.config.workers, inputs.goals is not None
+                played = play_policy(session, job, policy, suite, encoder, threads, each_once)
+                write_rows(part, played)
+                rows += played
+            advance(resumed=resumed, policy=job.name)
     write_rows(folder / ROWS, rows)
+    shutil.rmtree(folder / PARTS)
     return {"rows": len(rows), "success": sum(row.success for row in rows) / len(rows)}
 
 
@@ -74,6 +82,7 @@ def play_policy(
     suite: Sequence[Instruction],
     encoder: GoalEncoder,
     threads: int = 1,
+    each_once: bool = False,
 ) -> list[Episode]:
     """Play the last checkpoints of one policy, which divide its episodes among themselves.
 
@@ -84,12 +93,14 @@ def play_policy(
         suite: instructions, of which a policy of one level plays its own.
         encoder: sentence encoder.
         threads: of the simulator.
+        each_once: where the settings give no number of episodes, every instruction is played once.
     """
     from kalm.evaluation.episodes import evaluate_policy, sample_episodes
 
     settings = session.config.evaluate
     mine = [instruction for instruction in suite if job.level in (None, instruction.level)]
-    chosen, seeds = sample_episodes(mine, settings.episodes, session.seed(job.seed))
+    episodes = settings.episodes or (None if each_once else EPISODES)
+    chosen, seeds = sample_episodes(mine, episodes, session.seed(job.seed))
     turns = registry.checkpoints(place, settings.checkpoints)
     rows: list[Episode] = []
     for turn, (step, checkpoint) in enumerate(turns):
@@ -107,12 +118,23 @@ def play_policy(
 
 
 def instructions(world: World, goals: Goals | None, levels: Sequence[str]) -> list[Instruction]:
-    """Return the instructions given, those of a goal file, or those of the levels' suites."""
-    if isinstance(goals, Path):
-        return list(read_goals(goals, world.parse_goal, world.spec.state_size))
-    if goals is not None:
-        return list(goals)
-    return [instruction for level in levels for instruction in world.suite(level)]
+    """Return the instructions of these levels: of those given, of a goal file, or of the suites.
+
+    Raises:
+        KalmError: a malformed goal file, or one without an instruction of these levels.
+    """
+    if goals is None:
+        return [instruction for level in levels for instruction in world.suite(level)]
+    is_file = isinstance(goals, Path)
+    given = read_goals(goals, world.parse_goal, world.spec.state_size) if is_file else goals
+    found = [instruction for instruction in given if instruction.level in levels]
+    if not found:
+        there = ", ".join(sorted({instruction.level for instruction in given})) or "none"
+        raise KalmError(
+            f"{goals if is_file else 'the given goals'}: no goal of level {' or '.join(levels)}; the levels "
+            f"there are: {there}."
+        )
+    return found
 
 
 EVALUATE = StageSpec("evaluate", whole_sections("evaluate"), evaluate_policies, parts={"policies": POLICIES})

@@ -39,7 +39,8 @@ def ground_model(session: Session, inputs: GroundInputs, folder: Path) -> Figure
         model.load_state_dict(session.load_model(inputs.start).state_dict())
     conditions = config.imagine.conditions
     sft.finetune(model, rollouts, session.world, config.ground, config.seed, folder, track, conditions)
-    return {"rollouts": len(rollouts)}
+    used = min(config.ground.rollouts or len(rollouts), len(rollouts))
+    return {"rollouts": used, "held_out": config.ground.held_out, "rollouts_in_data": len(rollouts)}
 
 
 def grounding_cost(session: Session, data: Path | RolloutSet, count: int) -> Figures:

@@ -17,6 +17,7 @@ from kalm.run.folder import DYNAMICS, MODEL, RAW, REAL, REFINED
 from kalm.run.progress import track
 from kalm.stages.base import Figures, StageSpec, settings_section
 from kalm.stages.evaluate import Goals, instructions
+from kalm.types import LEVELS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,13 +73,25 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
         rollouts = imagine_dataset(
             model, session.world, rows, config.imagine, config.seed, place, provenance, actor, advance
         )
-    result = {"rollouts": len(rollouts), "match_rate": float(rollouts.success.mean())}
-    if models is None:
-        return result
     origin, sample = origins(place)
     first = rollouts.take(sample == 0)
-    result["match_rate"] = float(first.success.mean())
-    return {**result, **_refine(session, rollouts, first, origin, models, folder, provenance)}
+    result = {
+        "rollouts_asked": len(rows),
+        "rollouts_decoded": len(rollouts),
+        "rollouts_kept": len(rollouts),
+        **_matches(first),
+    }
+    if models is None:
+        return result
+    refined = _refine(session, rollouts, first, origin, models, folder, provenance)
+    return {**result, **refined}
+
+
+def _matches(rollouts: RolloutSet) -> dict[str, object]:
+    """Return the share of rollouts that reach their goal, in all and per level."""
+    levels = rollouts.levels
+    rates = {level: float(rollouts.success[levels == level].mean()) for level in LEVELS if level in levels}
+    return {"match_rate": float(rollouts.success.mean()), "match_rate_by_level": rates}
 
 
 def _instructions(session: Session, inputs: ImagineInputs) -> list[Instruction]:
@@ -86,7 +99,7 @@ def _instructions(session: Session, inputs: ImagineInputs) -> list[Instruction]:
 
     world, settings = session.world, session.config.imagine
     if inputs.goals is not None:
-        return repeated(instructions(world, inputs.goals, ()), settings)
+        return repeated(instructions(world, inputs.goals, inputs.levels or LEVELS), settings)
     return [i for i in plan(world, settings) if inputs.levels is None or i.level in inputs.levels]
 
 
@@ -135,6 +148,7 @@ def _refine(
     steps = zip(REFINED, (first, refined.chosen, refined.rollouts), strict=True)
     found = {name: quality(rollouts, session.world) for name, rollouts in steps}
     return {
+        "rollouts_kept": len(refined.rollouts),
         "refined": facts,
         **{name: {level: part.to_json() for level, part in of.items()} for name, of in found.items()},
     }
