@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import numpy as np
 
+JsonObject = dict[str, Any]
+"""A JSON object, as `json.loads` gives it."""
+
 Level = Literal["seen", "rephrase", "easy", "hard"]
 LEVELS: tuple[Level, ...] = ("seen", "rephrase", "easy", "hard")
 NOVEL_LEVELS: tuple[Level, ...] = ("rephrase", "easy", "hard")
@@ -49,7 +52,7 @@ class Goal:
         return f"{self.kind} of {len(goals[0])}" if goals else self.kind
 
     @classmethod
-    def of(cls, kind: str, **slots: Any) -> Goal:
+    def of(cls, kind: str, **slots: object) -> Goal:
         """Build a goal from keyword slots; lists become tuples."""
         return cls(kind, tuple((name, _freeze(value)) for name, value in slots.items()))
 
@@ -58,18 +61,18 @@ class Goal:
         """Inverse of `to_json`; does not check that a world knows the kind (`World.parse_goal` does)."""
         return cls.of(data["kind"], **{name: value for name, value in data.items() if name != "kind"})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the goal as JSON-ready dictionaries, lists and strings."""
         return {"kind": self.kind, **{name: _thaw(value) for name, value in self.slots}}
 
 
-def _freeze(value: Any) -> Any:
+def _freeze(value: object) -> object:
     if isinstance(value, Mapping):
         return Goal.from_json(value)
     return tuple(_freeze(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _thaw(value: Any) -> Any:
+def _thaw(value: object) -> object:
     if isinstance(value, Goal):
         return value.to_json()
     return [_thaw(item) for item in value] if isinstance(value, tuple) else value
@@ -95,9 +98,9 @@ class Instruction:
     held_back: bool = False
     state: tuple[float, ...] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the line of a goal file."""
-        line: dict[str, Any] = {"text": self.text, "level": self.level, "goal": self.goal.to_json()}
+        line: JsonObject = {"text": self.text, "level": self.level, "goal": self.goal.to_json()}
         if self.wording:
             line["wording"] = self.wording
         if self.held_back:
@@ -175,7 +178,7 @@ class WorldSpec:
 
         return np.int64 if self.action_kind == "discrete" else np.float32
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the spec as JSON-ready values."""
         return {
             "name": self.name,

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from kalm.run import processes
 from kalm.run.io import fingerprint, read_json, write_json
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_rng
-from kalm.types import Instruction
+from kalm.types import Instruction, JsonObject
 
 PLAN = "collection.json"
 PROBES = 32
@@ -87,7 +86,7 @@ def plan(suite: Sequence[Instruction], config: CollectConfig, seed: int) -> list
     ]
 
 
-def _made_from(world: World, config: CollectConfig, seed: int) -> dict[str, Any]:
+def _made_from(world: World, config: CollectConfig, seed: int) -> JsonObject:
     """Return everything that the rollouts depend on; two collections that agree in it are the same."""
     suite = [instruction.to_json() for instruction in world.suite("seen")]
     return {
@@ -112,7 +111,7 @@ def _first_steps(world: World) -> list[float]:
     return [round(float(number), 4) for number in means]
 
 
-def _claim(folder: Path, made_from: dict[str, Any]) -> None:
+def _claim(folder: Path, made_from: JsonObject) -> None:
     """Mark the folder as this collection's, unless it is another's."""
     path = folder / PLAN
     if path.exists():
@@ -203,7 +202,7 @@ class _ExpertEpisodes:
         return self.expert.act(states, self.judge.take(rows), self.rng)
 
 
-def _totals(folder: Path) -> dict[str, Any]:
+def _totals(folder: Path) -> JsonObject:
     """Sum the shards' counts: episodes run, the share of them that succeeded, and that by kind of goal."""
     counts: dict[str, np.ndarray] = {}
     for index in sorted(storage.finished_shards(folder)):

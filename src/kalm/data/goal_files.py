@@ -11,13 +11,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from kalm.errors import KalmError, unknown
 from kalm.run.io import atomic_write
-from kalm.types import LEVELS, Goal, Instruction
+from kalm.types import LEVELS, Goal, Instruction, JsonObject
 
-ParseGoal = Callable[[Mapping[str, Any]], Goal]
+ParseGoal = Callable[[Mapping[str, object]], Goal]
 
 _NEEDED = ("text", "level", "goal")
 _OPTIONAL = ("wording", "held_back", "state")
@@ -60,7 +59,7 @@ def write_goals(path: Path | str, instructions: Iterable[Instruction]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def _object(line: str) -> dict[str, Any]:
+def _object(line: str) -> JsonObject:
     """Return the JSON object of a line, whole numbers as floats, so that none is too large to check."""
     try:
         data = json.loads(line, parse_int=float)
@@ -71,7 +70,7 @@ def _object(line: str) -> dict[str, Any]:
     return data
 
 
-def _instruction(data: dict[str, Any], parse_goal: ParseGoal, state_size: int | None) -> Instruction:
+def _instruction(data: JsonObject, parse_goal: ParseGoal, state_size: int | None) -> Instruction:
     _check_names(data)
     if not _is_sentence(data["text"]):
         raise KalmError(f"'text' must be a sentence, with letters in it, got {data['text']!r}.")
@@ -91,7 +90,7 @@ def _is_sentence(text: object) -> bool:
     return isinstance(text, str) and any(map(str.isalpha, text)) and not _LONE_SURROGATE.search(text)
 
 
-def _check_names(data: Mapping[str, Any]) -> None:
+def _check_names(data: Mapping[str, object]) -> None:
     missing = [name for name in _NEEDED if name not in data]
     if missing:
         raise KalmError(f"{', '.join(map(repr, missing))} missing. Each line needs {', '.join(_NEEDED)}.")
@@ -100,7 +99,7 @@ def _check_names(data: Mapping[str, Any]) -> None:
         raise unknown("name in a goal line", min(strange), (*_NEEDED, *_OPTIONAL))
 
 
-def _check_state(state: Any, size: int | None) -> None:
+def _check_state(state: object, size: int | None) -> None:
     if not isinstance(state, list) or size not in (None, len(state)):
         came = f"{len(state)} values" if isinstance(state, list) else repr(state)
         raise KalmError(f"'state' must be a list of {size or 'finite'} numbers, got {came}.")

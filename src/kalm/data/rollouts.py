@@ -19,12 +19,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from kalm.envs.rollout import EpisodeRecorder
-from kalm.types import SOURCES, Instruction, Rollout, Source, WorldSpec
+from kalm.types import SOURCES, Instruction, JsonObject, Rollout, Source, WorldSpec
 
 EVEN = np.ones(0, np.float32)  # stands for: every rollout has the weight 1
 
@@ -175,7 +174,7 @@ class RolloutSet:
         count = round(share * len(self))
         return self.take(np.sort(order[count:])), self.take(np.sort(order[:count]))
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> JsonObject:
         """Return counts, success and mean length, in all and per level, JSON-ready."""
         levels, sources = self.levels, np.array(SOURCES, dtype=object)[self.source]
         return {
@@ -186,7 +185,7 @@ class RolloutSet:
             "sources": {source: self._summary(sources == source) for source in sorted(set(sources))},
         }
 
-    def _summary(self, mask: np.ndarray) -> dict[str, Any]:
+    def _summary(self, mask: np.ndarray) -> JsonObject:
         count = int(mask.sum())
         return {
             "rollouts": count,

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ from kalm.data.columns import InstructionTable, from_table, schema, to_table
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.run.io import atomic_write, file_sha256, read_json, versions, write_json
-from kalm.types import WorldSpec
+from kalm.types import JsonObject, WorldSpec
 
 FORMAT_VERSION = 2
 UNWEIGHTED = 1  # the format version that had no weights
@@ -31,7 +30,7 @@ SHARD_ROLLOUTS = 20_000
 _NOTE = b"kalm"
 
 
-def write(rollouts: RolloutSet, folder: Path, provenance: Mapping[str, Any]) -> None:
+def write(rollouts: RolloutSet, folder: Path, provenance: Mapping[str, object]) -> None:
     """Write a whole set; a dataset that the folder already holds is replaced."""
     (folder / MANIFEST).unlink(missing_ok=True)
     for index in finished_shards(folder):
@@ -43,7 +42,7 @@ def write(rollouts: RolloutSet, folder: Path, provenance: Mapping[str, Any]) -> 
 
 
 def write_shard(
-    folder: Path, index: int, rollouts: RolloutSet, facts: Mapping[str, Any] | None = None
+    folder: Path, index: int, rollouts: RolloutSet, facts: Mapping[str, object] | None = None
 ) -> None:
     """Write one shard atomically, with JSON-ready facts for its maker to find again (`shard_facts`)."""
     note = {"rollouts": len(rollouts), "transitions": rollouts.transitions, "facts": dict(facts or {})}
@@ -62,12 +61,12 @@ def finished_shards(folder: Path) -> set[int]:
     return {int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.parquet")}
 
 
-def shard_facts(folder: Path, index: int) -> dict[str, Any]:
+def shard_facts(folder: Path, index: int) -> JsonObject:
     """Return the facts that were given to `write_shard`."""
     return _note(shard_path(folder, index))["facts"]
 
 
-def seal(folder: Path, spec: WorldSpec, provenance: Mapping[str, Any]) -> None:
+def seal(folder: Path, spec: WorldSpec, provenance: Mapping[str, object]) -> None:
     """Write the manifest over all shards in the folder: from now on it is a dataset.
 
     Args:
@@ -116,7 +115,7 @@ def read(folder: Path, verify: bool = True) -> RolloutSet:
     return RolloutSet(spec=spec, instructions=tuple(instructions.rows), **columns)
 
 
-def read_manifest(folder: Path) -> tuple[dict[str, Any], WorldSpec]:
+def read_manifest(folder: Path) -> tuple[JsonObject, WorldSpec]:
     """Return the manifest and the world of its rollouts.
 
     Raises:
@@ -138,7 +137,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], WorldSpec]:
     return manifest, spec
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> JsonObject:
     """Return what a dataset holds and where it comes from, JSON-ready."""
     manifest, _ = read_manifest(folder)
     contents = read(folder).stats()
@@ -175,7 +174,7 @@ def _load(path: Path, sha256: str | None) -> pa.Table:
         raise KalmError(f"{path}: not a readable Parquet file ({error}).") from None
 
 
-def _note(path: Path) -> dict[str, Any]:
+def _note(path: Path) -> JsonObject:
     try:
         return json.loads((pq.read_schema(path).metadata or {})[_NOTE])
     except (OSError, pa.ArrowException, KeyError) as error:

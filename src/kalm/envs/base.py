@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class World(Protocol):
         """All instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
         ...
 
-    def parse_goal(self, data: Mapping[str, Any]) -> Goal:
+    def parse_goal(self, data: Mapping[str, object]) -> Goal:
         """Return the checked goal of a JSON object. Raises KalmError that says which slot is wrong."""
         ...
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,12 +19,13 @@ from kalm.envs.base import World
 from kalm.envs.registry import make, register_gymnasium
 from kalm.envs.rollout import begin, judged, simulated
 from kalm.errors import KalmError, unknown
-from kalm.types import LEVELS, Conditions, Goal, Instruction
+from kalm.types import LEVELS, Conditions, Goal, Instruction, JsonObject
 
+Action = np.ndarray | np.integer | int
 OPTIONS = ("instruction", "goal", "state")
 
 
-class GoalEnv(gymnasium.Env[np.ndarray, Any]):
+class GoalEnv(gymnasium.Env[np.ndarray, Action]):
     """Episodes of one instruction each, in any world.
 
     ``reset(options=...)`` takes ``"instruction"``, an `Instruction` or a sentence of the world's suites; or
@@ -73,8 +73,8 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
         self._transition, self._row = simulated(self.world, self._simulator), np.arange(1)
 
     def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self, *, seed: int | None = None, options: Mapping[str, object] | None = None
+    ) -> tuple[np.ndarray, JsonObject]:
         """Begin an episode; returns the state (S,) and ``{"instruction": sentence}``.
 
         Raises:
@@ -98,7 +98,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
         self._steps = 0
         return self._state.copy(), {"instruction": self.instruction.text}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Action) -> tuple[np.ndarray, float, bool, bool, JsonObject]:
         """Take one action; the last entry is ``{"instruction": sentence, "success": verdict}``."""
         actions, before = np.asarray(action, dtype=self.world.spec.action_dtype)[None], self._state[None]
         after = self._transition(self._row, before, actions)
@@ -117,7 +117,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Any]):
         """Stop the simulator."""
         self._simulator.close()
 
-    def _instruction(self, options: Mapping[str, Any]) -> Instruction:
+    def _instruction(self, options: Mapping[str, object]) -> Instruction:
         came, goal = options.get("instruction"), options.get("goal")
         if came is not None and goal is not None:
             raise KalmError("give reset an 'instruction' or a 'goal', not both.")

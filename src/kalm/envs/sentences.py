@@ -7,11 +7,10 @@ rollout was imagined for.
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any
 
 import yaml
 
-from kalm.types import NOVEL_LEVELS
+from kalm.types import NOVEL_LEVELS, JsonObject
 
 HELD_BACK_EVERY = 5
 
@@ -21,7 +20,7 @@ def held_back(level: str, index: int) -> bool:
     return level in NOVEL_LEVELS and index % HELD_BACK_EVERY == HELD_BACK_EVERY - 1
 
 
-def read_bank(environment: str, level: str) -> dict[str, Any]:
+def read_bank(environment: str, level: str) -> JsonObject:
     """Read the bank of a level: ``kalm/envs/ENVIRONMENT/sentences/LEVEL.yaml``."""
     bank = resources.files(f"kalm.envs.{environment}").joinpath("sentences", f"{level}.yaml")
     return yaml.safe_load(bank.read_text("utf-8"))

@@ -12,7 +12,7 @@ from copy import copy
 from functools import cached_property
 from importlib.resources.abc import Traversable
 from itertools import product
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import yaml
@@ -91,7 +91,7 @@ class SimpleWorld:
             ]
         return found
 
-    def parse_goal(self, data: Mapping[str, Any]) -> Goal:
+    def parse_goal(self, data: Mapping[str, object]) -> Goal:
         """Return the checked goal of a JSON object.
 
         Raises:

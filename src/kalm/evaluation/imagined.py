@@ -11,7 +11,6 @@ the wrong outcome, or the reverse. Both shares are reported for one-step goals, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import one_step, transitions, violated
 from kalm.envs.base import World
 from kalm.evaluation.statistics import Rate, rate
-from kalm.types import LEVELS
+from kalm.types import LEVELS, JsonObject
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Quality:
     motion: dict[str, float]
     kinds: dict[str, Rate] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return JSON-ready values."""
         return {
             "rollouts": self.rollouts,
@@ -64,7 +63,7 @@ class Quality:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Quality:
+    def from_json(cls, data: JsonObject) -> Quality:
         """Inverse of `to_json`."""
         read = Rate.from_json
         return cls(

@@ -14,7 +14,6 @@ needs to be put in but the start. Steps from impossible states are left out: the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from kalm.data.scoring import transitions
 from kalm.envs.base import World
 from kalm.envs.rollout import EpisodeRecorder, begin, simulated, step_until_done
 from kalm.evaluation.statistics import Estimate, root_ratio
+from kalm.types import JsonObject
 
 DRIFT_AFTER = (1, 2, 5, 10, 20)  # actions
 
@@ -43,7 +43,7 @@ class Error:
     nothing_moves: Estimate
     ratio: Estimate | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return JSON-ready values."""
         return {
             "transitions": self.transitions,
@@ -53,7 +53,7 @@ class Error:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Error:
+    def from_json(cls, data: JsonObject) -> Error:
         """Inverse of `to_json`."""
         read = Estimate.from_json
         return cls(
@@ -77,7 +77,7 @@ class Agreement:
     step: Error | None
     drift: dict[int, Estimate]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return JSON-ready values."""
         return {
             "step": self.step and self.step.to_json(),
@@ -85,7 +85,7 @@ class Agreement:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Agreement:
+    def from_json(cls, data: JsonObject) -> Agreement:
         """Inverse of `to_json`."""
         return cls(
             data["step"] and Error.from_json(data["step"]),

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +79,7 @@ def imagine_rollouts(
     actor: GroundedLM | None = None,
     starts: np.ndarray | None = None,
     words: Sequence[str] | None = None,
-    advance: Callable[[int], Any] | None = None,
+    advance: Callable[[int], object] | None = None,
 ) -> ImaginedRollouts:
     """Decode one rollout per instruction (repeat an instruction for more).
 

@@ -7,9 +7,8 @@ rate is measured on all of them; which of them a policy learns from is decided i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from kalm.lm.settings import ImagineConfig
 from kalm.run import processes
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_seed
-from kalm.types import LEVELS, Instruction
+from kalm.types import LEVELS, Instruction, JsonObject
 
 
 def plan(world: World, config: ImagineConfig) -> list[Instruction]:
@@ -53,7 +52,7 @@ def imagine_dataset(
     config: ImagineConfig,
     seed: int,
     folder: Path,
-    provenance: dict[str, Any],
+    provenance: Mapping[str, object],
     actor: GroundedLM | None = None,
     advance: Advance = silent,
 ) -> RolloutSet:
@@ -110,7 +109,7 @@ def _decode(
     known: dict[str, list[str]],
     actor: GroundedLM | None,
     advance: Advance,
-) -> tuple[RolloutSet, dict[str, Any]]:
+) -> tuple[RolloutSet, JsonObject]:
     """Decode the rows of a shard, those that fail again: -> rollouts, and which row and sample each is."""
     left = np.array(shard)
     seeds = [_seed(seed, row, 0) for row in left]
@@ -154,7 +153,7 @@ def origins(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array(rows, dtype=np.int64), np.array(samples, dtype=np.int64)
 
 
-def _facts(folder: Path) -> list[dict[str, Any]]:
+def _facts(folder: Path) -> list[JsonObject]:
     return [storage.shard_facts(folder, index) for index in sorted(storage.finished_shards(folder))]
 
 

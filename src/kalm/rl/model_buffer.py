@@ -15,9 +15,9 @@ part of the learner's state: the policies that made it are gone, and it could no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from kalm.errors import KalmError
 from kalm.rl.algorithms.combo import COMBO, DiscreteCOMBO, data_rows
 from kalm.rl.batch import TransitionBatch
 from kalm.rl.buffer import MixedBuffer
-from kalm.types import WorldSpec
+from kalm.types import JsonObject, WorldSpec
 
 KEPT = 5  # times that the model was rolled out, the newest, whose transitions the ring has room for
 
@@ -222,11 +222,11 @@ class ModelMix:
         free = self._rng.random(len(states)) < self.explore
         return np.where(free.reshape(-1, *(1,) * (chosen.ndim - 1)), random, chosen)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """Return where the random draws and the rollouts stand, JSON-ready; the ring is the learner's."""
         return {"data": self.data.state(), "model": dict(self._rng.bit_generator.state), "done": self.updates}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: JsonObject) -> None:
         """Continue from a `state`."""
         self.data.restore(state["data"])
         self._rng.bit_generator.state = dict(state["model"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -49,7 +49,7 @@ _SLOTS = {
 }
 
 
-def parse_goal(data: Mapping[str, Any]) -> Goal:
+def parse_goal(data: Mapping[str, object]) -> Goal:
     """Return the checked goal of a JSON object.
 
     Raises:
@@ -65,11 +65,11 @@ def parse_goal(data: Mapping[str, Any]) -> Goal:
     return Goal.of(kind, **{name: data[name] for name in _SLOTS[kind]})
 
 
-def _kind_of(data: Mapping[str, Any]) -> str:
+def _kind_of(data: object) -> str:
     if not isinstance(data, Mapping):
         raise KalmError(f'a goal is an object such as {{"kind": "gather", "center": "green"}}, got {data!r}.')
     kind = data.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise unknown("goal kind", kind, KINDS)
     if set(data) - {"kind"} != set(_SLOTS[kind]):
         came = ", ".join(sorted(str(name) for name in data if name != "kind")) or "none"
@@ -77,7 +77,7 @@ def _kind_of(data: Mapping[str, Any]) -> str:
     return kind
 
 
-def _check_slot(kind: str, name: str, value: Any) -> None:
+def _check_slot(kind: str, name: str, value: object) -> None:
     if name == "goals":
         _check_relations(value)
     elif name == "order":
@@ -91,7 +91,7 @@ def _check_slot(kind: str, name: str, value: Any) -> None:
             )
 
 
-def _check_relations(value: Any) -> None:
+def _check_relations(value: object) -> None:
     if not isinstance(value, list | tuple) or len(value) not in (2, 3):
         raise KalmError(f"goal slot 'goals' must list two or three relations, got {value!r}.")
     for part in value:

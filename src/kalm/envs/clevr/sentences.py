@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import permutations, product, repeat
-from typing import Any
 
 import numpy as np
 
 from kalm.envs.clevr.spec import BALLS, DIRECTIONS, SPEC
 from kalm.envs.sentences import held_back, read_bank
 from kalm.errors import unknown
-from kalm.types import Goal, Instruction
+from kalm.types import Goal, Instruction, JsonObject
 
 PAIRS = tuple(permutations(BALLS, 2))  # 20 ordered pairs (ball, reference)
 PLACES = ("first", "second", "third", "fourth", "fifth")
@@ -64,7 +63,7 @@ def _words(goal: Goal, tables: Tables, number: str = "") -> dict[str, str]:
     return {slot + number: value for slot, value in words.items()}
 
 
-def _seen(bank: Mapping[str, Any]) -> Filling:
+def _seen(bank: JsonObject) -> Filling:
     """Every pattern for every target configuration: 18 patterns x 20 pairs x 4 directions."""
     for index, pattern in enumerate(bank["patterns"]):
         for pair in PAIRS:
@@ -72,14 +71,14 @@ def _seen(bank: Mapping[str, Any]) -> Filling:
                 yield index, pattern, _relation(*pair, direction)
 
 
-def _rephrase(bank: Mapping[str, Any]) -> Filling:
+def _rephrase(bank: JsonObject) -> Filling:
     """Every pattern for every pair, the directions taking turns: 40 patterns x 20 pairs."""
     for index, pattern in enumerate(bank["patterns"]):
         for number, pair in enumerate(PAIRS):
             yield index, pattern, _relation(*pair, DIRECTIONS[(index + number) % len(DIRECTIONS)])
 
 
-def _easy(bank: Mapping[str, Any]) -> Filling:
+def _easy(bank: JsonObject) -> Filling:
     """Every pattern in every direction for every ball: 20 x 4 wordings x 5 balls."""
     wordings = product(DIRECTIONS, bank["patterns"])
     for index, (direction, pattern) in enumerate(wordings):
@@ -87,7 +86,7 @@ def _easy(bank: Mapping[str, Any]) -> Filling:
             yield index, pattern, Goal.of("move", ball=ball, direction=direction)
 
 
-def _hard(bank: Mapping[str, Any]) -> Filling:
+def _hard(bank: JsonObject) -> Filling:
     """20 lines, 20 gatherings, and 20 patterns each of two and three relations, with `DRAWS` goals each."""
     rng = np.random.default_rng(DRAW_SEED)
     goals = {
@@ -102,7 +101,7 @@ def _hard(bank: Mapping[str, Any]) -> Filling:
             yield index, pattern, next(goals[kind])
 
 
-_FILLINGS: dict[str, Callable[[Mapping[str, Any]], Filling]] = {
+_FILLINGS: dict[str, Callable[[JsonObject], Filling]] = {
     "seen": _seen,
     "rephrase": _rephrase,
     "easy": _easy,

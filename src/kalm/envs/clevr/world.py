@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,7 @@ class ClevrWorld:
         """Return all instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
         return sentences.suite(level)
 
-    def parse_goal(self, data: Mapping[str, Any]) -> Goal:
+    def parse_goal(self, data: Mapping[str, object]) -> Goal:
         """Return the checked goal of a JSON object. Raises KalmError that names the wrong slot."""
         return parse_goal(data)
 

@@ -23,8 +23,6 @@ Each reset starts in stage one, with the door shut and bolted.
 
 from __future__ import annotations
 
-from typing import Any
-
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
@@ -60,7 +58,7 @@ class LockedDoorOpen(SawyerDoorUnlockEnvV3):
         before = [bit for bit in range(mujoco.mjtState.mjSTATE_EQ_ACTIVE.value) if not bit & (bit - 1)]
         self.bolt = mujoco.mj_stateSize(self.model, sum(before)) + self.model.equality("bolt").id
 
-    def _initialize_simulation(self) -> tuple[Any, Any]:
+    def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         """Compile the scene with a hinge and a bolt, in the place of the file alone."""
         spec = mujoco.MjSpec.from_file(self.fullpath)
         door = spec.body("door_link")

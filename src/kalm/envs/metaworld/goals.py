@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -120,7 +119,7 @@ _AXES = np.array([v.axes for v in VERDICTS.values()])  # (K, 3)
 _OFFSETS = np.array([v.offset for v in VERDICTS.values()])  # (K, 3)
 
 
-def parse_goal(data: Mapping[str, Any]) -> Goal:
+def parse_goal(data: Mapping[str, object]) -> Goal:
     """Return the checked goal of a JSON object.
 
     Raises:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Any
 
 from kalm.envs.metaworld.spec import SPEC
 from kalm.envs.sentences import read_bank
-from kalm.types import Goal
+from kalm.types import Goal, JsonObject
 
 OBJECT, ACTION = "object", "action"
 
@@ -38,7 +37,7 @@ def explains(text: str, goal: Goal) -> dict[str, bool]:
 
 
 @cache
-def _tasks() -> dict[str, dict[str, Any]]:
+def _tasks() -> dict[str, JsonObject]:
     """Task -> its action, the things a sentence must name, and those it may name beside them."""
     return read_bank(SPEC.name, "seen")["tasks"]
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -144,12 +145,12 @@ class Physics:
     """A model, data of its own, and how an action moves the hand."""
 
     task: str
-    model: Any
+    model: mujoco.MjModel
     low: np.ndarray  # (3,) where the hand may go
     high: np.ndarray  # (3,)
     scale: float  # metres per unit of action
     substeps: int
-    lock: Any  # held while the model is in use
+    lock: AbstractContextManager[object]  # held while the model is in use
 
     def __post_init__(self) -> None:
         self.data = mujoco.MjData(self.model)

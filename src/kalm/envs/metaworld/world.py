@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class MetaWorld:
         """Return all instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
         return sentences.suite(level)
 
-    def parse_goal(self, data: Mapping[str, Any]) -> Goal:
+    def parse_goal(self, data: Mapping[str, object]) -> Goal:
         """Return the checked goal of a JSON object. Raises KalmError that names the wrong slot."""
         return parse_goal(data)
 
