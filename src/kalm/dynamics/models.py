@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from kalm.data.rollouts import RolloutSet
 from kalm.dynamics import inverse
@@ -26,6 +26,8 @@ from kalm.run.progress import Advance
 FITTED = "fitted.json"
 
 Track = Callable[[str, int], AbstractContextManager[Advance]]
+M = TypeVar("M", ForwardEnsemble, InverseModel)
+Fit = Callable[[RolloutSet, DynamicsConfig, int, str, Advance], M]
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Models:
     ensemble: ForwardEnsemble | None = None
     inverse: InverseModel | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return how good they are on held-out real rollouts, JSON-ready."""
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         if self.ensemble is not None and self.ensemble.errors is not None:
             found["forward"] = asdict(self.ensemble.errors)
         if self.inverse is not None and self.inverse.hits is not None:
@@ -75,18 +77,22 @@ def fitted(
         KalmError: too few rollouts, a fitting that diverged, or a damaged file.
     """
     _claim(folder, fingerprint([real.digest(), config.model_dump(mode="json"), seed]))
-    steps = {KIND: config.forward_steps, inverse.KIND: config.inverse_steps}
-    fits = {KIND: fit_ensemble, inverse.KIND: inverse.fit_inverse}
-    loads = {KIND: load_ensemble, inverse.KIND: inverse.load_inverse}
-    models: dict[str, Any] = {}
-    for kind in kinds:
+    kinds = tuple(kinds)
+
+    def model(kind: str, steps: int, fit: Fit[M], load: Callable[[Path, str], M]) -> M | None:
+        if kind not in kinds:
+            return None
         place = folder / kind
         recover_folder(place)
         if not place.exists():
-            with track(f"fit {kind} model", steps[kind]) as advance:
-                fits[kind](real, config, seed, device, advance).save(place)
-        models[kind] = loads[kind](place, device)
-    return Models(models.get(KIND), models.get(inverse.KIND))
+            with track(f"fit {kind} model", steps) as advance:
+                fit(real, config, seed, device, advance).save(place)
+        return load(place, device)
+
+    return Models(
+        model(KIND, config.forward_steps, fit_ensemble, load_ensemble),
+        model(inverse.KIND, config.inverse_steps, inverse.fit_inverse, inverse.load_inverse),
+    )
 
 
 def _claim(folder: Path, identity: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kalm.run.io import atomic_folder, read_json, recover_folder, write_json
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
 
 
-def save(folder: Path, module: nn.Module, about: dict[str, Any]) -> None:
+def save(folder: Path, module: nn.Module, about: Mapping[str, object]) -> None:
     """Write a module's weights and the JSON-ready facts that rebuild it; an old folder is replaced."""
     with atomic_folder(folder) as place:
         save_file(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -123,7 +122,7 @@ class SaveCheckpoint(Every):
         self,
         checkpoint: Checkpoint,
         every: int,
-        facts: Callable[[int], Mapping[str, Any]] | None = None,
+        facts: Callable[[int], Mapping[str, object]] | None = None,
         at_end: bool = False,
     ) -> None:
         super().__init__(every, lambda step: checkpoint.save(step, facts(step) if facts else None), at_end)

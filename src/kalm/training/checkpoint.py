@@ -73,7 +73,7 @@ class Checkpoint:
     device: str | torch.device = "cpu"
     shared: bool = False
 
-    def save(self, step: int, facts: Mapping[str, Any] | None = None) -> None:
+    def save(self, step: int, facts: Mapping[str, object] | None = None) -> None:
         """Save everything that the step after `step` depends on; `facts` are JSON-ready."""
         live = {f"weight/{name}": weight for name, weight in self.weights.items()}
         for name, _, slots, _ in self._slots():
@@ -124,21 +124,23 @@ class Checkpoint:
                         f"{path} was made from other data, settings or seed. Use another folder, or delete "
                         "the file to start over."
                     )
-                self._load(path, {name: stored.get_slice(name) for name in stored.keys()}, stored.get_tensor)  # noqa: SIM118
+                names = stored.keys()  # a method of a file, which is no dict
+                shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in names}
+                self._load(path, shapes, stored.get_tensor)
+                return Resumed(int(about["step"]), about["facts"])
         except KalmError:
             raise
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise KalmError(
                 f"checkpoint {path} is damaged ({error}). Delete the file to train from the start."
             ) from None
-        return Resumed(int(about["step"]), about["facts"])
 
     @torch.no_grad()
-    def _load(self, path: Path, shapes: Mapping[str, Any], read: Callable[[str], Tensor]) -> None:
+    def _load(self, path: Path, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor]) -> None:
         """Read tensor by tensor: the whole file at once would take the memory of the model thrice."""
         for name, weight in self.weights.items():
             key = f"weight/{name}"
-            found = tuple(shapes[key].get_shape()) if key in shapes else None
+            found = shapes.get(key)
             if found != tuple(weight.shape):
                 raise KalmError(
                     f"checkpoint {path} has {'no' if found is None else found} {name}, needed is "
@@ -152,7 +154,7 @@ class Checkpoint:
                 slots[key.removeprefix(prefix)] = _placed(read(key), weight, on_device)
         set_random_state({name: read(name) for name in (CPU, CUDA) if name in shapes}, self.device)
 
-    def _slots(self) -> Iterator[tuple[str, Tensor, dict[str, Any], bool]]:
+    def _slots(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor], bool]]:
         """Yield a name, the weight and the optimizer's live state of it, for every weight that one moves.
 
         The last part says whether the count of steps is kept on the weight's device.
