@@ -53,7 +53,7 @@ class TrainingTask:
         encoder: sentence encoder.
         folder: for the policy.
         device: torch device.
-        look: see `kalm.rl.train.train_offline`.
+        eval_callback: see `kalm.rl.train.train_offline`.
         start: folder of the policy whose training goes on, or None.
         advance: told of finished steps.
     """
@@ -69,7 +69,7 @@ class TrainingTask:
     encoder: GoalEncoder
     folder: Path
     device: str
-    look: Callable[[Any, int], Mapping[str, float]] | None = None
+    eval_callback: Callable[[Any, int], Mapping[str, float]] | None = None
     start: Path | None = None
     advance: Advance = silent
 
@@ -193,7 +193,7 @@ def _fit_offline(task: TrainingTask) -> None:
         task.folder,
         task.device,
         task.advance,
-        look=task.look,
+        eval_callback=task.eval_callback,
         start=task.start,
         dynamics=task.dynamics,
     )
@@ -212,7 +212,7 @@ def _fit_decision(task: TrainingTask) -> None:
         task.folder,
         task.device,
         task.advance,
-        look=task.look,
+        eval_callback=task.eval_callback,
         start=task.start,
     )
 

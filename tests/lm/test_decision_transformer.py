@@ -271,7 +271,7 @@ def test_looks_and_kept_policies(single, rollouts, tmp_path):
         seen.append((type(policy), step))
         return {"success/seen": step / 10}
 
-    fit(single, rollouts, tmp_path, config, look=look)
+    fit(single, rollouts, tmp_path, config, eval_callback=look)
     assert seen == [(DecisionTransformerPolicy, step) for step in (2, 4, 5)]
     told = {row["step"]: row.get("success/seen") for row in read_metrics(tmp_path)}
     assert (told[2], told[4], told[5]) == (0.2, 0.4, 0.5)

@@ -358,7 +358,7 @@ def test_it_finds_what_the_data_never_show(real, encoder, tmp_path):
             seen.append(plane.play(policy))
             return {"success": seen[-1]}
 
-        options = {"world": plane.Plane(), "dynamics": DYNAMICS, "look": look}
+        options = {"world": plane.Plane(), "dynamics": DYNAMICS, "eval_callback": look}
         train_offline(plane.SPEC, real, None, name, 0, config, encoder, tmp_path / name, **options)
     assert np.mean(success["combo"][-4:]) > 0.7, success
     assert max(success["cql"] + success["bc"]) < 0.1, success

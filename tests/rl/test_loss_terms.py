@@ -6,8 +6,9 @@ import torch
 
 from kalm.errors import KalmError
 from kalm.rl.buffer import MixedBuffer
-from kalm.rl.losses import RunningMean, by_source
+from kalm.rl.losses import by_source
 from kalm.rl.table import ALGORITHMS, create_learner, learner_class
+from kalm.training.running_mean import RunningMean
 
 
 def test_means_count_each_term_by_itself():

@@ -115,9 +115,9 @@ class TestBattery:
 def test_folder_of_another_training_is_refused(line, sets, config, encoder, tmp_path):
     short = config.changed(steps=20)
     train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path)
-    with pytest.raises(KalmError, match="other settings or data"):
+    with pytest.raises(KalmError, match="other data, settings or seed"):
         train_offline(line.spec, *sets, "bc", 1, short, encoder, tmp_path)
-    with pytest.raises(KalmError, match="other settings or data"):
+    with pytest.raises(KalmError, match="other data, settings or seed"):
         train_offline(line.spec, sets[0], None, "bc", 0, short, encoder, tmp_path)
     with pytest.raises(KalmError, match="beyond train.steps=10"):
         train_offline(line.spec, *sets, "bc", 0, config.changed(steps=10), encoder, tmp_path)
@@ -162,7 +162,7 @@ def test_learning_rate_falls_to_zero(name, line, sets, config, encoder, tmp_path
 def test_more_steps_need_a_rate_that_stays(line, sets, config, encoder, tmp_path):
     falls = config.changed(steps=20, lr_decay=0.5)
     train_offline(line.spec, *sets, "bc", 0, falls, encoder, tmp_path)
-    with pytest.raises(KalmError, match="other settings or data"):
+    with pytest.raises(KalmError, match="other data, settings or seed"):
         train_offline(line.spec, *sets, "bc", 0, falls.changed(steps=30), encoder, tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_looks_join_the_metrics_on_schedule(line, sets, config, encoder, tmp_pat
         return {"success/seen": step / 1000}
 
     short = config.changed(steps=240, evaluate_every=90)
-    train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path, look=look)
+    train_offline(line.spec, *sets, "bc", 0, short, encoder, tmp_path, eval_callback=look)
     assert asked == [(90, (2,)), (180, (2,)), (240, (2,))]
     rows = {row["step"]: row for row in read_metrics(tmp_path)}
     assert list(rows) == [90, 100, 180, 200, 240]
@@ -191,7 +191,14 @@ def test_looks_join_the_metrics_on_schedule(line, sets, config, encoder, tmp_pat
 def test_looking_changes_nothing(line, sets, config, encoder, tmp_path):
     looking = config.changed(steps=40, evaluate_every=10)
     train_offline(
-        line.spec, *sets, "cql", 0, looking, encoder, tmp_path / "a", look=lambda policy, step: {"x": 0.0}
+        line.spec,
+        *sets,
+        "cql",
+        0,
+        looking,
+        encoder,
+        tmp_path / "a",
+        eval_callback=lambda policy, step: {"x": 0.0},
     )
     train_offline(line.spec, *sets, "cql", 0, looking, encoder, tmp_path / "b")
     assert same_files(tmp_path / "a" / "policy.safetensors", tmp_path / "b" / "policy.safetensors")

@@ -76,7 +76,7 @@ def test_looking_changes_nothing_where_states_are_measured(faint, line, config, 
     stored = []
     for name, look in (("looks", lambda policy, step: {"x": 0.0}), ("does not", None)):
         train_offline(
-            line.spec, faint, None, "cql-continuous", 0, looking, encoder, tmp_path / name, look=look
+            line.spec, faint, None, "cql-continuous", 0, looking, encoder, tmp_path / name, eval_callback=look
         )
         stored.append(load_file(tmp_path / name / "policy.safetensors"))
     assert all(torch.equal(stored[0][key], stored[1][key]) for key in stored[0])

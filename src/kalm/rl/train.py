@@ -2,8 +2,8 @@
 
 Training runs in torch's random
 stream and thread count of its own and puts the caller's back. A stopped training continues from its
-checkpoint and ends with the same policy, to the bit, as one that was never stopped. Whoever calls may look at
-the policy on a schedule (play it, say); what the look returns joins the metrics of that step.
+checkpoint and ends with the same policy, to the bit, as one that was never stopped. Whoever calls may judge
+the policy on a schedule (play it, say); what that returns joins the metrics of that step.
 
 ::
 
@@ -26,12 +26,12 @@ from kalm.dynamics.settings import DynamicsConfig
 from kalm.envs.base import World
 from kalm.envs.registry import make
 from kalm.errors import KalmError
-from kalm.rl import checkpoint
-from kalm.rl.algorithms.base import Learner
+from kalm.rl.algorithms.base import Learner, LossTerms
 from kalm.rl.algorithms.combo import COMBO, DiscreteCOMBO
+from kalm.rl.batch import TransitionBatch
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.encoder import GoalEncoder
-from kalm.rl.losses import RunningMean, by_source
+from kalm.rl.losses import by_source
 from kalm.rl.model_based import ModelContext, model_batches
 from kalm.rl.model_buffer import ModelMix
 from kalm.rl.policy import MLPPolicy, copied
@@ -42,10 +42,15 @@ from kalm.run.io import file_sha256, fingerprint, versions
 from kalm.run.metrics import Metrics
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_rng, derive_seed
+from kalm.training.callbacks import Evaluate, Every, LogMeanLosses, SaveCheckpoint, WriteMetrics
+from kalm.training.checkpoint import NAME, Checkpoint, Resumed
+from kalm.training.loop import TrainingStep, fit
+from kalm.training.optimizer import schedule
+from kalm.training.random_state import own_random_stream
+from kalm.training.running_mean import RunningMean
 from kalm.types import WorldSpec
 
 LOG_EVERY = 100
-CHECKPOINT = "checkpoint.safetensors"
 NOT_IN_KEY = {  # what chooses policies and data, or only how far and how often; the data have their own hash
     *("algorithms", "seeds", "steps", "real_rollouts", "imagined", "per_level", "encoder"),
     *("checkpoint_every", "evaluate_every", "evaluate_episodes"),
@@ -65,7 +70,7 @@ def train_offline(
     device: str = "cpu",
     advance: Advance = silent,
     threads: int = 1,
-    look: EvalCallback | None = None,
+    eval_callback: EvalCallback | None = None,
     start: Path | None = None,
     world: World | None = None,
     dynamics: DynamicsConfig | None = None,
@@ -84,8 +89,8 @@ def train_offline(
         device: torch device.
         advance: told of finished steps.
         threads: torch threads. One, because policies train faster side by side.
-        look: called with the policy so far and the step every `config.evaluate_every` steps and at the end;
-            returns numbers for the metrics.
+        eval_callback: called with the policy so far and the step every `config.evaluate_every` steps and at
+            the end; returns numbers for the metrics.
         start: folder of a policy of the same learner whose training goes on here, on these rollouts and up to
             `config.steps` in all; None: from random weights.
         world: judges what a learner's own model predicts; None: the installed one of the spec's name.
@@ -101,7 +106,7 @@ def train_offline(
     facts = _made_from(spec, real, imagined, algorithm, seed, config, encoder, start)
     if model_based:
         facts["dynamics"] = dynamics.model_dump(mode="json")
-    with _own_torch(device, derive_seed(seed, "train", "weights"), threads):
+    with own_random_stream(device, derive_seed(seed, "train", "weights")), _torch_threads(threads):
         rng = derive_rng(seed, "train", "batches")
         scale = config.reward_scale if made.scaled else 1.0
         units = Units.of(real, device) if config.standardise else None
@@ -126,99 +131,111 @@ def train_offline(
             facts = {"steps": step, **provenance}
             return MLPPolicy(spec, algorithm, encoder, [layers], device, facts, made.output)
 
-        _run(learner, batches, config, fingerprint(facts), folder, policy, advance, look, start)
+        _run(learner, batches, config, fingerprint(facts), folder, policy, advance, eval_callback, start)
         final = policy(config.steps)
     final.save(folder)
     return final
 
 
+class _Updates:
+    """Takes steps, and knows what the last one was made of."""
+
+    def __init__(self, learner: Learner, batches: MixedBuffer | ModelMix, size: int) -> None:
+        self.learner, self.batches, self.size = learner, batches, size
+        self.batch: TransitionBatch | None = None
+
+    def __call__(self, step: int) -> LossTerms:
+        """Take the step of this number, counted from 0."""
+        self.batch = self.batches.sample(self.size)
+        return self.learner.update(self.batch, step)
+
+    def log_by_source(self, step: TrainingStep) -> None:
+        """Add to the row every loss term of the last batch's real and imagined part, now and then."""
+        if step.due(LOG_EVERY) and self.batch is not None and isinstance(self.batches, MixedBuffer):
+            step.row |= by_source(self.learner, self.batches, self.batch)
+
+
 def _run(
     learner: Learner,
-    buffer: MixedBuffer | ModelMix,
+    batches: MixedBuffer | ModelMix,
     config: TrainConfig,
-    key: str,
+    identity: str,
     folder: Path,
     policy: Callable[[int], MLPPolicy],
     advance: Advance,
-    look: EvalCallback | None,
+    eval_callback: EvalCallback | None,
     start: Path | None,
 ) -> None:
-    """Take the steps that are left, with metrics, looks and checkpoints on the way."""
-    path = folder / CHECKPOINT
-    first, window = _resume(path, learner, buffer, key, config.steps, start)
-    rates = [
-        (group, group["lr"]) for optimizer in learner.optimizers.values() for group in optimizer.param_groups
-    ]
-    advance(first, resumed=True)
-    told = first
-    with closing(Metrics(folder, first)) as metrics:
-        for step in range(first + 1, config.steps + 1):
-            batch = buffer.sample(config.batch)
-            share = _rate(step, config)
-            for group, lr in rates:
-                group["lr"] = share * lr
-            window.add(learner.update(batch, step - 1))
-            last = step == config.steps
-            values: dict[str, float] = {}
-            if step % LOG_EVERY == 0 or last:
-                values |= window.close(step)
-                advance(step - told, loss=next(iter(values.values())))
-                values |= by_source(learner, buffer, batch)
-                told = step
-            if look is not None and _due(step, config.evaluate_every, last):
-                values |= look(policy(step), step)
-            if values:
-                metrics.log(step, values)
-            if step % config.checkpoint_every == 0 or last:
-                facts = {
-                    "made_from": key,
-                    "step": step,
-                    "buffer": buffer.state(),
-                    "window": window.state(step),
-                }
-                policy(step).save(folder / "steps" / f"{step:08d}")
-                checkpoint.save(path, learner, facts)
+    """Take the steps that are left, with metrics, evaluations and checkpoints on the way."""
+    optimizers, device = learner.optimizers, next(learner.parameters()).device
+    checkpoint = Checkpoint(folder / NAME, identity, learner.state_dict(), optimizers, device)
+    resumed = _resume(checkpoint, batches, config.steps, start)
+    done, update = resumed.step, _Updates(learner, batches, config.batch)
+    mean = RunningMean(resumed.facts.get("mean"), "Lower train.lr.")
+    # Where rates stay as they are, no schedule costs a microsecond.
+    falling = optimizers.values() if config.lr_decay else ()
 
+    def evaluate(step: int) -> Mapping[str, float]:
+        return eval_callback(policy(step), step) if eval_callback else {}
 
-def _rate(step: int, config: TrainConfig) -> float:
-    """Return the share of the learning rate for this step, counted from 1."""
-    falling = config.lr_decay * config.steps
-    left = config.steps + 1 - step
-    return min(1.0, left / falling) if falling else 1.0
+    def keep(step: int) -> None:
+        mean.state(step)  # raises where a loss is not finite: nothing is kept then
+        policy(step).save(folder / "steps" / f"{step:08d}")
 
-
-def _due(step: int, every: int, last: bool) -> bool:
-    return every > 0 and (step % every == 0 or last)
+    with closing(Metrics(folder, done)) as metrics:
+        fit(
+            update,
+            config.steps,
+            done,
+            schedulers=[
+                schedule(optimizer, "linear", config.steps, decay=config.lr_decay, done=done)
+                for optimizer in falling
+            ],
+            callbacks=[
+                LogMeanLosses(mean, LOG_EVERY),
+                update.log_by_source,
+                Evaluate(config.evaluate_every, evaluate),
+                WriteMetrics(metrics),
+                Every(config.checkpoint_every, keep),
+                SaveCheckpoint(
+                    checkpoint,
+                    config.checkpoint_every,
+                    lambda step: {"buffer": batches.state(), "mean": mean.state(step)},
+                    at_end=True,
+                ),
+            ],
+            advance=advance,
+            advance_every=LOG_EVERY,
+        )
 
 
 def _resume(
-    path: Path, learner: Learner, buffer: MixedBuffer | ModelMix, key: str, steps: int, start: Path | None
-) -> tuple[int, RunningMean]:
+    checkpoint: Checkpoint, batches: MixedBuffer | ModelMix, steps: int, start: Path | None
+) -> Resumed:
     """Put everything where the folder's checkpoint left it, else the learner where `start` left it."""
-    facts = checkpoint.restore(path, learner, key)
-    if facts is not None:
-        buffer.restore(facts["buffer"])
+    resumed = checkpoint.restore()
+    if resumed is not None:
+        batches.restore(resumed.facts["buffer"])
     elif start is not None:
-        path = start / CHECKPOINT
-        facts = checkpoint.restore(path, learner, None)
-    if facts is None:
-        return 0, RunningMean()
-    if facts["step"] > steps:
-        raise KalmError(f"{path} is at step {facts['step']}, beyond train.steps={steps}. Use another folder.")
-    return facts["step"], RunningMean(facts["window"])
+        resumed = checkpoint.restore_from(start / NAME)
+    if resumed is None:
+        return Resumed(0)
+    if resumed.step > steps:
+        raise KalmError(
+            f"{checkpoint.path} is at step {resumed.step}, beyond train.steps={steps}. Use another folder."
+        )
+    return resumed
 
 
 @contextmanager
-def _own_torch(device: str, seed: int, threads: int) -> Iterator[None]:
-    """Seed torch and set its threads; all is as before after the block."""
+def _torch_threads(count: int) -> Iterator[None]:
+    """Set torch's threads for the block."""
     before = torch.get_num_threads()
-    with torch.random.fork_rng([device] if "cuda" in device else []):
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _made_from(
@@ -246,7 +263,7 @@ def _made_from(
 
 
 def _beginning(folder: Path) -> str:
-    path = folder / CHECKPOINT
+    path = folder / NAME
     if not path.exists():
         raise KalmError(f"{path} does not exist, so there is no training to go on with.")
     return file_sha256(path)

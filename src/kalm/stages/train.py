@@ -146,7 +146,7 @@ def train_policy(session: Session, job: PolicyJob, inputs: TrainInputs, folder: 
         encoder=session.encoder(folder),
         folder=place,
         device=session.device,
-        look=_eval_callback(session, job, place),
+        eval_callback=_eval_callback(session, job, place),
         start=inputs.before / job.name if inputs.before else None,
     )
     registry.table()[job.algorithm].fit(task)
@@ -191,14 +191,14 @@ def _eval_callback(
     seed = session.seed("looks", job.seed)
     chosen, seeds = sample_episodes(instructions(world, None, LEVELS), config.train.evaluate_episodes, seed)
 
-    def look(policy: Policy, step: int) -> Mapping[str, float]:
+    def evaluate(policy: Policy, step: int) -> Mapping[str, float]:
         rows = evaluate_policy(policy, world, chosen, seeds, config.evaluate.horizon, 1, label_of(job, step))
         # What a stopped training looked at after its last checkpoint is looked at again.
         earlier = [row for row in read_rows(file) if row.checkpoint_step < step] if file.exists() else []
         write_rows(file, [*earlier, *rows])
         return {f"success/{level}": _share(rows, level) for level in LEVELS}
 
-    return look
+    return evaluate
 
 
 def _share(rows: Sequence[Episode], level: str) -> float:

@@ -72,7 +72,7 @@ def train_decision_transformer(
     folder: Path,
     device: str = "cpu",
     advance: Advance = silent,
-    look: Evaluation | None = None,
+    eval_callback: Evaluation | None = None,
     start: Path | None = None,
 ) -> DecisionTransformerPolicy:
     """Train a policy, or continue a stopped training of the same one, and store it in the folder.
@@ -87,8 +87,8 @@ def train_decision_transformer(
         folder: where everything goes.
         device: torch device.
         advance: told of finished steps.
-        look: called with the policy so far and the step every `config.evaluate_every` steps and at the end;
-            returns numbers for the metrics.
+        eval_callback: called with the policy so far and the step every `config.evaluate_every` steps and at
+            the end; returns numbers for the metrics.
         start: folder of a decision transformer whose weights are trained on; None: from the backbone.
 
     Raises:
@@ -112,7 +112,7 @@ def train_decision_transformer(
         policy = DecisionTransformerPolicy(
             model, config.target, settings.precision, provenance={"made_from": facts, "versions": versions()}
         )
-        _run(policy, mixture, settings, config, key, folder, advance, look)
+        _run(policy, mixture, settings, config, key, folder, advance, eval_callback)
     policy.save(folder)
     (folder / NAME).unlink(missing_ok=True)
     return policy
