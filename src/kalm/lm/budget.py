@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from typing import cast
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -136,9 +137,7 @@ def _saved(backbone: Backbone, rows: int, length: int, dtype: torch.dtype) -> fl
     if dtype == torch.float32 and any(p.dim() == 3 for p in backbone.body.parameters()):
         # Without memory, experts compute in bfloat16 only; every number saved is then half as wide.
         return 2 * _saved(backbone, rows, length, torch.bfloat16) + merged * dtype.itemsize
-    body = backbone.model
-    body.to(dtype)
-    body.train()
+    body = cast("torch.nn.Module", backbone.model).to(dtype).train()
     found: dict[int, torch.Tensor] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
@@ -47,7 +47,7 @@ def load_backbone(
     config, tokenizer = describe_backbone(name)
     build_on_meta(name, config)
     model, unfound = _with_weights(name, place, config, weights, pretrained)
-    compatibility.require_by_tokens(name, tokenizer, len(model.get_input_embeddings().weight))
+    compatibility.require_by_tokens(name, tokenizer, _rows(model))
     origin = Origin(
         str(Path(place).resolve()) if Path(place).is_dir() and name != MINILM else name,
         config.model_type,
@@ -65,7 +65,7 @@ def plan_backbone(name: str, attention: str = "auto", weights: Weights = "float3
     """
     config, tokenizer = describe_backbone(name)
     model = build_on_meta(name, config).to(getattr(torch, weights))
-    compatibility.require_by_tokens(name, tokenizer, len(model.get_input_embeddings().weight))
+    compatibility.require_by_tokens(name, tokenizer, _rows(model))
     origin = Origin(name, config.model_type, "", weights=weights)
     two_way = _two_way(attention, config)
     tried = _miniature(name, config)
@@ -177,7 +177,7 @@ def _with_weights(
         random = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
         return random, frozenset()
     try:
-        model, about = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             place, config=config, output_loading_info=True, attn_implementation="sdpa", dtype=dtype
         )
     except Exception as error:
@@ -187,7 +187,14 @@ def _with_weights(
                 f"({type(error).__name__}). Get the model's safetensors files; nothing of it was run."
             ) from None
         raise _nothing(name, error) from None
+    model, about = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
     return model, frozenset(about["missing_keys"])
+
+
+def _rows(model: PreTrainedModel) -> int:
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor), type(weight)
+    return len(weight)
 
 
 def _two_way(attention: str, config: PretrainedConfig) -> bool:

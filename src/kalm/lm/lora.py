@@ -207,7 +207,7 @@ def _load_adapter(backbone: Backbone, folder: Path) -> None:
     from peft import LoraConfig
 
     try:
-        inject(backbone, LoraConfig.from_pretrained(str(folder)))
+        inject(backbone, cast("LoraConfig", LoraConfig.from_pretrained(str(folder))))
         tensors: dict[str, Tensor] = load_file(folder / ADAPTER_WEIGHTS)
     except Exception as error:
         raise KalmError(f"{folder} is damaged: {str(error).splitlines()[0]}") from None
@@ -246,5 +246,6 @@ def _lora(backbone: Backbone, config: GroundConfig) -> LoraConfig:
 
 
 def _words(backbone: Backbone) -> list[nn.Parameter]:
-    model = backbone.model
-    return [*model.get_input_embeddings().parameters(), *model.get_output_embeddings().parameters()]
+    spoken = backbone.model.get_output_embeddings()
+    assert spoken is not None, backbone.origin
+    return [*backbone.words.parameters(), *spoken.parameters()]

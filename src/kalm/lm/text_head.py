@@ -32,7 +32,7 @@ class GivenHidden(NamedTuple):
 class HandOn(nn.Module):
     """Stands in the place of a body: returns the embeddings that it is given as its hidden states."""
 
-    def __init__(self, body: PreTrainedModel) -> None:
+    def __init__(self, body: nn.Module) -> None:
         from transformers import PreTrainedModel
 
         super().__init__()
