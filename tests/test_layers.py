@@ -149,7 +149,7 @@ CALL = "from kalm.cli.main import main; main()"
         ("import kalm", [], ()),
         (CALL, ["--help"], ()),
         (CALL, ["run", "--help"], ()),
-        (CALL, ["goals", "show", "--limit", "1"], ("mujoco",)),
+        (CALL, ["goals", "show", "--limit", "1"], ()),
         (CALL, ["data", "info", "DATASET"], ("pyarrow",)),
     ],
     ids=["import", "help", "run help", "goals show", "data info"],

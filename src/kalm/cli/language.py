@@ -152,9 +152,6 @@ def inspect_command(
         kalm inspect --effects results/clevr-effects.csv
     """
     from kalm.evaluation.effects import read_effects, to_json
-    from kalm.evaluation.grounding import Inspection
-    from kalm.report.grounding import effects_table, inspection_tables
-    from kalm.report.tables import show_all
     from kalm.stages.inspect import INSPECT, InspectInputs, measure_model
 
     if model is None and effects is None:
@@ -168,9 +165,16 @@ def inspect_command(
             figures = measure_model(session, INSPECT.located(inputs))[0].to_json()
         else:
             figures = INSPECT.alone(session, inputs, out, overwrite)
+        from kalm.evaluation.grounding import Inspection
+        from kalm.report.grounding import inspection_tables
+
         tables += inspection_tables(Inspection.from_json(figures))
     if effects is not None:
+        from kalm.report.grounding import effects_table
+
         lines = read_effects(effects)
         figures["effects"] = to_json(lines)
         tables.append(effects_table(lines))
+    from kalm.report.tables import show_all
+
     tell(figures, as_json, lambda: show_all(tables))

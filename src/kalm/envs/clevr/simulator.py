@@ -23,16 +23,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import mujoco
 import numpy as np
-from mujoco import rollout
 
 from kalm.envs.base import which_rows
 from kalm.envs.clevr.spec import ACTIONS, BALLS, PUSHES
 from kalm.errors import KalmError, unknown
 from kalm.types import Goal
+
+if TYPE_CHECKING:
+    import mujoco
 
 Physics = Literal["paper", "mujoco3"]
 PHYSICS: tuple[Physics, ...] = get_args(Physics)
@@ -118,6 +119,8 @@ def _collisions() -> list[tuple[str, str]]:
 @lru_cache(maxsize=len(PHYSICS))
 def model(physics: Physics) -> mujoco.MjModel:
     """Return the compiled scene; shared, since stepping never writes to it."""
+    import mujoco
+
     compiled = mujoco.MjModel.from_xml_string(scene())
     if physics == "paper":
         pusher = compiled.body("pusher").id
@@ -186,6 +189,9 @@ class ClevrSimulator:
             raise unknown("physics", physics, PHYSICS)
         if n < 1 or threads < 1:
             raise KalmError(f"a simulator needs at least 1 scene and 1 thread, got n={n}, threads={threads}.")
+        import mujoco
+        from mujoco import rollout
+
         self._model = model(physics)
         self._data = [mujoco.MjData(self._model) for _ in range(threads)]
         self._rollout = rollout.Rollout(nthread=threads if threads > 1 else 0)

@@ -10,7 +10,6 @@ from kalm.envs.clevr import keywords, plausibility, sentences, simulator
 from kalm.envs.clevr.expert import ClevrExpert
 from kalm.envs.clevr.goals import REWARD_FORMS, ClevrJudge, RewardForm, parse_goal
 from kalm.envs.clevr.published import PUBLISHED
-from kalm.envs.clevr.render import render
 from kalm.envs.clevr.simulator import PHYSICS, ClevrSimulator, Physics
 from kalm.envs.clevr.spec import SPEC
 from kalm.errors import unknown
@@ -83,4 +82,6 @@ class ClevrWorld:
 
     def render(self, state: np.ndarray, size: int = 256) -> np.ndarray:
         """Draw one state, seen from the front and above: (10,) -> (size, size, 3) uint8, top row first."""
+        from kalm.envs.clevr.render import render
+
         return render(state, size)
