@@ -116,7 +116,7 @@ def test_a_run_and_its_parts_as_inputs(place):
 def test_bad_settings_are_told(tmp_path):
     with pytest.raises(kalm.KalmError, match="unknown field 'train.stepz'"):
         kalm.run(tmp_path / "run", settings={"train": {"stepz": 1}})
-    with pytest.raises(kalm.KalmError, match="unknown world 'marbles'"):
+    with pytest.raises(kalm.KalmError, match="unknown environment 'marbles'"):
         kalm.collect(tmp_path / "real", env="marbles")
 
 

@@ -160,7 +160,7 @@ def goal_file(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run", "--env", "marbles", "--out", "x"], "unknown world 'marbles'. Known: clevr"),
+        (["run", "--env", "marbles", "--out", "x"], "unknown environment 'marbles'. Known: clevr"),
         (["run", "--preset", "huge", "--out", "x"], "unknown preset 'huge'. Known: demo, mini, paper"),
         (["run", "--set", "train.stepz=1", "--out", "x"], "Known: train.algorithms"),
         (

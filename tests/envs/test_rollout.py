@@ -125,5 +125,5 @@ def test_one_step_by_hand():
 
 def test_a_simulator_that_runs_away_is_named():
     away = SimpleNamespace(step=lambda actions, rows: np.full((len(rows), 1), np.inf))
-    with pytest.raises(KalmError, match="simulator of world 'line' gives states that are not finite"):
+    with pytest.raises(KalmError, match="simulator of 'line' gives states that are not finite"):
         play([1], transition=simulated(SimpleNamespace(spec=SPEC), away))

@@ -220,5 +220,5 @@ def test_an_actor_with_memory_plays_no_more_than_it_can_hold(world):
 def test_a_policy_of_another_world_is_refused(world):
     actor = Always(0)
     actor.spec = replace(world.spec, name="elsewhere")
-    with pytest.raises(KalmError, match="'elsewhere', which is not this world 'clevr'"):
+    with pytest.raises(KalmError, match="'elsewhere', which is not this one, 'clevr'"):
         play(actor, world, world.suite("seen")[:1], [0])

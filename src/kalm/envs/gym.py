@@ -58,7 +58,9 @@ class GoalEnv(gymnasium.Env[np.ndarray, Action]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise unknown("render mode", render_mode, self.metadata["render_modes"])
         if not isinstance(world, str) and options:
-            raise KalmError(f"options {sorted(options)} need the world's name; this world is already made.")
+            raise KalmError(
+                f"options {sorted(options)} need the environment's name; this one is already made."
+            )
         self.world = make(world, **options) if isinstance(world, str) else world
         self.level, self.render_mode, self.render_size = level, render_mode, render_size
         self.suite = self.world.suite(level)
@@ -91,7 +93,9 @@ class GoalEnv(gymnasium.Env[np.ndarray, Action]):
         if options.get("state") is not None:
             state, needed = np.asarray(options["state"], dtype=np.float64), self.observation_space.shape
             if state.shape != needed:
-                raise KalmError(f"reset option 'state' has shape {state.shape}, this world needs {needed}.")
+                raise KalmError(
+                    f"reset option 'state' has shape {state.shape}, this environment needs {needed}."
+                )
             start = replace(start, state=tuple(state.tolist()))
         seed = int(self.np_random.integers(2**62)) if start.state is None else 0
         self._state = begin(self._simulator, self.world, [start], [seed])[0]
@@ -136,7 +140,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Action]):
                 if instruction.text == text:
                     return instruction
         raise KalmError(
-            f"no suite of world {self.world.spec.name!r} has the sentence {text!r}. Give its 'goal'."
+            f"no suite of environment {self.world.spec.name!r} has the sentence {text!r}. Give its 'goal'."
         )
 
     def _of_goal(self, goal: Goal) -> Instruction:

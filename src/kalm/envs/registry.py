@@ -35,11 +35,11 @@ def require(name: str) -> None:
     known = names()
     if not known:
         raise KalmError(
-            "no worlds are installed, not even the built-in ones. Worlds are found by the entry points of "
-            "installed packages, and a bare source tree has none: install the package (pip install -e .)."
+            "no environments are installed, not even the built-in ones. They are found by the entry points "
+            "of installed packages, and a bare source tree has none: install the package (pip install -e .)."
         )
     if name not in known:
-        raise unknown("world", name, known)
+        raise unknown("environment", name, known)
 
 
 def make(name: str, **options: object) -> World:

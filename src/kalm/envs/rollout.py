@@ -151,7 +151,7 @@ def simulated(world: World, simulator: Simulator) -> Transition:
         after = simulator.step(actions, rows)
         if not np.isfinite(after).all():
             raise KalmError(
-                f"the simulator of world {world.spec.name!r} gives states that are not finite. Its "
+                f"the simulator of {world.spec.name!r} gives states that are not finite. Its "
                 "physics has run away: check the initial states and the actions."
             )
         return after.astype(states.dtype, copy=False)
@@ -220,7 +220,7 @@ def _own_states(
         if len(own) != size:
             raise KalmError(
                 f"instruction {instruction.text!r}: its state has {len(own)} numbers, "
-                f"the world {world.spec.name!r} has {size}."
+                f"the environment {world.spec.name!r} has {size}."
             )
         states[row] = own
     return np.flatnonzero(carries), np.flatnonzero(~carries), states

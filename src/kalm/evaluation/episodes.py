@@ -166,7 +166,9 @@ def play(
         KalmError: lengths, horizon, a given state, or the policy or its actions do not fit.
     """
     if (own := getattr(policy, "spec", world.spec)) != world.spec:
-        raise KalmError(f"the policy is of world {own.name!r}, which is not this world {world.spec.name!r}.")
+        raise KalmError(
+            f"the policy is of environment {own.name!r}, which is not this one, {world.spec.name!r}."
+        )
     horizon = world.spec.horizon if horizon is None else horizon
     if len(instructions) != len(seeds):
         raise KalmError(
