@@ -20,11 +20,11 @@ import torch
 from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
+from kalm.dynamics.normalizer import Normalizer
 from kalm.errors import KalmError
 from kalm.rl.batch import TransitionBatch
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.transitions import Columns, TransitionTable, resident
-from kalm.rl.units import Units
 from kalm.types import SOURCES
 
 # Noise is drawn once for so many copies of a goal's vector. A transition always has the same one.
@@ -43,7 +43,7 @@ class MixedBuffer:
         device: torch device that holds the table and the batches.
         vectors: give discrete actions as one-hot vectors; continuous ones are vectors anyway.
         reward_scale: rewards are multiplied by it.
-        units: what the states of observations are measured in; None: as they are.
+        normalizer: of the states of observations; None: they are left as they are.
         goal_noise: length of the normal noise on goal vectors, as a share of theirs.
 
     Raises:
@@ -60,7 +60,7 @@ class MixedBuffer:
         device: str = "cpu",
         vectors: bool = False,
         reward_scale: float = 1.0,
-        units: Units | None = None,
+        normalizer: Normalizer | None = None,
         goal_noise: float = 0.0,
     ) -> None:
         sets = [part for part in (real, imagined) if part is not None]
@@ -68,7 +68,7 @@ class MixedBuffer:
         self.spec, self.device = real.spec, device
         self.mix = 0.0 if imagined is None else mix
         self._one_hot = self.spec.action_size if vectors and self.spec.action_kind == "discrete" else None
-        self.reward_scale, self._units = reward_scale, units
+        self.reward_scale, self._normalizer = reward_scale, normalizer
         firsts = np.cumsum([0, *(len(part.instructions) for part in sets)])
         self._parts = [
             TransitionTable(part, int(first), device) for part, first in zip(sets, firsts, strict=False)
@@ -142,7 +142,7 @@ class MixedBuffer:
         return found.before.numpy(force=True), found.goal.numpy(force=True)
 
     def _measured(self, states: torch.Tensor) -> torch.Tensor:
-        return states if self._units is None else self._units(states)
+        return states if self._normalizer is None else self._normalizer.normal(states)
 
     def _columns(self, rows: np.ndarray) -> Columns:
         """Look up each row in its part, and deal the copies of goals out over them."""

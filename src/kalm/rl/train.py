@@ -22,6 +22,7 @@ import torch
 
 from kalm.data.rollouts import RolloutSet
 from kalm.data.validation import require_data
+from kalm.dynamics.normalizer import Normalizer
 from kalm.dynamics.settings import DynamicsConfig
 from kalm.envs.base import World
 from kalm.envs.registry import make
@@ -37,7 +38,6 @@ from kalm.rl.model_buffer import ModelMix
 from kalm.rl.policy import MLPPolicy, copied
 from kalm.rl.settings import TrainConfig
 from kalm.rl.table import ALGORITHMS, create_learner, learner_class
-from kalm.rl.units import Units
 from kalm.run.io import file_sha256, fingerprint, versions
 from kalm.run.metrics import Metrics
 from kalm.run.progress import Advance, silent
@@ -109,10 +109,10 @@ def train_offline(
     with own_random_stream(device, derive_seed(seed, "train", "weights")), _torch_threads(threads):
         rng = derive_rng(seed, "train", "batches")
         scale = config.reward_scale if made.scaled else 1.0
-        units = Units.of(real, device) if config.standardise else None
+        normalizer = Normalizer(spec.state_size).fit_states(real).to(device) if config.standardise else None
         noise = config.goal_noise
         buffer = MixedBuffer(
-            real, imagined, encoder, config.mix, rng, device, made.vectors, scale, units, noise
+            real, imagined, encoder, config.mix, rng, device, made.vectors, scale, normalizer, noise
         )
         learner = create_learner(algorithm, spec, buffer.observation_size, config, device)
         batches: MixedBuffer | ModelMix = buffer
@@ -126,8 +126,8 @@ def train_offline(
 
         def policy(step: int) -> MLPPolicy:
             layers = copied(learner.acting.layers)
-            if units is not None:
-                layers = units.folded(layers)
+            if normalizer is not None:
+                layers = normalizer.folded(layers)
             facts = {"steps": step, **provenance}
             return MLPPolicy(spec, algorithm, encoder, [layers], device, facts, made.output)
 

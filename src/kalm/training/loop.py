@@ -111,7 +111,7 @@ def fit(
             callback(step)
         done = number
         if step.last or step.stop or number % advance_every == 0:
-            advance(number - told, **step.shown)
+            advance(number - told, resumed=False, **step.shown)
             told = number
         if step.stop:
             break

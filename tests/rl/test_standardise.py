@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kalm.dynamics.normalizer import Normalizer
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.networks import MLP
 from kalm.rl.policy import copied, load_policy
 from kalm.rl.train import train_offline
-from kalm.rl.units import Units
 
 
 @pytest.fixture
@@ -22,29 +22,29 @@ def faint(line):
 
 
 def test_observations_hold_measured_states_and_goals_as_they_are(faint, encoder):
-    units = Units.of(faint, "cpu")
+    normalizer = Normalizer(3).fit_states(faint)
     plain, measured = (
-        MixedBuffer(faint, None, encoder, 0.0, np.random.default_rng(0), units=given).sample(400)
-        for given in (None, units)
+        MixedBuffer(faint, None, encoder, 0.0, np.random.default_rng(0), normalizer=given).sample(400)
+        for given in (None, normalizer)
     )
     for name in ("observations", "next_observations"):
         before, after = getattr(plain, name), getattr(measured, name)
         assert torch.equal(before[:, 3:], after[:, 3:])
-        assert torch.allclose(after[:, :3] * units.spread + units.mean, before[:, :3], atol=1e-6)
+        assert torch.allclose(normalizer.denormal(after[:, :3]), before[:, :3], atol=1e-6)
     assert 0.8 < float(measured.observations[:, :3].std()) < 1.2
 
 
 def test_a_folded_first_layer_gives_the_same_numbers_on_the_worlds_states(faint):
     torch.manual_seed(0)
-    units = Units.of(faint, "cpu")
+    normalizer = Normalizer(3).fit_states(faint)
     measured, folded = MLP((3 + 4,), (8,), 2), MLP((3 + 4,), (8,), 2)
     states, goals = torch.from_numpy(faint.states[:50]).double(), torch.randn(50, 4).double()
-    for layer, (weight, bias) in zip(folded.layers, units.folded(copied(measured.layers)), strict=True):
+    for layer, (weight, bias) in zip(folded.layers, normalizer.folded(copied(measured.layers)), strict=True):
         assert weight.dtype == bias.dtype == torch.float32
         layer.weight.data, layer.bias.data = weight, bias
     expected, found = (
         network.double()(torch.cat([given, goals], dim=1))
-        for network, given in ((measured, units(states)), (folded, states))
+        for network, given in ((measured, normalizer.normal(states)), (folded, states))
     )
     # The folded layer is stored in single precision, its numbers are some thousand times larger.
     assert torch.allclose(found, expected, atol=2e-3)
