@@ -123,14 +123,16 @@ def share_cores() -> None:
 
 
 def each(work: Callable[[T], R], tasks: Sequence[T], count: int) -> Iterator[tuple[T, R]]:
-    """Do tasks in `count` processes, in this one if that is 1; yield each with its result once it is done.
+    """Do tasks in `count` processes; yield each with its result once it is done.
+
+    With one process or one task that is this one, which need not load its libraries twice.
 
     The processes end with the caller's loop, at once where that is left early or a task raises.
 
     Raises:
         KalmError: a process died.
     """
-    if count <= 1:
+    if min(count, len(tasks)) <= 1:
         yield from ((task, work(task)) for task in tasks)
         return
     others = set(active_children())
