@@ -35,8 +35,9 @@ def package() -> griffe.Module:
 
 
 def public_names() -> list[str]:
-    """Return the full names of the public symbols, in the order of `kalm.__all__`."""
-    return [f"kalm.{name}" for name in package().exports or []] + list(PLUGIN_MODULES)
+    """Return the public symbols by the names of where they are defined, in the order of `kalm.__all__`."""
+    found = package()
+    return [found.imports[str(name)] for name in found.exports or []] + list(PLUGIN_MODULES)
 
 
 def _gaps(name: str, found: griffe.Object | griffe.Alias) -> Iterator[str]:
