@@ -78,7 +78,7 @@ def chart() -> bytes:
     figure = Figure((8.6, 2.7), layout="constrained")
     panels = figure.subplots(1, len(CHARTS), sharey=True)
     for axes, (title, file) in zip(panels, CHARTS.items(), strict=True):
-        found = scores(read_rows(ROOT / file), Path(file).name.partition("-")[0])
+        found = scores(read_rows(ROOT / file))
         pairs = [
             (one, other)
             for one in found

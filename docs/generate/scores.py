@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kalm.envs import published
+from kalm.envs.base import Published
 from kalm.evaluation.results import Episode, read_rows
 from kalm.report import tables
 from kalm.report.scores import scores
@@ -21,14 +23,14 @@ def table(kind: str, file: str) -> str:
         file: rows of episodes, as a path from the root; the name begins with that of the environment.
     """
     rows = read_rows(ROOT / file)
-    found = _table(kind, rows, Path(file).name.partition("-")[0])
+    found = _table(kind, rows, published(Path(file).name.partition("-")[0]))
     assert found is not None, (kind, file)
     return tables.markdown(found)
 
 
-def _table(kind: str, rows: Sequence[Episode], environment: str) -> Table | None:
+def _table(kind: str, rows: Sequence[Episode], others: Published | None) -> Table | None:
     if kind == "success":
-        return tables.success_table(scores(rows, environment))
+        return tables.success_table(scores(rows, others))
     if kind == "gain":
-        return tables.gain_table(scores(rows, environment))
+        return tables.gain_table(scores(rows, others))
     return {"kinds": tables.kind_table, "held-back": tables.held_back_table}[kind](rows)

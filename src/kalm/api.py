@@ -74,9 +74,10 @@ class Results:
     @cached_property
     def scores(self) -> list[Score]:
         """Success of every policy over its training seeds."""
+        from kalm.envs import published
         from kalm.report.scores import scores
 
-        return scores(self.episodes, self.env)
+        return scores(self.episodes, published(self.env))
 
     def rate(self, policy: str, level: str) -> Rate:
         """Return the success of a policy, e.g. ``rate("BC+KALM", "rephrase").mean``, with its interval.

@@ -265,7 +265,11 @@ class GroundedLM(nn.Module):
 
 
 def load_model(folder: Path | str, device: str = "cpu") -> GroundedLM:
-    """Load what `GroundedLM.save` wrote.
+    """Load a grounded language model, as `kalm ground` or `GroundedLM.save` wrote it.
+
+    Args:
+        folder: of the model: ``grounded/model`` in a run.
+        device: torch device to compute on.
 
     Raises:
         KalmError: not such a folder, a file in it is missing or damaged, or its backbone is another by now.
