@@ -22,16 +22,7 @@ from typing import Any
 import numpy as np
 import structlog
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from kalm.data.rollouts import RolloutSet
-from kalm.rl import algorithms
-from kalm.rl.buffer import MixedBuffer
-from kalm.rl.encoder import GoalEncoder
-from kalm.rl.settings import TrainConfig
-from kalm.types import SOURCES, Goal, Instruction, WorldSpec
-
-from d3rlpy.algos import (  # isort: skip (kalm.rl mutes its import)
+from d3rlpy.algos import (
     AWACConfig,
     CQLConfig,
     DiscreteBCConfig,
@@ -43,6 +34,15 @@ from d3rlpy.constants import ActionSpace
 from d3rlpy.dataset import Episode, InfiniteBuffer, MixedReplayBuffer, ReplayBuffer
 from d3rlpy.logging import NoopAdapterFactory
 from d3rlpy.models import VectorEncoderFactory
+from torch.utils.flop_counter import FlopCounterMode
+
+from kalm.data.rollouts import RolloutSet
+from kalm.rl.algorithms.base import Learner
+from kalm.rl.buffer import MixedBuffer
+from kalm.rl.encoder import GoalEncoder
+from kalm.rl.settings import TrainConfig
+from kalm.rl.table import create_learner, learner_class
+from kalm.types import SOURCES, Goal, Instruction, WorldSpec
 
 SPEC = WorldSpec("clevr", tuple(f"{ball}.{axis}" for ball in "rbgpc" for axis in "xy"), "discrete", 40, 50)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -94,7 +94,7 @@ def stock_buffer(part: RolloutSet, encoder: GoalEncoder, one_hot: bool) -> Repla
     return ReplayBuffer(InfiniteBuffer(), episodes=episodes, action_space=space, action_size=40)
 
 
-def learners(name: str, config: TrainConfig, size: int) -> tuple[Any, Any]:
+def learners(name: str, config: TrainConfig, size: int) -> tuple[Any, Learner]:
     """Return stock d3rlpy's learner and ours, untrained."""
     kind, options, roles = STOCK[name]
     layers = {
@@ -102,7 +102,7 @@ def learners(name: str, config: TrainConfig, size: int) -> tuple[Any, Any]:
     }
     stock = kind(batch_size=config.batch, **layers, **options).create(device="cpu")
     stock.create_impl((size,), 40)
-    return stock, algorithms.create(name, SPEC, size, config, "cpu")
+    return stock, create_learner(name, SPEC, size, config, "cpu")
 
 
 def fastest(
@@ -136,7 +136,7 @@ def multiplications(update: Callable[[int], object]) -> float:
 def measure_updates(name: str, data: tuple[RolloutSet, RolloutSet], mixed: Any, options: Any) -> None:
     """Print whole updates of one algorithm, ours against stock, and how near ours are to the limit."""
     config, encoder = TrainConfig(), options.encoder
-    vectors = algorithms.require(name, SPEC).vectors
+    vectors = learner_class(name, SPEC).vectors
     buffer = MixedBuffer(*data, encoder, 0.5, np.random.default_rng(0), vectors=vectors)
     theirs, ours = learners(name, config, buffer.observation_size)
     steps = max(options.steps // SLOW, 2) if name == "cql-continuous" else options.steps
@@ -144,13 +144,13 @@ def measure_updates(name: str, data: tuple[RolloutSet, RolloutSet], mixed: Any, 
 
     def train() -> None:
         for step in range(steps):
-            ours.impl.update(buffer.sample(256), step)
+            ours.update(buffer.sample(256), step)
 
     def fit() -> None:
         quiet = {"show_progress": False, "logger_adapter": NoopAdapterFactory()}
         theirs.fit(mixed, n_steps=steps, n_steps_per_epoch=steps, **quiet)
 
-    work = multiplications(lambda step: ours.impl.update(batch, step))
+    work = multiplications(lambda step: ours.update(batch, step))
     more = multiplications(lambda step: theirs.impl.update(batch, step)) / work
     sides = [train, fit, lambda: [square @ square for _ in range(steps)]]
     own, base, product = fastest(sides, options.turns, steps, CLOCKS[options.clock])
@@ -205,7 +205,7 @@ def main() -> None:
     data = rollouts(6_400, 1_440, "real", rng), rollouts(10_000, 1_400, "imagined", rng)
     mixed = {
         vectors: MixedReplayBuffer(*(stock_buffer(part, options.encoder, vectors) for part in data), 0.5)
-        for vectors in {algorithms.require(name, SPEC).vectors for name in options.only}
+        for vectors in {learner_class(name, SPEC).vectors for name in options.only}
     }
     buffer = MixedBuffer(*data, options.encoder, 0.5, rng)
 
@@ -213,12 +213,12 @@ def main() -> None:
         return lambda: [draw(256) for _ in range(options.steps)]
 
     stocks = next(iter(mixed.values())).sample_transition_batch
-    draws = [buffer.sample, buffer.sample_transition_batch, stocks]
-    tensors, arrays, stock = fastest([sampling(draw) for draw in draws], options.turns, options.steps, clock)
-    report("batches of 256 as tensors", 1 / tensors, 1 / stock, "/s")
-    report("batches of 256 as arrays", 1 / arrays, 1 / stock, "/s")
+    tensors, stock = fastest(
+        [sampling(draw) for draw in (buffer.sample, stocks)], options.turns, options.steps, clock
+    )
+    report("batches of 256", 1 / tensors, 1 / stock, "/s")
     for name in options.only:
-        measure_updates(name, data, mixed[algorithms.require(name, SPEC).vectors], options)
+        measure_updates(name, data, mixed[learner_class(name, SPEC).vectors], options)
 
 
 if __name__ == "__main__":
