@@ -34,10 +34,12 @@ from d3rlpy.constants import ActionSpace
 from d3rlpy.dataset import Episode, InfiniteBuffer, MixedReplayBuffer, ReplayBuffer
 from d3rlpy.logging import NoopAdapterFactory
 from d3rlpy.models import VectorEncoderFactory
+from d3rlpy.torch_utility import TorchMiniBatch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kalm.data.rollouts import RolloutSet
 from kalm.rl.algorithms.base import Learner
+from kalm.rl.batch import TransitionBatch
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.settings import TrainConfig
@@ -92,6 +94,18 @@ def stock_buffer(part: RolloutSet, encoder: GoalEncoder, one_hot: bool) -> Repla
         episodes.append(Episode(observations, actions, rollout.rewards[:, None], terminated=True))
     space = ActionSpace.CONTINUOUS if one_hot else ActionSpace.DISCRETE  # d3rlpy takes 0 and 1 for numbers
     return ReplayBuffer(InfiniteBuffer(), episodes=episodes, action_space=space, action_size=40)
+
+
+def stock_batch(batch: TransitionBatch) -> TorchMiniBatch:
+    """Return our batch as d3rlpy's learners read it."""
+    names = ("observations", "actions", "rewards", "next_observations", "terminals")
+    return TorchMiniBatch(
+        **dict(zip(names, batch.columns(), strict=True)),
+        next_actions=torch.zeros_like(batch.actions),
+        returns_to_go=torch.zeros_like(batch.rewards),
+        intervals=torch.ones_like(batch.rewards),
+        device="cpu",
+    )
 
 
 def learners(name: str, config: TrainConfig, size: int) -> tuple[Any, Learner]:
@@ -151,7 +165,7 @@ def measure_updates(name: str, data: tuple[RolloutSet, RolloutSet], mixed: Any, 
         theirs.fit(mixed, n_steps=steps, n_steps_per_epoch=steps, **quiet)
 
     work = multiplications(lambda step: ours.update(batch, step))
-    more = multiplications(lambda step: theirs.impl.update(batch, step)) / work
+    more = multiplications(lambda step: theirs.impl.update(stock_batch(batch), step)) / work
     sides = [train, fit, lambda: [square @ square for _ in range(steps)]]
     own, base, product = fastest(sides, options.turns, steps, CLOCKS[options.clock])
     report(f"{name}: whole updates", 1 / own, 1 / base, "/s")
