@@ -307,7 +307,7 @@ def test_resumes_exactly(kind, real, encoder, tmp_path):
     )
     assert np.array_equal(one, other) and one.shape == (9, 2)[: data.actions.ndim]
     stored = load_file(tmp_path / "whole" / "checkpoint.safetensors")
-    assert stored["ring.written"] > 0 and (stored["ring.after"] != 0).any()
+    assert stored["weight/ring.written"] > 0 and (stored["weight/ring.after"] != 0).any()
 
 
 def test_a_training_that_goes_on_forgets_the_old_model(real, encoder, tmp_path):
@@ -320,8 +320,8 @@ def test_a_training_that_goes_on_forgets_the_old_model(real, encoder, tmp_path):
         plane.SPEC, fewer, None, "combo", 0, longer, encoder, tmp_path / "on", start=start, **options
     )
     stored = load_file(tmp_path / "on" / "checkpoint.safetensors")
-    assert stored["ring.goals"].max() < len(fewer.instructions)
-    assert stored["ring.written"] <= 20 * 3
+    assert stored["weight/ring.goals"].max() < len(fewer.instructions)
+    assert stored["weight/ring.written"] <= 20 * 3
 
 
 @pytest.mark.parametrize(
