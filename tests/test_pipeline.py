@@ -72,7 +72,7 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(run, tmp_path):
     folder = tmp_path / "killed"
     marks = [
         "real/shard-00001.parquet",
-        "grounded/checkpoint",
+        "grounded/checkpoint.safetensors",
         "imagined/shard-00000.parquet",
         "policies/encodings",
     ]
