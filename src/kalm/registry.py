@@ -15,22 +15,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kalm.errors import KalmError, unknown
 from kalm.run.folder import PolicyJob
 from kalm.run.io import file_sha256, read_json, write_json
 from kalm.run.progress import Advance, silent
-from kalm.types import WorldSpec
+from kalm.types import JsonObject, WorldSpec
 
 if TYPE_CHECKING:
     from kalm.data.rollouts import RolloutSet
     from kalm.dynamics.settings import DynamicsConfig
+    from kalm.lm.decision_transformer.policy import DecisionTransformerPolicy
     from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
     from kalm.lm.policy import LMPolicy
     from kalm.lm.settings import GroundConfig
     from kalm.rl.encoder import GoalEncoder
+    from kalm.rl.policy import MLPPolicy
     from kalm.rl.settings import TrainConfig
+
+    TrainedPolicy = MLPPolicy | LMPolicy | DecisionTransformerPolicy
 
 FACTS = "policy.json"
 LM_FORMAT, LM_VERSION, DT_FORMAT = "kalm-lm-policy", 1, "kalm-decision"
@@ -69,7 +73,7 @@ class TrainingTask:
     encoder: GoalEncoder
     folder: Path
     device: str
-    eval_callback: Callable[[Any, int], Mapping[str, float]] | None = None
+    eval_callback: Callable[[TrainedPolicy, int], Mapping[str, float]] | None = None
     start: Path | None = None
     advance: Advance = silent
 
@@ -136,7 +140,7 @@ def load_policy(
     device: str = "cpu",
     encoder: GoalEncoder | None = None,
     world: str | WorldSpec | None = None,
-) -> Any:
+) -> TrainedPolicy:
     """Load the policy of a folder, whoever made it: what `kalm.evaluation.episodes` can play.
 
     Args:
@@ -230,7 +234,7 @@ def _point_at_model(task: TrainingTask) -> None:
     write_json(task.folder / FACTS, facts)
 
 
-def _load_lm(folder: Path, facts: Mapping[str, Any], device: str) -> LMPolicy:
+def _load_lm(folder: Path, facts: JsonObject, device: str) -> LMPolicy:
     from kalm.lm.model import load_model
     from kalm.lm.policy import LMPolicy
 

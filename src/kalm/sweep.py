@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from traceback import format_exception
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kalm import envs, registry
 from kalm.errors import KalmError
@@ -53,6 +53,7 @@ from kalm.stages.train import (
     require_learners,
     train_policy,
 )
+from kalm.types import JsonObject
 
 if TYPE_CHECKING:
     from kalm.session import Session
@@ -169,7 +170,7 @@ def _claim(session: Session, inputs: TrainInputs, folder: Path, overwrite: bool)
     write_json(about, {**facts, "commands": list(dict.fromkeys([*commands, command]))})
 
 
-def _common(session: Session, inputs: TrainInputs) -> dict[str, Any]:
+def _common(session: Session, inputs: TrainInputs) -> JsonObject:
     """Return what all cells have in common, JSON-ready: a folder holds cells of one such only."""
     settings = session.config.model_dump(mode="json", exclude={"train": set(CHOSEN)})
     kept = {name: settings[name] for name in ("env", "seed", *SECTIONS)}
@@ -177,7 +178,7 @@ def _common(session: Session, inputs: TrainInputs) -> dict[str, Any]:
     return {**kept, "inputs": traces}
 
 
-def _require_same(there: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
+def _require_same(there: Mapping[str, object], asked: Mapping[str, object], folder: Path) -> None:
     old, new = _flat(there), _flat(asked)
     differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if differing:
@@ -187,9 +188,9 @@ def _require_same(there: Mapping[str, Any], asked: Mapping[str, Any], folder: Pa
         )
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return nested settings under dotted names."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in data.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")

@@ -39,7 +39,7 @@ class Goal:
     """
 
     kind: str
-    slots: tuple[tuple[str, Any], ...] = ()
+    slots: tuple[tuple[str, object], ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         return dict(self.slots)[name]
@@ -57,7 +57,7 @@ class Goal:
         return cls(kind, tuple((name, _freeze(value)) for name, value in slots.items()))
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Goal:
+    def from_json(cls, data: JsonObject) -> Goal:
         """Inverse of `to_json`; does not check that a world knows the kind (`World.parse_goal` does)."""
         return cls.of(data["kind"], **{name: value for name, value in data.items() if name != "kind"})
 
@@ -110,7 +110,7 @@ class Instruction:
         return line
 
     @classmethod
-    def from_json(cls, line: Mapping[str, Any]) -> Instruction:
+    def from_json(cls, line: JsonObject) -> Instruction:
         """Inverse of `to_json`, without checks: `goals.suites.read_goals` is the checked way in."""
         state = line.get("state")
         return cls(
@@ -193,7 +193,7 @@ class WorldSpec:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> WorldSpec:
+    def from_json(cls, data: JsonObject) -> WorldSpec:
         """Inverse of `to_json`."""
         entities = tuple(
             Entity(item["name"], tuple(item["columns"]), item["kind"], tuple(item["actions"]))

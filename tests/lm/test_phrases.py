@@ -39,7 +39,7 @@ def goals():
 
 @pytest.fixture(scope="module")
 def ours():
-    found = [phrases.read_texts(family) for family in FAMILIES]
+    found = [phrases.patterns(family) for family in FAMILIES]
     return [" ".join(p) if isinstance(p, list) else p for patterns in found for p in patterns]
 
 
@@ -67,26 +67,26 @@ def test_the_comparison_finds_what_it_looks_for():
 
 
 def test_no_thing_is_a_ball(ours):
-    bank = phrases.read_texts("words")
+    bank = phrases.words()
     said = {*bank["nouns"], *(word for pattern in ours for word in words(pattern))}
     assert not said & (BALLS | {"table", "tables"})
 
 
 @pytest.mark.parametrize("family, least", FAMILIES.items())
 def test_there_are_enough_different_patterns(family, least):
-    patterns = [str(pattern) for pattern in phrases.read_texts(family)]
+    patterns = [str(pattern) for pattern in phrases.patterns(family)]
     assert len(set(patterns)) == len(patterns) >= least
 
 
 @pytest.mark.parametrize("direction", phrases.DIRECTIONS)
 def test_every_pattern_can_be_said_in_every_direction(direction):
     one = ((direction, "old cup", "new cup"),)
-    for pattern in [*phrases.read_texts("relations"), *phrases.read_texts("complaints")]:
+    for pattern in [*phrases.patterns("relations"), *phrases.patterns("complaints")]:
         said = phrases.say(one, pattern, short=True)
         assert said.lower().count("old cup") == said.lower().count("new one") == 1, said
-    for pattern in phrases.read_texts("motions"):
+    for pattern in phrases.patterns("motions"):
         assert "old cup" in phrases.say(((direction, "old cup", ""),), pattern)
-    for pattern in phrases.read_texts("both"):
+    for pattern in phrases.patterns("both"):
         said = phrases.say((*one, (direction, "red bus", "dog")), pattern)
         assert all(thing in said for thing in ("old cup", "new cup", "red bus", "dog"))
 

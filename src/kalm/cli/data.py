@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,7 +20,7 @@ from kalm.cli.options import (
     open_session,
     tell,
 )
-from kalm.types import LEVELS
+from kalm.types import LEVELS, JsonObject
 
 COMMANDS = typer.Typer()
 GOALS = typer.Typer(no_args_is_help=True, help="Show the instructions of a level, or check a goal file.")
@@ -115,7 +114,7 @@ def describe_data(
     tell(found if as_json else _in_short(found), as_json)
 
 
-def _in_short(found: Mapping[str, Any]) -> dict[str, object]:
+def _in_short(found: JsonObject) -> dict[str, object]:
     """Return what fits a screen of what `kalm.data.storage.describe` found: one line each."""
     provenance, world = found["provenance"], found["world"]
     groups = {
@@ -134,7 +133,7 @@ def _in_short(found: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _counted(part: Mapping[str, Any]) -> str:
+def _counted(part: JsonObject) -> str:
     if not part["rollouts"]:
         return "0"
     return f"{part['rollouts']:,} of {part['actions']:.1f} actions, {part['success']:.1%} reach their goal"

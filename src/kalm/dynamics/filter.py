@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from kalm.dynamics.models import Models
 from kalm.dynamics.settings import RefineConfig
 from kalm.envs.base import World
 from kalm.errors import KalmError
+from kalm.types import JsonObject
 
 FAILED = "goal_not_reached"
 
@@ -46,7 +46,7 @@ class Refined:
 
     rollouts: RolloutSet
     chosen: RolloutSet
-    facts: dict[str, Any]
+    facts: JsonObject
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def refine(
     Raises:
         KalmError: no rollout is left.
     """
-    facts: dict[str, Any] = {"raw": len(raw)}
+    facts: JsonObject = {"raw": len(raw)}
     rollouts = raw
     if config.relabel:
         assert models.inverse is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -12,6 +11,7 @@ from torch import nn
 
 from kalm.errors import KalmError
 from kalm.run.io import atomic_folder, read_json, recover_folder, write_json
+from kalm.types import JsonObject
 
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
 
@@ -25,7 +25,7 @@ def save(folder: Path, module: nn.Module, about: Mapping[str, object]) -> None:
         write_json(place / ABOUT, about)
 
 
-def facts(folder: Path, kind: str) -> dict[str, Any]:
+def facts(folder: Path, kind: str) -> JsonObject:
     """Return the facts of a saved model.
 
     Raises:

@@ -20,13 +20,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kalm.errors import KalmError
 from kalm.evaluation.statistics import Rate, pooled
 from kalm.run.io import atomic_write
+from kalm.types import JsonObject
 
 COLUMNS = ("variant", "seed", "measure", "value", "count")
 SHARES = (
@@ -93,7 +93,7 @@ def summarize(effects: Sequence[Effect]) -> dict[str, dict[str, Rate | EffectSpr
     }
 
 
-def to_json(effects: Sequence[Effect]) -> dict[str, Any]:
+def to_json(effects: Sequence[Effect]) -> JsonObject:
     """Return the summary as JSON-ready values."""
     return {
         variant: {measure: asdict(cell) for measure, cell in measures.items()}

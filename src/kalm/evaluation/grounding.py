@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,7 @@ from kalm.lm.prompts import explanation_prompts
 from kalm.lm.settings import ImagineConfig
 from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_rng, derive_seed
-from kalm.types import Instruction
+from kalm.types import Instruction, JsonObject
 
 REAL = "real"  # the column of real rollouts beside the levels
 
@@ -59,7 +58,7 @@ class Inspection:
     dynamics: dict[str, Error]
     dropped: int = 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return JSON-ready values."""
         return {
             "levels": {level: found.to_json() for level, found in self.levels.items()},
@@ -73,7 +72,7 @@ class Inspection:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Inspection:
+    def from_json(cls, data: JsonObject) -> Inspection:
         """Inverse of `to_json`."""
         return cls(
             {level: Quality.from_json(found) for level, found in data["levels"].items()},

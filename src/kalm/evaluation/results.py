@@ -10,7 +10,6 @@ import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from kalm.errors import KalmError
 from kalm.run.folder import PolicyJob
@@ -105,7 +104,7 @@ def read_rows(path: Path) -> list[Episode]:
         raise KalmError(f"results: {path} cannot be read ({error}).") from None
 
 
-def _parse(line: list[str], columns: Sequence[Field[Any]], place: str) -> Episode:
+def _parse(line: list[str], columns: Sequence[Field[object]], place: str) -> Episode:
     if len(line) != len(columns):
         raise KalmError(f"{place}: {len(line)} values, expected {len(columns)}.")
     values = {}

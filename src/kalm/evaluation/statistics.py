@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
+
+from kalm.types import JsonObject
 
 Z = 1.959963984540054  # two-sided 95 % point of the normal distribution
 RESAMPLES = 1000
@@ -44,12 +45,12 @@ class Rate:
     n: int
     by_seed: tuple[float, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return JSON-ready values."""
         return {**asdict(self), "by_seed": list(self.by_seed)}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Rate:
+    def from_json(cls, data: JsonObject) -> Rate:
         """Inverse of `to_json`."""
         return cls(**{**data, "by_seed": tuple(data["by_seed"])})
 
@@ -70,12 +71,12 @@ class Estimate:
     high: float
     n: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return JSON-ready values."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Estimate:
+    def from_json(cls, data: JsonObject) -> Estimate:
         """Inverse of `to_json`."""
         return cls(**data)
 

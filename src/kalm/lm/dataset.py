@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,12 +30,25 @@ DEALT = 4
 
 @dataclass(frozen=True)
 class _Planned:
-    """A group before it is spelled: its task, its rollouts, and how many tokens it will have."""
+    """A group before it is spelled.
+
+    Attributes:
+        task: its name.
+        rollouts: that it shows.
+        tokens: how many it will have.
+        template: of generation's prompt.
+        steps: of the rollout in generation without memory.
+        at: the step of each rollout in dynamics.
+        text: how a replayed text begins and ends.
+    """
 
     task: str
     rollouts: tuple[int, ...]
-    variant: tuple[Any, ...]  # prompt template and steps, the step of each rollout, or a text and its end
     tokens: int
+    template: str = ""
+    steps: slice = field(default_factory=lambda: slice(None))
+    at: tuple[int, ...] = ()
+    text: tuple[str, str] = ("", "")
 
 
 class GroundingDataset:
@@ -108,7 +120,7 @@ class GroundingDataset:
                 steps = int(self.rollouts.lengths[part].sum())
                 template, prompt = self._prompt(part[0], rng)
                 tokens = prompt + (self.prompt_builder.entities + 2) * steps
-                groups.append(_Planned("generation", tuple(part.tolist()), (template,), tokens))
+                groups.append(_Planned("generation", tuple(part.tolist()), tokens, template))
         return groups
 
     def _dealt(self, index: int, rng: np.random.Generator) -> list[_Planned]:
@@ -119,7 +131,7 @@ class GroundingDataset:
             count = len(range(int(self.rollouts.lengths[index]))[steps])
             template, prompt = self._prompt(index, rng)
             tokens = prompt + (self.prompt_builder.entities + 2) * count
-            groups.append(_Planned("generation", (index,), (template, steps), tokens))
+            groups.append(_Planned("generation", (index,), tokens, template, steps))
         return groups
 
     def _prompt(self, index: int, rng: np.random.Generator) -> tuple[str, int]:
@@ -134,7 +146,7 @@ class GroundingDataset:
             return []
         prompt = len(self.prompt_builder.explanation(self.rollouts, int(chosen[0])).prompt)
         bodies = [len(self.prompt_builder.explanation(self.rollouts, int(index)).body) for index in chosen]
-        return self._share("explanation", chosen, bodies, prompt, [()] * len(chosen))
+        return self._share("explanation", chosen, bodies, prompt)
 
     def _dynamics(self, rng: np.random.Generator) -> list[_Planned]:
         chosen = self._choose(self.config.tasks.dynamics, rng)
@@ -147,7 +159,7 @@ class GroundingDataset:
             chosen,
             [len(example.body)] * len(chosen),
             len(example.prompt),
-            [(int(s),) for s in steps],
+            steps.tolist(),
         )
 
     def _replay(self, rng: np.random.Generator) -> list[_Planned]:
@@ -156,7 +168,7 @@ class GroundingDataset:
             text, answer = phrases.translation(rng)
             example = self.prompt_builder.replay(text, answer)
             tokens = len(example.prompt) + len(example.body)
-            groups.append(_Planned("replay", (), (text, answer), tokens))
+            groups.append(_Planned("replay", (), tokens, text=(text, answer)))
         return groups
 
     def _share(
@@ -165,7 +177,7 @@ class GroundingDataset:
         chosen: np.ndarray,
         bodies: Sequence[int],
         prompt: int,
-        variants: Sequence[tuple[Any, ...]],
+        at: Sequence[int] = (),
     ) -> list[_Planned]:
         """Put bodies behind copies of a prompt that is the same for all, at most half a row each."""
         places = packing.pack(bodies, max(1, self.config.row_tokens // 2 - prompt), open_rows=1)
@@ -173,8 +185,8 @@ class GroundingDataset:
             _Planned(
                 task,
                 tuple(int(chosen[i]) for i in place),
-                tuple(item for i in place for item in variants[i]),
                 prompt + sum(bodies[i] for i in place),
+                at=tuple(at[i] for i in place) if at else (),
             )
             for place in places
         ]
@@ -187,14 +199,15 @@ class GroundingDataset:
     def _spell(self, planned: _Planned) -> PackedRow:
         if planned.task == "generation":
             parts = [
-                self.prompt_builder.generations(self.rollouts, i, *planned.variant) for i in planned.rollouts
+                self.prompt_builder.generations(self.rollouts, i, planned.template, planned.steps)
+                for i in planned.rollouts
             ]
             examples = [example for part in parts for example in part]
         elif planned.task == "explanation":
             examples = [self.prompt_builder.explanation(self.rollouts, i) for i in planned.rollouts]
         elif planned.task == "replay":
-            examples = [self.prompt_builder.replay(*planned.variant)]
+            examples = [self.prompt_builder.replay(*planned.text)]
         else:
-            pairs = zip(planned.rollouts, planned.variant, strict=True)
+            pairs = zip(planned.rollouts, planned.at, strict=True)
             examples = [self.prompt_builder.dynamics(self.rollouts, i, step) for i, step in pairs]
         return packing.group(examples)

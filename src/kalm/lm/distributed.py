@@ -12,16 +12,21 @@ the main process decodes as long as it likes while the others wait without a par
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 
 from kalm.errors import KalmError
-from kalm.lm.model import GroundedLM, autocast
+from kalm.lm.model import GroundedLM, GroundingLosses, autocast
+from kalm.lm.packing import PackedBatch
 from kalm.run import processes
 from kalm.training.shards import gather, trained
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.utils import FullyShardedDataParallelPlugin
 
 
 class DistributedTrainer:
@@ -39,8 +44,10 @@ class DistributedTrainer:
     def __init__(
         self, model: GroundedLM, optimizer: torch.optim.Optimizer, precision: str, compiled: bool = False
     ) -> None:
-        self.model, self.runner, self.optimizer = model, cast("Any", model), optimizer
-        self._accelerator: Any = None
+        self.model, self.optimizer = model, optimizer
+        self.runner: Callable[[PackedBatch], GroundingLosses] = model
+        self._wrapped: torch.nn.Module = model
+        self._accelerator: Accelerator | None = None
         self._twin: GroundedLM | None = None
         self._sharded = False
         if processes.count() > 1:
@@ -48,7 +55,7 @@ class DistributedTrainer:
         if compiled:
             self.runner = torch.compile(self.runner)
 
-    def _join(self, sharding: Any) -> None:
+    def _join(self, sharding: FullyShardedDataParallelPlugin | None) -> None:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
 
@@ -56,25 +63,26 @@ class DistributedTrainer:
         self._sharded = sharding is not None
         if self._sharded and processes.main():
             self._twin = copy.deepcopy(self.model).cpu()
-        self._accelerator = Accelerator(
+        self._accelerator = accelerator = Accelerator(
             cpu=self.model.device.type == "cpu",
             mixed_precision="no",  # `ground.precision` says
             fsdp_plugin=sharding,
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
-        kind = self._accelerator.distributed_type.value
+        kind = accelerator.distributed_type.value
         if kind not in (("FSDP",) if self._sharded else ("MULTI_CPU", "MULTI_GPU")):
             raise KalmError(
                 f"accelerate is configured for {kind}{' with FSDP' if self._sharded else ''}; supported are "
                 "plain processes on CPUs or GPUs, and FSDP on GPUs."
             )
-        self.runner, self.optimizer = self._accelerator.prepare(self.model, self.optimizer)
+        self._wrapped, self.optimizer = accelerator.prepare(self.model, self.optimizer)
+        self.runner = self._wrapped
 
-    def passing(self, last: bool) -> AbstractContextManager[Any]:
+    def passing(self, last: bool) -> AbstractContextManager[object]:
         """Return the context of one forward and backward pass; the last one of a step exchanges gradients."""
         if self._accelerator is None or last:
             return nullcontext()
-        return self._accelerator.no_sync(self.runner)
+        return self._accelerator.no_sync(self._wrapped)
 
     @property
     def shown(self) -> GroundedLM:
@@ -100,7 +108,7 @@ class DistributedTrainer:
         processes.wait()
 
 
-def _sharding(model: GroundedLM, precision: str) -> Any:
+def _sharding(model: GroundedLM, precision: str) -> FullyShardedDataParallelPlugin | None:
     """Return accelerate's FSDP settings as configured from outside, or None; computing precision is ours."""
     from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
     from torch.distributed.fsdp import MixedPrecisionPolicy

@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 from itertools import product
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import yaml
@@ -28,10 +28,42 @@ Fact = tuple[str, str, str]  # (direction, thing, reference); reference "" where
 Meaning = tuple[Fact, ...]
 
 
+class Words(TypedDict):
+    """What the slots of patterns are filled with.
+
+    Attributes:
+        nouns: things.
+        adjectives: that tell things of one kind apart.
+        tables: slot -> direction -> words for it.
+        meanings: the plain way to say a relation and a motion.
+    """
+
+    nouns: list[str]
+    adjectives: list[str]
+    tables: dict[str, dict[str, str]]
+    meanings: dict[str, str]
+
+
 @cache
-def read_texts(name: str) -> Any:
-    """Read one of the files of texts."""
-    return yaml.safe_load(resources.files("kalm.lm").joinpath("texts", f"{name}.yaml").read_text("utf-8"))
+def words() -> Words:
+    """Read what slots are filled with."""
+    return yaml.safe_load(_text("words"))
+
+
+@cache
+def patterns(family: str) -> list[str]:
+    """Read the patterns of a family."""
+    return yaml.safe_load(_text(family))
+
+
+@cache
+def definitions() -> list[tuple[str, str]]:
+    """Read the beginnings and ends of sentences that say what words of direction mean."""
+    return [(beginning, end) for beginning, end in yaml.safe_load(_text("definitions"))]
+
+
+def _text(name: str) -> str:
+    return resources.files("kalm.lm").joinpath("texts", f"{name}.yaml").read_text("utf-8")
 
 
 def contrast(rng: np.random.Generator) -> list[Meaning]:
@@ -55,9 +87,8 @@ def _near_misses(pair: tuple[str, str], other: tuple[str, str], rng: np.random.G
 
 def things(count: int, rng: np.random.Generator) -> list[str]:
     """Draw different things; now and then of one kind, to be told apart by an adjective."""
-    words = read_texts("words")
-    nouns = rng.choice(words["nouns"], count, replace=False).tolist()
-    adjectives = rng.choice(words["adjectives"], count, replace=False).tolist()
+    nouns = rng.choice(words()["nouns"], count, replace=False).tolist()
+    adjectives = rng.choice(words()["adjectives"], count, replace=False).tolist()
     shape = rng.integers(3)
     if shape == 0:
         return nouns
@@ -75,7 +106,7 @@ def pattern(meaning: Meaning, rng: np.random.Generator, complaints: float = COMP
         family = "motions"
     else:
         family = "complaints" if rng.random() < complaints else "relations"
-    return str(rng.choice(read_texts(family)))
+    return str(rng.choice(patterns(family)))
 
 
 def say(meaning: Meaning, pattern: str, short: bool = False) -> str:
@@ -89,7 +120,7 @@ def say(meaning: Meaning, pattern: str, short: bool = False) -> str:
 
 def plainly(meaning: Meaning) -> str:
     """Say a meaning in the one plain way that all sentences are translated to."""
-    forms = read_texts("words")["meanings"]
+    forms = words()["meanings"]
     return " and ".join(
         forms["relation" if fact[2] else "motion"].format(**_slots(fact, "", False)) for fact in meaning
     )
@@ -99,8 +130,8 @@ def translation(rng: np.random.Generator) -> tuple[str, str]:
     """Draw a text to go on from and how it goes on: a sentence and its plain meaning, or a definition."""
     meanings = contrast(rng)
     meaning = meanings[rng.integers(len(meanings))]
-    if rng.random() < len(read_texts("definitions")) / 100:
-        beginning, end = read_texts("definitions")[rng.integers(len(read_texts("definitions")))]
+    if rng.random() < len(definitions()) / 100:
+        beginning, end = definitions()[rng.integers(len(definitions()))]
         thing, reference = things(2, rng)
         slots = _slots((meaning[0][0], thing, reference), "", False)
         return beginning.format(**slots), end.format(**slots)
@@ -119,7 +150,7 @@ def _slots(fact: Fact, number: str, short: bool) -> dict[str, str]:
     *adjective, noun = reference.split() or [""]
     if short and adjective and thing.endswith(f" {noun}"):
         reference = f"{adjective[0]} one"
-    words = {"thing": thing, "reference": reference}
-    for name, table in read_texts("words")["tables"].items():
-        words |= {name: table[direction], f"not_{name}": table[OPPOSITE[direction]]}
-    return {slot + number: value for slot, value in words.items()}
+    slots = {"thing": thing, "reference": reference}
+    for name, table in words()["tables"].items():
+        slots |= {name: table[direction], f"not_{name}": table[OPPOSITE[direction]]}
+    return {slot + number: value for slot, value in slots.items()}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.typing import ColorType
 
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Label
@@ -117,7 +117,7 @@ def _bars(
     places: Sequence[float],
     rates: Sequence[Rate],
     width: float,
-    color: Any,
+    color: ColorType,
     label: str,
     theme: Theme,
 ) -> None:

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +44,7 @@ from kalm.run.folder import (
 )
 from kalm.run.io import read_json
 from kalm.run.metrics import read_metrics
-from kalm.types import NOVEL_LEVELS
+from kalm.types import NOVEL_LEVELS, JsonObject
 
 
 def gather_run(run: Path, world: World, filmstrips: int, effects: Path | None = None) -> ReportData:
@@ -96,7 +95,7 @@ def _rollouts(folder: Path) -> RolloutSet | None:
     return storage.read(folder) if storage.sealed(folder) else None
 
 
-def _result(stage: Path) -> dict[str, Any]:
+def _result(stage: Path) -> JsonObject:
     """Return the figures of a stage that is done."""
     marker = stage / "done.json"
     return read_json(marker, "stage marker")["result"] if marker.exists() else {}
@@ -130,7 +129,7 @@ def _filmstrips(
 
     Both begin in the same state where the world can be put into one.
     """
-    mine: list[Any] = [place for job, place in jobs if job.kalm]
+    mine = [place for job, place in jobs if job.kalm]
     if imagined is None or not mine or count == 0:
         return []
     policy = registry.load_policy(mine[0])

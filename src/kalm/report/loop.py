@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import difference
 from kalm.report.scores import NOVEL, TITLES, columns_of, scores
 from kalm.report.tables import EXPLAINED, Table, cell, points
+from kalm.types import JsonObject
 
 PRACTISED = (
     "From round 1 on, policies have practised goals of novel levels in the simulator, in the wordings that "
@@ -28,7 +28,7 @@ class Round:
     """
 
     rows: Sequence[Episode]
-    collected: Mapping[str, Any] = field(default_factory=dict)
+    collected: JsonObject = field(default_factory=dict)
 
 
 def rounds_table(rounds: Sequence[Round]) -> Table:

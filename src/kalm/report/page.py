@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -37,6 +36,7 @@ from kalm.report.tables import (
     success_table,
 )
 from kalm.run.io import atomic_write
+from kalm.types import JsonObject
 
 PICTURES = "figures"
 FRAME_WIDTH = 92  # pixels on the page
@@ -72,7 +72,7 @@ class ReportData:
     published: Published | None = None
     rows: Sequence[Episode] = ()
     imagined: Mapping[str, Quality] = field(default_factory=dict)
-    refined: Mapping[str, Any] = field(default_factory=dict)
+    refined: JsonObject = field(default_factory=dict)
     real: Mapping[str, Quality] = field(default_factory=dict)
     grounding: Sequence[Mapping[str, float]] = ()
     inspection: Inspection | None = None
@@ -82,7 +82,7 @@ class ReportData:
     rounds: Sequence[Round] = ()
     sweep: bool = False
     filmstrips: Sequence[Filmstrip] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     commands: Sequence[str] = ()

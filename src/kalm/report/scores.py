@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from kalm.envs.base import Published
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate, difference, pooled, stratified
-from kalm.types import LEVELS, NOVEL_LEVELS
+from kalm.types import LEVELS, NOVEL_LEVELS, JsonObject
 
 NOVEL, MIX = "novel", "mix"
 TITLES = {NOVEL: "novel mean", MIX: "paper's mix"}
@@ -125,7 +124,7 @@ def columns_of(found: Sequence[Score]) -> list[str]:
     return ordered(every - {NOVEL, MIX}) + [column for column in (NOVEL, MIX) if column in every]
 
 
-def to_json(found: Sequence[Score]) -> dict[str, Any]:
+def to_json(found: Sequence[Score]) -> JsonObject:
     """Return JSON-ready scores and gains, shares in [0, 1]."""
     return {
         "policies": [
@@ -144,5 +143,5 @@ def to_json(found: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def _rates(found: Mapping[str, Rate]) -> dict[str, Any]:
+def _rates(found: Mapping[str, Rate]) -> JsonObject:
     return {column: value.to_json() for column, value in found.items()}

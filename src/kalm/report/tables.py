@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
 
 import rich.table
 from rich.console import Console
@@ -21,7 +20,7 @@ from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate
 from kalm.report.scores import MIX, NOVEL, TITLES, Score, columns_of, gains, ordered, scores
 from kalm.run.folder import REFINED
-from kalm.types import NOVEL_LEVELS
+from kalm.types import NOVEL_LEVELS, JsonObject
 
 MISSING = "–"
 
@@ -154,7 +153,7 @@ def quality_table(
     )
 
 
-def refined_table(figures: Mapping[str, Any]) -> Table | None:
+def refined_table(figures: JsonObject) -> Table | None:
     """Raw, chosen and kept rollouts side by side, from the figures of `imagine`; None if nothing was refined.
 
     Raw is the first sample of each wanted rollout, chosen the best of its samples, kept what training sees.

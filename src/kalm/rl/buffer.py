@@ -13,7 +13,6 @@ batches only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from kalm.errors import KalmError
 from kalm.rl.batch import TransitionBatch
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.transitions import Columns, TransitionTable, resident
-from kalm.types import SOURCES
+from kalm.types import SOURCES, JsonObject
 
 # Noise is drawn once for so many copies of a goal's vector. A transition always has the same one.
 NOISY_COPIES = 64
@@ -179,11 +178,11 @@ class MixedBuffer:
         cuts = {"real": slice(None, real), "imagined": slice(real, None)}
         return {source: batch.rows(cuts[source]) for source in SOURCES}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """Return where the random draws stand, JSON-ready."""
         return dict(self._rng.bit_generator.state)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, object]) -> None:
         """Continue the draws from a `state`."""
         self._rng.bit_generator.state = dict(state)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -22,6 +23,9 @@ from safetensors.numpy import save_file
 from kalm.errors import KalmError
 from kalm.pretrained import MINILM, locate
 from kalm.run.io import atomic_write, file_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 128
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
@@ -94,26 +98,32 @@ class GoalEncoder:
             return (self.size**0.5 * torch.nn.functional.normalize(mean, dim=1)).cpu().numpy()
 
     @cached_property
-    def _config(self) -> Any:
+    def _config(self) -> PreTrainedConfig:
         from transformers import AutoConfig
 
-        return self._pretrained(AutoConfig)
+        with self._loading():
+            return AutoConfig.from_pretrained(self._source, local_files_only=self._local)
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
+    def _loaded(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        model = self._pretrained(AutoModel, dtype=torch.float32)
-        return self._pretrained(AutoTokenizer), model.to(self.device).eval().requires_grad_(False)
+        source, local = self._source, self._local
+        with self._loading():
+            model = AutoModel.from_pretrained(source, local_files_only=local, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        return tokenizer, model.to(self.device).eval().requires_grad_(False)
 
-    def _pretrained(self, kind: Any, **options: Any) -> Any:
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        """Silence progress bars; say whose files cannot be loaded."""
         from transformers.utils import logging
 
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
-            return kind.from_pretrained(self._source, local_files_only=self._local, **options)
+            yield
         except (OSError, ValueError) as error:
             raise KalmError(
                 f"encoder {self.name!r} cannot be loaded ({error}). Give a folder with a transformers "

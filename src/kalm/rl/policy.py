@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,22 +22,12 @@ from torch import nn
 from kalm.errors import KalmError
 from kalm.rl.encoder import GoalEncoder
 from kalm.run.io import atomic_write, file_sha256, read_json, write_json
-from kalm.types import WorldSpec
+from kalm.types import JsonObject, WorldSpec
 
 FORMAT = "kalm-policy"
 VERSION, READABLE = 2, (1, 2)  # version 1 knew no `output`: all its policies are "none"
 OUTPUTS = ("none", "tanh")
 FACTS, WEIGHTS = "policy.json", "policy.safetensors"
-
-
-class Policy(Protocol):
-    """What chooses actions in episodes."""
-
-    spec: WorldSpec
-
-    def act(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """Choose actions for N states (N, S) and their N sentences: (N,) int64, or (N, A) float32."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +51,7 @@ class MLPPolicy:
     encoder: GoalEncoder
     members: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]
     device: str = "cpu"
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
     output: str = "none"
 
     @property
@@ -100,7 +89,7 @@ class MLPPolicy:
             save_file(_tensors(self.members), temporary)
         write_json(folder / FACTS, self._facts(file_sha256(folder / WEIGHTS)))
 
-    def _facts(self, digest: str) -> dict[str, Any]:
+    def _facts(self, digest: str) -> JsonObject:
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -160,7 +149,7 @@ def load_policy(
         ) from None
 
 
-def _check_format(facts: Any, folder: Path) -> None:
+def _check_format(facts: JsonObject, folder: Path) -> None:
     if facts["format"] != FORMAT:
         raise KalmError(f"{folder} holds {facts['format']!r}, not a policy ({FORMAT}).")
     if facts["version"] not in READABLE:
@@ -169,7 +158,7 @@ def _check_format(facts: Any, folder: Path) -> None:
         )
 
 
-def _output(facts: Mapping[str, Any], folder: Path) -> str:
+def _output(facts: JsonObject, folder: Path) -> str:
     output = facts["output"] if facts["version"] > 1 else "none"
     if output not in OUTPUTS:
         raise KalmError(f"policy {folder}: output {output!r} is unknown. Known: {', '.join(OUTPUTS)}.")
@@ -191,7 +180,7 @@ def _described(spec: WorldSpec) -> str:
     return f"{spec.name!r} ({spec.state_size} state numbers, {spec.action_size} {spec.action_kind} actions)"
 
 
-def _check_encoder(encoder: GoalEncoder, saved: Mapping[str, Any], folder: Path) -> None:
+def _check_encoder(encoder: GoalEncoder, saved: JsonObject, folder: Path) -> None:
     if encoder.identity != saved["identity"]:
         raise KalmError(
             f"policy {folder} was trained with other weights of the encoder {saved['name']!r} than those of "

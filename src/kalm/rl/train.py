@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -48,7 +47,7 @@ from kalm.training.loop import TrainingStep, fit
 from kalm.training.optimizer import schedule
 from kalm.training.random_state import own_random_stream
 from kalm.training.running_mean import RunningMean
-from kalm.types import WorldSpec
+from kalm.types import JsonObject, WorldSpec
 
 LOG_EVERY = 100
 NOT_IN_KEY = {  # what chooses policies and data, or only how far and how often; the data have their own hash
@@ -247,7 +246,7 @@ def _made_from(
     config: TrainConfig,
     encoder: GoalEncoder,
     start: Path | None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Everything that the numbers of a training depend on, JSON-ready."""
     return {
         "world": spec.to_json(),
@@ -269,5 +268,5 @@ def _beginning(folder: Path) -> str:
     return file_sha256(path)
 
 
-def _facts(part: RolloutSet) -> dict[str, Any]:
+def _facts(part: RolloutSet) -> JsonObject:
     return {"rollouts": len(part), "transitions": part.transitions, "sha256": part.digest()}

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kalm.errors import KalmError
 from kalm.run import processes
 from kalm.run.io import file_sha256, fingerprint, read_json, versions, write_json
 from kalm.run.output import clear, free, output_folder
+from kalm.types import JsonObject
 
 # Names inside a run folder.
 SETTINGS = "config.json"
@@ -50,7 +50,7 @@ CONTENTS = ("dataset.json", "grounded.json", "modules.safetensors", JOB, "done.j
 class Stage:
     """One stage's folder with its marker, ``done.json``: the fingerprint of everything it was made from."""
 
-    def __init__(self, folder: Path, made_from: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, made_from: Mapping[str, object]) -> None:
         self.folder = folder
         self.made_from = dict(made_from)
         self.key = fingerprint(self.made_from)
@@ -80,7 +80,7 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.started, {"key": self.key, "made_from": self.made_from})
 
-    def finish(self, result: Mapping[str, Any], seconds: float) -> None:
+    def finish(self, result: Mapping[str, object], seconds: float) -> None:
         """Write the marker: from now on the stage is skipped."""
         write_json(
             self.marker,
@@ -137,7 +137,7 @@ def inside(place: Path, part: str) -> Path:
 @contextmanager
 def claim(
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     command: str,
     reads: Iterable[Path] = (),
     resume: bool = False,
@@ -168,7 +168,7 @@ def held(folder: Path, reads: Iterable[Path] = ()) -> AbstractContextManager[Non
     return output_folder(folder, reads) if processes.main() else nullcontext()
 
 
-def _claim(folder: Path, settings: Mapping[str, Any], command: str, resume: bool, overwrite: bool) -> None:
+def _claim(folder: Path, settings: Mapping[str, object], command: str, resume: bool, overwrite: bool) -> None:
     if not only_begun(folder):
         if not (folder / SETTINGS).exists() or "sweep" in read_json(folder / SETTINGS, "run"):
             raise KalmError(f"{folder} is not empty and holds no run. Give another --out.")
@@ -185,13 +185,13 @@ def _claim(folder: Path, settings: Mapping[str, Any], command: str, resume: bool
 def alone(
     folder: Path,
     section: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     inputs: Mapping[str, object],
-    work: Callable[[], Mapping[str, Any]],
+    work: Callable[[], Mapping[str, object]],
     reads: Iterable[Path] = (),
     overwrite: bool = False,
     together: bool = False,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Do one stage outside a run; what a stopped call with the same inputs left is continued.
 
     Args:
@@ -250,8 +250,8 @@ def trace(value: object) -> object:
 
 def stage(
     folder: Path,
-    made_from: Mapping[str, Any],
-    work: Callable[[], Mapping[str, Any]],
+    made_from: Mapping[str, object],
+    work: Callable[[], Mapping[str, object]],
     together: bool = False,
 ) -> str:
     """Do a stage unless its marker says that it is done; return its key.

@@ -75,7 +75,7 @@ def _aside(path: Path) -> Path:
     return path.parent / f"{HIDDEN}{path.name}.old"
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: object) -> None:
     """Write JSON atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -91,7 +91,7 @@ def read_json(path: Path, what: str) -> Any:
         raise KalmError(f"{what}: {path} cannot be read as JSON ({error}).") from None
 
 
-def fingerprint(data: Any) -> str:
+def fingerprint(data: object) -> str:
     """Return a short hash of JSON-ready data."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from kalm.run import processes
 
@@ -21,12 +21,12 @@ LINE_SECONDS = (2.0, 30.0)  # ... but never sooner than the first and never late
 class Advance(Protocol):
     """Report that n more items are done; fields such as ``loss=0.3`` are shown beside the count."""
 
-    def __call__(self, n: int = 1, *, resumed: bool = False, **fields: Any) -> None:
+    def __call__(self, n: int = 1, *, resumed: bool = False, **fields: object) -> None:
         """Count n items; `resumed` ones were done before this process began."""
         ...
 
 
-def silent(n: int = 1, *, resumed: bool = False, **fields: Any) -> None:
+def silent(n: int = 1, *, resumed: bool = False, **fields: object) -> None:
     """Report nothing: what work that nobody watches is given as `advance`."""
 
 
@@ -59,10 +59,10 @@ class _Meter:
         self.total = total
         self.done = 0
         self.resumed = 0
-        self.fields: dict[str, Any] = {}
+        self.fields: dict[str, object] = {}
         self.started = time.monotonic()
 
-    def count(self, n: int, resumed: bool, fields: dict[str, Any]) -> None:
+    def count(self, n: int, resumed: bool, fields: dict[str, object]) -> None:
         self.done += n
         self.resumed += n if resumed else 0
         self.fields.update(fields)
@@ -89,7 +89,7 @@ def _lines(meter: _Meter) -> Iterator[Advance]:
         sys.stderr.write(f"{meter.description}: {meter.done:,}/{meter.total:,} ({meter.status()})\n")
         sys.stderr.flush()
 
-    def advance(n: int = 1, *, resumed: bool = False, **fields: Any) -> None:
+    def advance(n: int = 1, *, resumed: bool = False, **fields: object) -> None:
         meter.count(n, resumed, fields)
         waited = time.monotonic() - shown_at
         enough = meter.done - max(shown, 0) >= LINE_SHARE * meter.total and waited >= LINE_SECONDS[0]
@@ -115,7 +115,7 @@ def _bar(meter: _Meter) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(meter.description, total=meter.total, status="")
 
-        def advance(n: int = 1, *, resumed: bool = False, **fields: Any) -> None:
+        def advance(n: int = 1, *, resumed: bool = False, **fields: object) -> None:
             meter.count(n, resumed, fields)
             progress.update(task, completed=meter.done, status=meter.status())
 
@@ -128,5 +128,5 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

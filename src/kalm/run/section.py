@@ -7,7 +7,7 @@ numbers here (pydantic takes them for 1 and 0), and neither are infinities.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Self, get_args
 
 from annotated_types import Ge, Gt, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -39,7 +39,7 @@ class Section(BaseModel):
             raise ValueError(f"{str(value).lower()} is neither a number nor a name")
         return value
 
-    def changed(self, **fields: Any) -> Self:
+    def changed(self, **fields: object) -> Self:
         """Return these settings with other values, checked like any (`model_copy` checks nothing).
 
         A mapping given for a section changes those of its fields that it names.

@@ -28,7 +28,7 @@ from kalm.types import LEVELS, NOVEL_LEVELS
 if TYPE_CHECKING:
     from kalm.config import Config
     from kalm.data.rollouts import RolloutSet
-    from kalm.rl.policy import Policy
+    from kalm.registry import TrainedPolicy
     from kalm.session import Session
 
 
@@ -180,7 +180,7 @@ def _chosen(
 
 def _eval_callback(
     session: Session, job: PolicyJob, place: Path
-) -> Callable[[Policy, int], Mapping[str, float]]:
+) -> Callable[[TrainedPolicy, int], Mapping[str, float]]:
     """Return what plays a policy while it is trained: rows to a file, success per level as metrics.
 
     It plays the same episodes every time, which are not those of the evaluation.
@@ -191,7 +191,7 @@ def _eval_callback(
     seed = session.seed("looks", job.seed)
     chosen, seeds = sample_episodes(instructions(world, None, LEVELS), config.train.evaluate_episodes, seed)
 
-    def evaluate(policy: Policy, step: int) -> Mapping[str, float]:
+    def evaluate(policy: TrainedPolicy, step: int) -> Mapping[str, float]:
         rows = evaluate_policy(policy, world, chosen, seeds, config.evaluate.horizon, 1, label_of(job, step))
         # What a stopped training looked at after its last checkpoint is looked at again.
         earlier = [row for row in read_rows(file) if row.checkpoint_step < step] if file.exists() else []

@@ -21,7 +21,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +33,7 @@ from kalm.run import processes
 from kalm.run.io import atomic_write
 from kalm.training.random_state import CPU, CUDA, random_state, set_random_state
 from kalm.training.shards import gather, scatter
+from kalm.types import JsonObject
 
 NAME = "checkpoint.safetensors"
 FORMAT = "kalm-training-1"
@@ -49,7 +49,7 @@ class Resumed:
     """
 
     step: int
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kalm.envs.base import Judge, require_noise
 from kalm.envs.metaworld.scripted import GAIN, OWN, View
 from kalm.envs.metaworld.spec import ENTITY, GRIPPER, SPEC, TARGET, TASKS
+
+if TYPE_CHECKING:
+    from metaworld.policies.policy import Policy
 
 
 class MetaWorldExpert:
@@ -71,7 +74,7 @@ def observation(task: str, state: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=len(TASKS))
-def _policy(task: str) -> Any:
+def _policy(task: str) -> Policy:
     from metaworld.policies import ENV_POLICY_MAP
 
     return ENV_POLICY_MAP[f"{task}-v3"]()

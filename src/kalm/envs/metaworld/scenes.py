@@ -25,13 +25,16 @@ from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from kalm.envs.metaworld.spec import TASKS
+
+if TYPE_CHECKING:
+    from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 ALL = int(mujoco.mjtState.mjSTATE_INTEGRATION)  # everything that the next step depends on
 WIDE_OPEN = 0.1  # metres between the fingers that count as opening 1
@@ -126,7 +129,7 @@ class Lane:
             self.full[self.bolt] = 0.0
 
 
-def build(task: str) -> Any:
+def build(task: str) -> SawyerXYZEnv:
     """Return the package's environment of a task, ready to be reset with a seed of its own."""
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
@@ -134,7 +137,7 @@ def build(task: str) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        env: Any = COMPOSED[task]() if task in COMPOSED else ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
+        env = COMPOSED[task]() if task in COMPOSED else ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
     env._partially_observable, env._set_task_called = False, True
     env._freeze_rand_vec, env.seeded_rand_vec = False, True
     return env

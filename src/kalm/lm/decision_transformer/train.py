@@ -28,7 +28,6 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +54,7 @@ from kalm.training.loop import StepLosses, TrainingStep, fit
 from kalm.training.optimizer import gradient_step
 from kalm.training.random_state import own_random_stream
 from kalm.training.shards import trained
-from kalm.types import SOURCES, WorldSpec
+from kalm.types import SOURCES, JsonObject, WorldSpec
 
 LOG_EVERY = 20
 NOT_IN_KEY = {"target", "checkpoint_every", "keep_policies", "evaluate_every"}  # change no weight
@@ -221,7 +220,7 @@ def _made_from(
     mix: float,
     seed: int,
     start: Path | None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Everything that the weights depend on, JSON-ready."""
     return {
         "backbone": settings.model_dump(mode="json"),
