@@ -12,7 +12,7 @@ from kalm.cli import data, language, policies, run
 from kalm.cli.border import run_guarded
 from kalm.run import processes
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -22,8 +22,8 @@ app = typer.Typer(
     `kalm run --env clevr --preset demo --out runs/demo` does everything: collect, ground, imagine, train,
     evaluate, report. Each stage is also a command of its own.""",
 )
-for group in (run, data, language, policies):
-    app.add_typer(group.COMMANDS)
+for _group in (run, data, language, policies):
+    app.add_typer(_group.COMMANDS)
 
 
 def main() -> None:

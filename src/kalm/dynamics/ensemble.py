@@ -83,13 +83,14 @@ class ForwardEnsemble(nn.Module):
 
     def __init__(self, spec: WorldSpec, members: int, hidden: tuple[int, ...], seed: int = 0) -> None:
         super().__init__()
-        self.spec, self.hidden = spec, tuple(hidden)
+        self.spec = spec
+        self.hidden: tuple[int, ...] = tuple(hidden)
         self.errors: Errors | None = None  # known once it is fitted
         self._frames = EntityView(spec)
         sizes = (spec.state_size + self._frames.told, *hidden, 2 * spec.state_size)
-        self.network = EnsembleMLP(members, sizes, torch.Generator().manual_seed(seed))
+        self.network: EnsembleMLP = EnsembleMLP(members, sizes, torch.Generator().manual_seed(seed))
         # In the order in which a state is shown; the deviation is 0 where a number never changes.
-        self.changes = Normalizer(spec.state_size)
+        self.changes: Normalizer = Normalizer(spec.state_size)
         self.register_buffer("limits", torch.zeros(2, spec.state_size))
 
     def predict(self, states: np.ndarray, actions: np.ndarray) -> Prediction:

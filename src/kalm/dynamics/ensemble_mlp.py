@@ -43,11 +43,11 @@ class EnsembleMLP(nn.Module):
     def __init__(self, count: int, sizes: Sequence[int], generator: torch.Generator) -> None:
         super().__init__()
         pairs = list(zip(sizes, sizes[1:], strict=False))
-        self.weights = nn.ParameterList(
+        self.weights: nn.ParameterList = nn.ParameterList(
             torch.randn(count, wide, out, generator=generator) / math.sqrt(wide) for wide, out in pairs
         )
-        self.biases = nn.ParameterList(torch.zeros(count, 1, out) for _, out in pairs)
-        self.inputs = Normalizer(sizes[0])
+        self.biases: nn.ParameterList = nn.ParameterList(torch.zeros(count, 1, out) for _, out in pairs)
+        self.inputs: Normalizer = Normalizer(sizes[0])
 
     @property
     def count(self) -> int:

@@ -32,16 +32,17 @@ class EntityView:
     """
 
     def __init__(self, spec: WorldSpec, device: str = "cpu") -> None:
-        self.spec, self.device = spec, device
-        self.shared = _shared(spec)
+        self.spec = spec
+        self.device = device
+        self.shared: bool = _shared(spec)
         entities = spec.entities if self.shared else ()
         every = range(spec.action_size if spec.action_kind == "discrete" else 0)
-        self.actions = self._table([entity.actions for entity in entities] or [tuple(every)])
-        self.columns = self._table([entity.columns for entity in entities])  # (C, K)
+        self.actions: Tensor = self._table([entity.actions for entity in entities] or [tuple(every)])
+        self.columns: Tensor = self._table([entity.columns for entity in entities])  # (C, K)
         taken = {column for entity in entities for column in entity.columns}
         rest = [column for column in range(spec.state_size) if column not in taken]
-        self.rest = self._table([tuple(rest)])  # (1, R)
-        self.place = self.actions.flatten().argsort()  # (A,) where each action stands in the table
+        self.rest: Tensor = self._table([tuple(rest)])  # (1, R)
+        self.place: Tensor = self.actions.flatten().argsort()  # (A,) where each action stands in the table
 
     def _table(self, rows: list[tuple[int, ...]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int64, device=self.device)

@@ -57,11 +57,12 @@ class InverseModel(nn.Module):
 
     def __init__(self, spec: WorldSpec, hidden: tuple[int, ...], seed: int = 0) -> None:
         super().__init__()
-        self.spec, self.hidden = spec, tuple(hidden)
+        self.spec = spec
+        self.hidden: tuple[int, ...] = tuple(hidden)
         self.hits: Hits | None = None  # known once it is fitted
         self._frames = EntityView(spec)
         sizes = (2 * spec.state_size, *hidden, self._frames.told)
-        self.network = EnsembleMLP(1, sizes, torch.Generator().manual_seed(seed))
+        self.network: EnsembleMLP = EnsembleMLP(1, sizes, torch.Generator().manual_seed(seed))
 
     def outputs(self, states: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Score what led from states (N, S) to those after: logits (N, actions), or means (N, A), float32."""

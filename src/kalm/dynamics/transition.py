@@ -65,6 +65,8 @@ class TransitionNetwork(nn.Module):
         changes: units of their changes.
     """
 
+    gates: int
+
     owner: Tensor
 
     def __init__(self, spec: WorldSpec, width: int = 64) -> None:
@@ -72,10 +74,13 @@ class TransitionNetwork(nn.Module):
         self.spec = spec
         owner, self.gates = owners(spec)
         self.register_buffer("owner", owner, persistent=False)
-        self.states, self.changes = Normalizer(spec.state_size), Normalizer(spec.state_size)
+        self.states: Normalizer = Normalizer(spec.state_size)
+        self.changes: Normalizer = Normalizer(spec.state_size)
         covered = sorted(column for entity in spec.entities for column in entity.columns)
         whole = covered == list(range(spec.state_size))
-        self.layers = _Interaction(spec, width) if whole else _Flat(spec, 4 * width, self.gates)
+        self.layers: _Interaction | _Flat = (
+            _Interaction(spec, width) if whole else _Flat(spec, 4 * width, self.gates)
+        )
 
     def fit_scales(self, rollouts: RolloutSet) -> None:
         """Take the scales of states and of their changes from real data; entities of one kind share them."""
@@ -184,6 +189,8 @@ def fit_transition_network(
 class _Interaction(nn.Module):
     """Entities that push each other: the same weights for every pair and every entity."""
 
+    action_size: int
+
     columns: Tensor
     kinds: Tensor
     pushes: Tensor
@@ -200,10 +207,10 @@ class _Interaction(nn.Module):
         self.register_buffer("pushes", pushes, persistent=False)
         self.register_buffer("others", 1 - torch.eye(count), persistent=False)
         about = len(kinds) + self.action_size  # what is known of an entity beside its place
-        self.hear = nn.Sequential(
+        self.hear: nn.Sequential = nn.Sequential(
             nn.Linear(2 * size + 2 * about, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
         )
-        self.go = nn.Sequential(
+        self.go: nn.Sequential = nn.Sequential(
             nn.Linear(size + about + width, width),
             nn.GELU(),
             nn.Linear(width, width),
@@ -235,9 +242,9 @@ class _Flat(nn.Module):
 
     def __init__(self, spec: WorldSpec, width: int, gates: int) -> None:
         super().__init__()
-        self.size = spec.state_size
-        self.actions = spec.action_size if spec.action_kind == "discrete" else 0
-        self.layers = nn.Sequential(
+        self.size: int = spec.state_size
+        self.actions: int = spec.action_size if spec.action_kind == "discrete" else 0
+        self.layers: nn.Sequential = nn.Sequential(
             nn.Linear(spec.state_size + spec.action_size, width),
             nn.GELU(),
             nn.Linear(width, width),

@@ -44,7 +44,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Action]):
         options: of the world, where it is given by name, e.g. ``physics="mujoco3"``.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata: JsonObject = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     def __init__(
         self,
@@ -61,12 +61,16 @@ class GoalEnv(gymnasium.Env[np.ndarray, Action]):
             raise KalmError(
                 f"options {sorted(options)} need the environment's name; this one is already made."
             )
-        self.world = make(world, **options) if isinstance(world, str) else world
-        self.level, self.render_mode, self.render_size = level, render_mode, render_size
-        self.suite = self.world.suite(level)
+        self.world: World = make(world, **options) if isinstance(world, str) else world
+        self.level = level
+        self.render_mode: str | None = render_mode
+        self.render_size = render_size
+        self.suite: tuple[Instruction, ...] = self.world.suite(level)
         spec = self.world.spec
-        self.observation_space = spaces.Box(-np.inf, np.inf, (spec.state_size,), np.float64)
-        self.action_space = (
+        self.observation_space: spaces.Space[np.ndarray] = spaces.Box(
+            -np.inf, np.inf, (spec.state_size,), np.float64
+        )
+        self.action_space: spaces.Space[Action] = (
             spaces.Discrete(spec.action_size)
             if spec.action_kind == "discrete"
             else spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
@@ -87,7 +91,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Action]):
         for name in options:
             if name not in OPTIONS:
                 raise unknown("reset option", name, OPTIONS)
-        self.instruction = self._instruction(options)
+        self.instruction: Instruction = self._instruction(options)
         self._judge = self.world.judge([self.instruction.goal])
         start = self.instruction
         if options.get("state") is not None:

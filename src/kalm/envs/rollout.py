@@ -61,13 +61,18 @@ class EpisodeRecorder:
     """
 
     def __init__(self, spec: WorldSpec, episodes: int, horizon: int) -> None:
-        self.spec, self.horizon = spec, horizon
-        self.states = np.zeros((episodes, horizon + 1, spec.state_size), np.float32)  # (N, H + 1, S)
-        self.actions = np.zeros((episodes, horizon, *spec.action_shape), spec.action_dtype)  # (N, H[, A])
-        self.rewards = np.zeros((episodes, horizon), np.float32)  # (N, H)
-        self.lengths = np.zeros(episodes, np.int32)  # (N,) actions taken so far
-        self.success = np.zeros(episodes, bool)  # (N,) the last action reached the goal
-        self.finite = np.ones(episodes, bool)  # (N,)
+        self.spec = spec
+        self.horizon = horizon
+        self.states: np.ndarray = np.zeros(
+            (episodes, horizon + 1, spec.state_size), np.float32
+        )  # (N, H + 1, S)
+        self.actions: np.ndarray = np.zeros(
+            (episodes, horizon, *spec.action_shape), spec.action_dtype
+        )  # (N, H[, A])
+        self.rewards: np.ndarray = np.zeros((episodes, horizon), np.float32)  # (N, H)
+        self.lengths: np.ndarray = np.zeros(episodes, np.int32)  # (N,) actions taken so far
+        self.success: np.ndarray = np.zeros(episodes, bool)  # (N,) the last action reached the goal
+        self.finite: np.ndarray = np.ones(episodes, bool)  # (N,)
 
     def __len__(self) -> int:
         return len(self.lengths)

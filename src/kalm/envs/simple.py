@@ -161,8 +161,8 @@ class RowJudge:
     rows: tuple[str, ...] = ("one_step",)
 
     def __init__(self, goals: Sequence[Goal]) -> None:
-        self.goals = tuple(goals)
-        self.one_step = np.zeros(len(self.goals), dtype=bool)
+        self.goals: tuple[Goal, ...] = tuple(goals)
+        self.one_step: np.ndarray = np.zeros(len(self.goals), dtype=bool)
 
     def reached(self, states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
         """Return the verdict on the states alone: (N, S) twice -> (N,) bool."""

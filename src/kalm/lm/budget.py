@@ -11,7 +11,7 @@ fused kernels never keep. Expect a tenth more than estimated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import cast
@@ -162,9 +162,18 @@ def _saved(backbone: Backbone, rows: int, length: int, dtype: torch.dtype) -> fl
 class CountingExperts(TorchFunctionMode):
     """Lets experts run without memory: how many tokens each of them gets is made up there."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204 torch's own
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Iterable[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Return what a function of torch returns, but for the count of tokens."""
         if func is torch.histc:
-            return torch.empty((kwargs or {})["bins"], device="meta")
+            bins = (kwargs or {})["bins"]
+            assert isinstance(bins, int), bins
+            return torch.empty(bins, device="meta")
         return func(*args, **(kwargs or {}))
 
 

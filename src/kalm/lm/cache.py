@@ -8,6 +8,7 @@ known.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -19,8 +20,10 @@ class BlockLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Begin empty, with the sizes of these keys and values."""
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        self.dtype: torch.dtype = key_states.dtype
+        self.device: torch.device = key_states.device
+        self.keys: Tensor = key_states[:, :, :0]
+        self.values: Tensor = value_states[:, :, :0]
         self._held = (self.keys, self.values)
         self.is_initialized = True
 

@@ -57,10 +57,13 @@ class GroundingDataset:
     def __init__(
         self, rollouts: RolloutSet, prompt_builder: PromptBuilder, config: GroundConfig, seed: int
     ) -> None:
-        self.rollouts, self.prompt_builder, self.config, self.seed = rollouts, prompt_builder, config, seed
+        self.rollouts = rollouts
+        self.prompt_builder = prompt_builder
+        self.config = config
+        self.seed = seed
         self._epoch: tuple[int, list[list[_Planned]]] = (-1, [])
-        self.steps_per_epoch = max(1, len(self._rows(0)) // config.rows)
-        self.steps = max(1, round(config.epochs * self.steps_per_epoch))
+        self.steps_per_epoch: int = max(1, len(self._rows(0)) // config.rows)
+        self.steps: int = max(1, round(config.epochs * self.steps_per_epoch))
 
     def groups(self, step: int, part: int = 0, parts: int = 1) -> list[list[PackedRow]]:
         """Return the rows of one step's batch, spelled; or a part of them, when processes divide the step.

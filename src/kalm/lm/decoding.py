@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from kalm.lm.cache import block_cache, rewind
 from kalm.lm.model import GroundedLM
@@ -49,19 +50,21 @@ class DecodeState:
         seen = real[:, None, :].expand(-1, longest, -1)  # (U, P, P)
         if not model.backbone.two_way_prompt:
             seen = seen & (column[None, :] <= column[:, None])
-        self.cache = block_cache()
+        self.cache: Cache = block_cache()
         device = model.device
         embedded = model.lm.get_input_embeddings()(ids.to(device))
         positions = column.expand(len(prompts), -1).to(device)
         hidden = model.body(embedded, seen[:, None].to(device), positions, self.cache)
         fan = torch.from_numpy(np.asarray(owner, dtype=np.int64))
         share = real / lengths[:, None]  # (U, P)
-        self.prompt_embedding = torch.einsum("up,upd->ud", share.to(hidden), hidden)[fan.to(device)]  # (N, D)
+        self.prompt_embedding: Tensor = torch.einsum("up,upd->ud", share.to(hidden), hidden)[
+            fan.to(device)
+        ]  # (N, D)
         self.cache.batch_select_indices(fan.to(device))
         self.width = longest  # columns of the cache that hold prompts
-        self.visible = real[fan].to(device)  # (N, C) columns of the cache that each row sees
-        self.position = lengths[fan, None].to(device)  # (N, 1) of the next token
-        self.rows = np.arange(len(fan))
+        self.visible: Tensor = real[fan].to(device)  # (N, C) columns of the cache that each row sees
+        self.position: Tensor = lengths[fan, None].to(device)  # (N, 1) of the next token
+        self.rows: np.ndarray = np.arange(len(fan))
 
     @property
     def longest(self) -> int:

@@ -44,7 +44,8 @@ class DistributedTrainer:
     def __init__(
         self, model: GroundedLM, optimizer: torch.optim.Optimizer, precision: str, compiled: bool = False
     ) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model = model
+        self.optimizer = optimizer
         self.runner: Callable[[PackedBatch], GroundingLosses] = model
         self._wrapped: torch.nn.Module = model
         self._accelerator: Accelerator | None = None

@@ -72,10 +72,11 @@ class StateHead(nn.Module):
 
     def __init__(self, width: int, spec: WorldSpec, design: Design) -> None:
         super().__init__()
-        self.design, self.size = design, spec.state_size
+        self.design = design
+        self.size: int = spec.state_size
         owner, gates = owners(spec)
         self.register_buffer("owner", owner, persistent=False)  # (S,) gate of each state number
-        self.layers = mlp(width, width, self.size + (gates if design.still_gate else 0))
+        self.layers: nn.Sequential = mlp(width, width, self.size + (gates if design.still_gate else 0))
 
     def forward(self, hidden: Tensor, present: Tensor, states: Normalizer, changes: Normalizer) -> Tensor:
         """Predict the next states: (m, D), (m, S) -> (m, S)."""
@@ -122,7 +123,7 @@ class Relations(nn.Module):
     def __init__(self, columns: Tensor) -> None:
         super().__init__()
         self.register_buffer("columns", columns, persistent=False)
-        self.size = len(columns) * (columns.shape[1] + 1)
+        self.size: int = len(columns) * (columns.shape[1] + 1)
 
     def forward(self, states: Tensor) -> Tensor:
         """Relate the entities of each state: (m, S) -> (m, K, R); to itself an entity has all zeros."""
@@ -150,7 +151,7 @@ class EntityEmbedding(nn.Module):
         width = names.shape[1]
         self.register_buffer("names", names)
         self.register_buffer("columns", columns, persistent=False)
-        self.place = embedding(nn.Linear(columns.shape[1] + more, width), width, scale)
+        self.place: nn.Sequential = embedding(nn.Linear(columns.shape[1] + more, width), width, scale)
 
     def forward(self, numbers: Tensor, more: Tensor) -> Tensor:
         """Embed the entities of each state, its numbers in units of their spread: (m, S) -> (m, K, D)."""

@@ -114,11 +114,11 @@ class Lesson:
                 pattern, short = phrases.pattern(contrast[0], rng, complaints), bool(rng.integers(2))
                 side += [phrases.say(meaning, pattern, short) for meaning in contrast]
         translated = rng.random(2 * len(meanings)) < TRANSLATED * (config.language.text_weight > 0)
-        self.examples = [
+        self.examples: list[Example] = [
             prompt_builder.replay(text, phrases.plainly(meaning)) if asked else prompted(prompt_builder, text)
             for text, meaning, asked in zip([*sides[0], *sides[1]], meanings * 2, translated, strict=True)
         ]
-        self.neither = torch.from_numpy(np.tile(converse(meanings), (2, 2)))  # (2N, 2N)
+        self.neither: Tensor = torch.from_numpy(np.tile(converse(meanings), (2, 2)))  # (2N, 2N)
 
 
 def prompted(prompt_builder: PromptBuilder, text: str) -> Example:

@@ -37,7 +37,7 @@ from kalm.lm.settings import GroundConfig
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 ADAPTER = "adapter"  # folder of LoRA weights inside a saved backbone
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

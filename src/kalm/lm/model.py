@@ -42,6 +42,7 @@ from kalm.run.io import atomic_folder, read_json, write_json
 from kalm.types import WorldSpec
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
     from transformers.cache_utils import Cache
 
 FORMAT = 2
@@ -95,27 +96,32 @@ class GroundedLM(nn.Module):
                 "them. Set ground.relations=false."
             )
         self.backbone = backbone
-        self.lm = backbone.model
+        self.lm: PreTrainedModel = backbone.model
         self.spec = spec
         self.design = design
-        self.entities = len(spec.entities) if design.entity_tokens else 0
+        self.entities: int = len(spec.entities) if design.entity_tokens else 0
         width, hidden = backbone.width, backbone.hidden_size
         scale = backbone.scale
         discrete = spec.action_kind == "discrete"
         first = nn.Embedding(spec.action_size, width) if discrete else nn.Linear(spec.action_size, width)
-        self.scales, self.changes = Normalizer(spec.state_size), Normalizer(spec.state_size)
+        self.scales: Normalizer = Normalizer(spec.state_size)
+        self.changes: Normalizer = Normalizer(spec.state_size)
         columns = torch.tensor([entity.columns for entity in spec.entities])  # (K, C)
-        self.relations = Relations(columns) if design.relations else None
+        self.relations: Relations | None = Relations(columns) if design.relations else None
         related = self.relations.size if self.relations else 0  # numbers per entity
-        self.embed_state = embedding(nn.Linear(spec.state_size + len(columns) * related, width), width, scale)
-        self.embed_action = embedding(first, width, scale)
-        self.state_head = StateHead(hidden, spec, design)
-        self.action_head = action_mlp(hidden, spec, design)
+        self.embed_state: nn.Sequential = embedding(
+            nn.Linear(spec.state_size + len(columns) * related, width), width, scale
+        )
+        self.embed_action: nn.Sequential = embedding(first, width, scale)
+        self.state_head: StateHead = StateHead(hidden, spec, design)
+        self.action_head: nn.Sequential = action_mlp(hidden, spec, design)
         if design.state_network:
-            self.network = TransitionNetwork(spec)
+            self.network: TransitionNetwork = TransitionNetwork(spec)
             self.network.requires_grad_(False)  # fitted by itself, see `kalm.lm.sft`
         if self.entities:
-            self.embed_entities = EntityEmbedding(name_vectors(backbone, spec), columns, related, scale)
+            self.embed_entities: EntityEmbedding = EntityEmbedding(
+                name_vectors(backbone, spec), columns, related, scale
+            )
 
     def fit_scales(self, rollouts: RolloutSet) -> None:
         """Take the scales of states and of their changes from real data."""

@@ -43,7 +43,10 @@ class GroundingMonitor:
         seed: int,
         conditions: Conditions = "plain",
     ) -> None:
-        self.model, self.world, self.held_out, self.config = model, world, held_out, config
+        self.model = model
+        self.world = world
+        self.held_out = held_out
+        self.config = config
         every = np.arange(len(held_out))
         explanations = [prompt_builder.explanation(held_out, int(i)) for i in every]
         dynamics = [prompt_builder.dynamics(held_out, int(i), 0) for i in every]
@@ -52,17 +55,21 @@ class GroundingMonitor:
             "explanation": _shares(explanations),
             "dynamics": _shares(dynamics),
         }
-        self.rows = {name: _rows(shares, config.row_tokens) for name, shares in tasks.items()}
-        self.explained = held_out.take(every[: config.explain_rollouts])
+        self.rows: dict[str, list[list[PackedRow]]] = {
+            name: _rows(shares, config.row_tokens) for name, shares in tasks.items()
+        }
+        self.explained: RolloutSet = held_out.take(every[: config.explain_rollouts])
         rng = derive_rng(seed, "ground", "watch")
-        self.seeds = [derive_seed(seed, "ground", "watch", i) for i in range(config.match_rollouts)]
+        self.seeds: list[int] = [
+            derive_seed(seed, "ground", "watch", i) for i in range(config.match_rollouts)
+        ]
         self.tries: dict[str, tuple[list[Instruction], np.ndarray]] = {}  # what to do, and from where
         for level in LEVELS:
             suite = world.suite(level)
             picked = [suite[i] for i in rng.integers(len(suite), size=config.match_rollouts)]
             self.tries[level] = picked, initial_states(world, picked, self.seeds, conditions)
         # One transition per rollout: those of the same rollout are alike.
-        self.transitions = held_out.action_starts + rng.integers(held_out.lengths)
+        self.transitions: np.ndarray = held_out.action_starts + rng.integers(held_out.lengths)
 
     @torch.inference_mode()
     def evaluate(self) -> dict[str, float]:

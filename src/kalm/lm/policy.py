@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from kalm.errors import KalmError, unknown
-from kalm.lm.decoding import read_goals
+from kalm.lm.decoding import DecodeState, read_goals
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.prompts import PROMPTS
 from kalm.types import WorldSpec
@@ -111,14 +111,17 @@ class LMEpisodes:
                 f"states of shape {np.shape(states)} and {len(texts)} sentences: world {model.spec.name!r} "
                 f"needs one row of {model.spec.state_size} numbers per sentence."
             )
-        self.model, self.precision, self.count = model, precision, len(texts)
-        self.temperature, self.seeds = temperature, seeds
+        self.model = model
+        self.precision = precision
+        self.count: int = len(texts)
+        self.temperature = temperature
+        self.seeds = seeds
         self.last: np.ndarray | None = None  # (N,) or (N, A) the last actions
-        self.steps = 0
-        self.memory = model.design.memory
-        self.context = model.prompt_builder().context
+        self.steps: int = 0
+        self.memory: bool = model.design.memory
+        self.context: int = model.prompt_builder().context
         with torch.inference_mode(), autocast(model.device, precision):
-            self.decode_state = read_goals(model, texts, template)
+            self.decode_state: DecodeState = read_goals(model, texts, template)
 
     @torch.inference_mode()
     def act(self, rows: np.ndarray, states: np.ndarray, rewards: np.ndarray) -> np.ndarray:

@@ -179,7 +179,7 @@ class PromptBuilder:
         self.context = context
         self.entities = entities
         self.memory = memory
-        self.start = _first_id(tokenizer, "cls_token_id", "bos_token_id")
+        self.start: int | None = _first_id(tokenizer, "cls_token_id", "bos_token_id")
         end = _first_id(tokenizer, "sep_token_id", "eos_token_id")
         if end is None:
             raise KalmError(

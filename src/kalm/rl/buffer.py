@@ -24,7 +24,7 @@ from kalm.errors import KalmError
 from kalm.rl.batch import TransitionBatch
 from kalm.rl.encoder import GoalEncoder
 from kalm.rl.transitions import Columns, TransitionTable, resident
-from kalm.types import SOURCES, JsonObject
+from kalm.types import SOURCES, Instruction, JsonObject, WorldSpec
 
 # Noise is drawn once for so many copies of a goal's vector. A transition always has the same one.
 NOISY_COPIES = 64
@@ -64,10 +64,12 @@ class MixedBuffer:
     ) -> None:
         sets = [part for part in (real, imagined) if part is not None]
         _require(sets, mix)
-        self.spec, self.device = real.spec, device
-        self.mix = 0.0 if imagined is None else mix
+        self.spec: WorldSpec = real.spec
+        self.device = device
+        self.mix: float = 0.0 if imagined is None else mix
         self._one_hot = self.spec.action_size if vectors and self.spec.action_kind == "discrete" else None
-        self.reward_scale, self._normalizer = reward_scale, normalizer
+        self.reward_scale = reward_scale
+        self._normalizer = normalizer
         firsts = np.cumsum([0, *(len(part.instructions) for part in sets)])
         self._parts = [
             TransitionTable(part, int(first), device) for part, first in zip(sets, firsts, strict=False)
@@ -76,7 +78,7 @@ class MixedBuffer:
         instructions = [item for part in sets for item in part.instructions]
         encoded = encoder.encode([item.text for item in instructions])  # (goals, E)
         self._copies = NOISY_COPIES if goal_noise else 1
-        self.instructions = [item for item in instructions for _ in range(self._copies)]
+        self.instructions: list[Instruction] = [item for item in instructions for _ in range(self._copies)]
         encoded = encoded.repeat(self._copies, axis=0)  # (goals, E) from now on
         if goal_noise:
             lengths = np.linalg.norm(encoded, axis=1, keepdims=True)  # (goals, 1)

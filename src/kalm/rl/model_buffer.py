@@ -114,7 +114,8 @@ class ModelBuffer(nn.Module):
 
     def __init__(self, capacity: int, state_size: int, action_width: int, device: str) -> None:
         super().__init__()
-        self.capacity, self.widths = capacity, (action_width, 1, 1)
+        self.capacity = capacity
+        self.widths: tuple[int, int, int] = (action_width, 1, 1)
         for name in ("before", "after"):
             self.register_buffer(name, torch.zeros(capacity, state_size, device=device))
         self.register_buffer("facts", torch.zeros(capacity, action_width + 2, device=device))
@@ -174,10 +175,16 @@ class ModelMix:
         explore: float,
         rng: np.random.Generator,
     ) -> None:
-        self.data, self.ring, self.updates = data, ring, 0
+        self.data = data
+        self.ring = ring
+        self.updates: int = 0
         self._model, self._judge, self._learner = model, judge, learner
-        self.real_share, self.horizon, self.rollouts = real_share, horizon, rollouts
-        self.refresh, self.explore, self._rng = refresh, explore, rng
+        self.real_share = real_share
+        self.horizon = horizon
+        self.rollouts = rollouts
+        self.refresh = refresh
+        self.explore = explore
+        self._rng = rng
 
     def sample(self, n: int) -> TransitionBatch:
         """Draw n transitions, those of the data first; roll the model out where that is due."""

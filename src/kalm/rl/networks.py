@@ -37,10 +37,10 @@ class MLP(nn.Module):
     def __init__(self, inputs: Sequence[int], hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
         widths = [sum(inputs), *hidden]
-        self.hidden = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
+        self.hidden: nn.ModuleList = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
         for width in inputs:
             torch.rand(2, width)  # d3rlpy's measurement, see above
-        self.head = nn.Linear(widths[-1], outputs)
+        self.head: nn.Linear = nn.Linear(widths[-1], outputs)
 
     @property
     def layers(self) -> list[nn.Linear]:
@@ -73,8 +73,8 @@ class TwinQ(nn.Module):
 
     def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.first = MLP((observation_size, action_size), hidden, 1)
-        self.second = MLP((observation_size, action_size), hidden, 1)
+        self.first: MLP = MLP((observation_size, action_size), hidden, 1)
+        self.second: MLP = MLP((observation_size, action_size), hidden, 1)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Return both critics' values of one action per observation: (B, I), (B, A) -> (2, B, 1)."""
@@ -133,8 +133,9 @@ class GaussianPolicy(nn.Module):
         free: bool = False,
     ) -> None:
         super().__init__()
-        self.low, self.high = low, high
-        self.mean = MLP((observation_size,), hidden, action_size)
+        self.low = low
+        self.high = high
+        self.mean: MLP = MLP((observation_size,), hidden, action_size)
         self.log_std: nn.Linear | nn.Parameter
         if free:
             self.log_std = nn.Linear(self.mean.head.in_features, action_size)

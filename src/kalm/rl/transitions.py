@@ -40,7 +40,7 @@ class TransitionTable:
     """The transitions of one `RolloutSet`, and the draws among them."""
 
     def __init__(self, rollouts: RolloutSet, first_goal: int, device: str) -> None:
-        self.count = rollouts.transitions
+        self.count: int = rollouts.transitions
         self._starts = rollouts.action_starts  # (rollouts,)
         self._cumulative = _cumulative(rollouts)
         self._states = resident(rollouts.states, device)

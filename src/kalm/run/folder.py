@@ -52,8 +52,8 @@ class Stage:
 
     def __init__(self, folder: Path, made_from: Mapping[str, object]) -> None:
         self.folder = folder
-        self.made_from = dict(made_from)
-        self.key = fingerprint(self.made_from)
+        self.made_from: dict[str, object] = dict(made_from)
+        self.key: str = fingerprint(self.made_from)
 
     @property
     def marker(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 from kalm.run.io import atomic_write
 
@@ -20,12 +21,14 @@ class Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.jsonl"
+        self.path: Path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(folder) if row["step"] <= step]
         with atomic_write(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self.stream = self.path.open("a")
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.stream: TextIO = self.path.open("a")
+        self.board: SummaryWriter = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=step + 1 if step else None
+        )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add one row; it is on disk when this returns."""

@@ -7,7 +7,7 @@ numbers here (pydantic takes them for 1 and 0), and neither are infinities.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Self, get_args
+from typing import Annotated, ClassVar, Self, get_args
 
 from annotated_types import Ge, Gt, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -28,7 +28,7 @@ Names = Annotated[tuple[str, ...], MinLen(1), AfterValidator(_each_once)]
 class Section(BaseModel):
     """Settings of one stage or algorithm."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -30,7 +30,9 @@ class LogLosses:
     def __init__(
         self, read: Callable[[StepLosses], Mapping[str, float]], *every: int, prefix: str = ""
     ) -> None:
-        self.read, self.every, self.prefix = read, every, prefix
+        self.read = read
+        self.every = every
+        self.prefix = prefix
 
     def __call__(self, step: TrainingStep) -> None:
         """Read and write them where that is due."""
@@ -48,7 +50,9 @@ class LogMeanLosses:
     """
 
     def __init__(self, mean: RunningMean, every: int, prefix: str = "") -> None:
-        self.mean, self.every, self.prefix = mean, every, prefix
+        self.mean = mean
+        self.every = every
+        self.prefix = prefix
 
     def __call__(self, step: TrainingStep) -> None:
         """Count this step; write the means where that is due."""
@@ -66,7 +70,8 @@ class Evaluate:
     """
 
     def __init__(self, every: int, measure: Callable[[int], Mapping[str, float]]) -> None:
-        self.every, self.measure = every, measure
+        self.every = every
+        self.measure = measure
 
     def __call__(self, step: TrainingStep) -> None:
         """Measure where that is due."""
@@ -100,7 +105,9 @@ class Every:
     """
 
     def __init__(self, every: int, action: Callable[[int], None], at_end: bool = True) -> None:
-        self.every, self.action, self.at_end = every, action, at_end
+        self.every = every
+        self.action = action
+        self.at_end = at_end
 
     def __call__(self, step: TrainingStep) -> None:
         """Do it where it is due."""
@@ -145,9 +152,12 @@ class EarlyStopping:
     def __init__(
         self, module: nn.Module, measure: Callable[[], torch.Tensor], every: int, patience: int, remedy: str
     ) -> None:
-        self.module, self.measure, self.every, self.patience = module, measure, every, patience
+        self.module = module
+        self.measure = measure
+        self.every = every
+        self.patience = patience
         self.remedy = remedy
-        self.best = math.inf
+        self.best: float = math.inf
         self._kept = module.state_dict()
         self._missed = 0
 

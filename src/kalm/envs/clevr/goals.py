@@ -120,7 +120,12 @@ class ClevrJudge(RowJudge):
             or `NOTHING` (padding, always met).
     """
 
-    rows = ("one_step", "kind", "ball", "reference", "direction", "parts")
+    kind: np.ndarray
+    ball: np.ndarray
+    reference: np.ndarray
+    direction: np.ndarray
+
+    rows: tuple[str, ...] = ("one_step", "kind", "ball", "reference", "direction", "parts")
 
     def __init__(self, goals: Sequence[Goal], reward: RewardForm = "point") -> None:
         if reward not in REWARD_FORMS:
@@ -130,9 +135,9 @@ class ClevrJudge(RowJudge):
         rows = [_compile(goal) for goal in self.goals]
         slots = np.array([slots for slots, _ in rows], dtype=np.int64).reshape(-1, 4)
         self.kind, self.ball, self.reference, self.direction = slots.T  # (N,) each
-        self.one_step = self.kind == MOVE
+        self.one_step: np.ndarray = self.kind == MOVE
         width = max((len(parts) for _, parts in rows), default=0)
-        self.parts = np.array(
+        self.parts: np.ndarray = np.array(
             [[*parts, *[(NOTHING, 0, 0)] * (width - len(parts))] for _, parts in rows], dtype=np.int8
         ).reshape(len(rows), width, 3)  # (N, P, 3)
 

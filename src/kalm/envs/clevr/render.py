@@ -30,7 +30,7 @@ from kalm.errors import KalmError
 
 SIZES = (16, 1024)
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 _threads = threading.local()
 
 

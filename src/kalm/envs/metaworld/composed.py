@@ -43,7 +43,7 @@ class MakeCoffee(SawyerCoffeePushEnvV3):
     def reset_model(self) -> np.ndarray:
         """Begin as coffee-push does."""
         seen = super().reset_model()
-        self.second_target = self._target_pos + BUTTON
+        self.second_target: np.ndarray = self._target_pos + BUTTON
         return seen
 
 
@@ -56,7 +56,7 @@ class LockedDoorOpen(SawyerDoorUnlockEnvV3):
         low, high = np.array([0.0, 0.85, 0.15]), np.array([0.1, 0.95, 0.15])
         self._random_reset_space = Box(low, high, dtype=np.float64)
         before = [bit for bit in range(mujoco.mjtState.mjSTATE_EQ_ACTIVE.value) if not bit & (bit - 1)]
-        self.bolt = mujoco.mj_stateSize(self.model, sum(before)) + self.model.equality("bolt").id
+        self.bolt: int = mujoco.mj_stateSize(self.model, sum(before)) + self.model.equality("bolt").id
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         """Compile the scene with a hinge and a bolt, in the place of the file alone."""
@@ -84,8 +84,11 @@ class LockedDoorOpen(SawyerDoorUnlockEnvV3):
         self.data.joint("lever").qpos, self.data.joint("lever").qvel = LOCKED, 0.0
         mujoco.mj_forward(self.model, self.data)
         self._target_pos = self.data.body("lock_link").xpos + UNLOCKED
-        self.second_target = place + OPEN
+        self.second_target: np.ndarray = place + OPEN
         return self._get_obs()
 
 
-COMPOSED = {"make-coffee": MakeCoffee, "locked-door-open": LockedDoorOpen}
+COMPOSED: dict[str, type[MakeCoffee | LockedDoorOpen]] = {
+    "make-coffee": MakeCoffee,
+    "locked-door-open": LockedDoorOpen,
+}

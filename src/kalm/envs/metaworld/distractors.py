@@ -58,8 +58,10 @@ class Distractors:
                 raise unknown("distractors", name, ENTITIES)
         if not names:
             raise KalmError("distractors names no entity. Name some, or choose distractor='none'.")
-        self.each_step, self.names = when == "step", tuple(names)
-        self.least, self.most = 1, 1
+        self.each_step: bool = when == "step"
+        self.names: tuple[str, ...] = tuple(names)
+        self.least: int = 1
+        self.most: int = 1
 
     def varied(self) -> Distractors:
         """Return the same with none, one or two at a time."""

@@ -153,16 +153,18 @@ class MetaWorldJudge(RowJudge):
         wall: (N,) bool, the task has a wall.
     """
 
-    rows = ("one_step", "tasks", "axis", "border", "side", "wall")
+    rows: tuple[str, ...] = ("one_step", "tasks", "axis", "border", "side", "wall")
 
     def __init__(self, goals: Sequence[Goal]) -> None:
         super().__init__(goals)
         rows = [_compile(goal.kind) for goal in self.goals]
-        self.tasks = np.array([tasks for tasks, *_ in rows], dtype=np.int64).reshape(-1, 2)
-        self.axis = np.array([axis for _, axis, _, _ in rows], dtype=np.int64)
-        self.border = np.array([border for _, _, border, _ in rows], dtype=np.float64)
-        self.side = np.array([side for *_, side in rows], dtype=np.int64)
-        self.wall = np.array(["wall" in TASKS[goal.kind].entities for goal in self.goals], dtype=bool)
+        self.tasks: np.ndarray = np.array([tasks for tasks, *_ in rows], dtype=np.int64).reshape(-1, 2)
+        self.axis: np.ndarray = np.array([axis for _, axis, _, _ in rows], dtype=np.int64)
+        self.border: np.ndarray = np.array([border for _, _, border, _ in rows], dtype=np.float64)
+        self.side: np.ndarray = np.array([side for *_, side in rows], dtype=np.int64)
+        self.wall: np.ndarray = np.array(
+            ["wall" in TASKS[goal.kind].entities for goal in self.goals], dtype=bool
+        )
 
     def reached(self, states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
         """Whether the next state of each transition meets its goal: (N, 91) twice -> (N,) bool."""

@@ -156,7 +156,7 @@ class Physics:
     lock: AbstractContextManager[object]  # held while the model is in use
 
     def __post_init__(self) -> None:
-        self.data = mujoco.MjData(self.model)
+        self.data: mujoco.MjData = mujoco.MjData(self.model)
         self._size = mujoco.mj_stateSize(self.model, ALL)
         self._hand, self._left, self._right = (
             self.model.body(name).id for name in ("hand", "leftclaw", "rightclaw")
@@ -238,7 +238,8 @@ class Scene:
     """
 
     def __init__(self, task: str) -> None:
-        self.task, self.env = task, build(task)
+        self.task = task
+        self.env: SawyerXYZEnv = build(task)
         self._settle, self.env._reset_hand = self.env._reset_hand, self._settled
         model = self.env.model
         self._file = model.body_pos.copy(), model.site_pos.copy()  # as the model file has them

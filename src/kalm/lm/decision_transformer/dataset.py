@@ -54,16 +54,18 @@ class DecisionDataset:
     ) -> None:
         assert 0 <= mix <= 1, mix
         parts = [real] if imagined is None else [real, imagined]
-        self.rollouts = RolloutSet.concat(parts)
-        self.prompt_builder, self.config, self.seed = prompt_builder, config, seed
-        self.counts = _counts(parts, mix)
-        self.prompts = np.array(
+        self.rollouts: RolloutSet = RolloutSet.concat(parts)
+        self.prompt_builder = prompt_builder
+        self.config = config
+        self.seed = seed
+        self.counts: list[tuple[int, int]] = _counts(parts, mix)
+        self.prompts: np.ndarray = np.array(
             [len(prompt_builder.goal_prompt(i.text, GOAL_ORIENTED)) for i in self.rollouts.instructions]
         )
-        self.bodies = (prompt_builder.entities + 3) * self.rollouts.lengths - 1  # (N,) tokens
+        self.bodies: np.ndarray = (prompt_builder.entities + 3) * self.rollouts.lengths - 1  # (N,) tokens
         self._require_room()
         self._block: tuple[int, list[list[np.ndarray]]] = (-1, [])
-        self.steps_per_block = max(1, len(self._rows(0)) // config.rows)
+        self.steps_per_block: int = max(1, len(self._rows(0)) // config.rows)
 
     def groups(self, step: int) -> list[list[PackedRow]]:
         """Return the rows of one step's batch, spelled."""

@@ -41,8 +41,8 @@ class DecisionTransformer(nn.Module):
         super().__init__()
         self.grounded = grounded
         width = grounded.backbone.width
-        self.embed_return = embedding(nn.Linear(1, width), width, grounded.backbone.scale)
-        self.returns = Normalizer()  # returns to go
+        self.embed_return: nn.Sequential = embedding(nn.Linear(1, width), width, grounded.backbone.scale)
+        self.returns: Normalizer = Normalizer()  # returns to go
         self.register_buffer("aim", torch.zeros(width + 1))  # (D + 1,) slopes and, last, the constant
         self.register_buffer("aim_range", torch.zeros(2))  # least and most that a goal's successes earned
         used = {id(weight) for weight in grounded.backbone.body.parameters()}

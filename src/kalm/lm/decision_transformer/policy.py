@@ -94,10 +94,10 @@ class Conditioned(LMEpisodes):
     """
 
     def __init__(self, policy: DecisionTransformerPolicy, texts: Sequence[str], states: np.ndarray) -> None:
-        self.policy = policy.model
+        self.policy: DecisionTransformer = policy.model
         super().__init__(policy.model.grounded, texts, states, GOAL_ORIENTED, policy.precision)
         self.memory = True  # whatever the model had; its decisions are learnt from whole rollouts
-        self.wanted = (  # (N,) still to be earned
+        self.wanted: np.ndarray = (  # (N,) still to be earned
             self.policy.aims(self.decode_state.prompt_embedding).double().numpy(force=True)
             if policy.target is None
             else np.full(len(texts), policy.target)

@@ -43,8 +43,10 @@ class AWACConfig(Section):
 class AWAC(Learner):
     """Twin critics of the actor's own actions; the actor copies the data in proportion to advantage."""
 
-    vectors, output, scaled = True, "tanh", True
-    entropy = 0.0  # weight of the entropy in the critics' target; d3rlpy: 1
+    vectors = True
+    output = "tanh"
+    scaled = True
+    entropy: float = 0.0  # weight of the entropy in the critics' target; d3rlpy: 1
 
     def __init__(
         self,
@@ -55,13 +57,13 @@ class AWAC(Learner):
         settings: AWACConfig,
     ) -> None:
         super().__init__(observation_size, action_size, config, device)
-        self.lam = settings.lam
-        self.actor = GaussianPolicy(observation_size, action_size, config.hidden, *LOG_STD)
-        self.critics = TwinQ(observation_size, action_size, config.hidden)
-        self.target_critics = TwinQ(observation_size, action_size, config.hidden)
+        self.lam: float = settings.lam
+        self.actor: GaussianPolicy = GaussianPolicy(observation_size, action_size, config.hidden, *LOG_STD)
+        self.critics: TwinQ = TwinQ(observation_size, action_size, config.hidden)
+        self.target_critics: TwinQ = TwinQ(observation_size, action_size, config.hidden)
         frozen_copy(self.target_critics, self.critics)
         self.to(device)
-        self.optimizers = {
+        self.optimizers: dict[str, torch.optim.Adam] = {
             "actor": fused_adam(self.actor.parameters(), config.lr),
             "critics": fused_adam(self.critics.parameters(), config.lr),
         }

@@ -74,7 +74,8 @@ class Learner(nn.Module, ABC):
             settings: the algorithm's own.
         """
         super().__init__()
-        self.action_size, self.gamma = action_size, config.gamma
+        self.action_size = action_size
+        self.gamma: float = config.gamma
 
     @property
     @abstractmethod

@@ -10,6 +10,7 @@ Unusual: the cross-entropy stands alone, where d3rlpy adds a penalty on the squa
 
 from __future__ import annotations
 
+import torch
 from torch.nn import functional as F
 
 from kalm.rl.algorithms.base import Learner, LearnerSettings, LossTerms, descend, fused_adam
@@ -18,6 +19,8 @@ from kalm.rl.networks import MLP
 
 
 class _Cloning(Learner):
+    """What both kinds of actions have in common."""
+
     def __init__(
         self,
         observation_size: int,
@@ -27,9 +30,11 @@ class _Cloning(Learner):
         settings: None = None,
     ) -> None:
         super().__init__(observation_size, action_size, config, device)
-        self.policy = MLP((observation_size,), config.hidden, action_size)
+        self.policy: MLP = MLP((observation_size,), config.hidden, action_size)
         self.to(device)
-        self.optimizers = {"policy": fused_adam(self.policy.parameters(), config.lr)}
+        self.optimizers: dict[str, torch.optim.Adam] = {
+            "policy": fused_adam(self.policy.parameters(), config.lr)
+        }
 
     @property
     def acting(self) -> MLP:
@@ -54,7 +59,8 @@ class DiscreteBC(_Cloning):
 class BC(_Cloning):
     """Squared error between tanh of the network and the data's actions."""
 
-    vectors, output = True, "tanh"
+    vectors = True
+    output = "tanh"
 
     def losses(self, batch: TransitionBatch) -> LossTerms:
         """Return the squared error."""

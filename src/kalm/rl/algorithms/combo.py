@@ -67,7 +67,8 @@ class DiscreteCOMBO(DiscreteCQL):
     ) -> None:
         stock = CQLConfig(alpha=settings.alpha)
         super().__init__(observation_size, action_size, config, device, stock)
-        self.target_every, self.real_share = settings.target, settings.real_share
+        self.target_every: int = settings.target
+        self.real_share: float = settings.real_share
 
     def losses(self, batch: TransitionBatch) -> LossTerms:
         """Return the temporal-difference error and the conservative term."""
@@ -94,7 +95,7 @@ class COMBO(CQL):
     ) -> None:
         stock = CQLConfig(alpha=2 * settings.alpha, samples=settings.samples)
         super().__init__(observation_size, action_size, config, device, stock)
-        self.real_share = settings.real_share
+        self.real_share: float = settings.real_share
 
     def critic_losses(self, batch: TransitionBatch) -> LossTerms:
         """Return the temporal-difference error and the conservative term."""

@@ -67,12 +67,13 @@ class DiscreteCQL(Learner):
         settings: CQLConfig,
     ) -> None:
         super().__init__(observation_size, action_size, config, device)
-        self.alpha, self.target_every = settings.alpha, TARGET_EVERY
-        self.q = MLP((observation_size,), config.hidden, action_size)
-        self.target_q = MLP((observation_size,), config.hidden, action_size)
+        self.alpha: float = settings.alpha
+        self.target_every = TARGET_EVERY
+        self.q: MLP = MLP((observation_size,), config.hidden, action_size)
+        self.target_q: MLP = MLP((observation_size,), config.hidden, action_size)
         frozen_copy(self.target_q, self.q)
         self.to(device)
-        self.optimizers = {"q": fused_adam(self.q.parameters(), config.lr)}
+        self.optimizers: dict[str, torch.optim.Adam] = {"q": fused_adam(self.q.parameters(), config.lr)}
 
     @property
     def acting(self) -> MLP:
@@ -115,7 +116,8 @@ class DiscreteCQL(Learner):
 class CQL(Learner):
     """Twin critics pushed down on sampled actions and up on the data's; an actor with temperature."""
 
-    vectors, output = True, "tanh"
+    vectors = True
+    output = "tanh"
 
     def __init__(
         self,
@@ -126,14 +128,17 @@ class CQL(Learner):
         settings: CQLConfig,
     ) -> None:
         super().__init__(observation_size, action_size, config, device)
-        self.alpha, self.samples = settings.alpha, settings.samples
-        self.actor = GaussianPolicy(observation_size, action_size, config.hidden, *LOG_STD, free=True)
-        self.critics = TwinQ(observation_size, action_size, config.hidden)
-        self.target_critics = TwinQ(observation_size, action_size, config.hidden)
-        self.log_temp = nn.Parameter(torch.zeros(1, 1))
+        self.alpha: float = settings.alpha
+        self.samples: int = settings.samples
+        self.actor: GaussianPolicy = GaussianPolicy(
+            observation_size, action_size, config.hidden, *LOG_STD, free=True
+        )
+        self.critics: TwinQ = TwinQ(observation_size, action_size, config.hidden)
+        self.target_critics: TwinQ = TwinQ(observation_size, action_size, config.hidden)
+        self.log_temp: nn.Parameter = nn.Parameter(torch.zeros(1, 1))
         frozen_copy(self.target_critics, self.critics)
         self.to(device)
-        self.optimizers = {
+        self.optimizers: dict[str, torch.optim.Adam] = {
             "actor": fused_adam(self.actor.parameters(), config.lr),
             "critics": fused_adam(self.critics.parameters(), config.lr),
             "temp": fused_adam([self.log_temp], config.lr),

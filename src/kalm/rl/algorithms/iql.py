@@ -45,7 +45,9 @@ class IQLConfig(Section):
 class IQL(Learner):
     """A value between mean and best of the data's actions; the actor copies the better ones."""
 
-    vectors, output, scaled = True, "tanh", True
+    vectors = True
+    output = "tanh"
+    scaled = True
 
     def __init__(
         self,
@@ -56,14 +58,15 @@ class IQL(Learner):
         settings: IQLConfig,
     ) -> None:
         super().__init__(observation_size, action_size, config, device)
-        self.expectile, self.temperature = settings.expectile, settings.temperature
-        self.actor = GaussianPolicy(observation_size, action_size, config.hidden, *LOG_STD)
-        self.critics = TwinQ(observation_size, action_size, config.hidden)
-        self.target_critics = TwinQ(observation_size, action_size, config.hidden)
-        self.value = MLP((observation_size,), config.hidden, 1)
+        self.expectile: float = settings.expectile
+        self.temperature: float = settings.temperature
+        self.actor: GaussianPolicy = GaussianPolicy(observation_size, action_size, config.hidden, *LOG_STD)
+        self.critics: TwinQ = TwinQ(observation_size, action_size, config.hidden)
+        self.target_critics: TwinQ = TwinQ(observation_size, action_size, config.hidden)
+        self.value: MLP = MLP((observation_size,), config.hidden, 1)
         frozen_copy(self.target_critics, self.critics)
         self.to(device)
-        self.optimizers = {
+        self.optimizers: dict[str, torch.optim.Adam] = {
             "actor": fused_adam(self.actor.parameters(), config.lr),
             "critics": fused_adam([*self.critics.parameters(), *self.value.parameters()], config.lr),
         }

@@ -44,7 +44,9 @@ class TD3BCConfig(Section):
 class TD3BC(Learner):
     """Twin critics, a deterministic actor that is moved every other step and pulled towards the data."""
 
-    vectors, output, scaled = True, "tanh", True
+    vectors = True
+    output = "tanh"
+    scaled = True
 
     def __init__(
         self,
@@ -55,15 +57,15 @@ class TD3BC(Learner):
         settings: TD3BCConfig,
     ) -> None:
         super().__init__(observation_size, action_size, config, device)
-        self.alpha = settings.alpha
-        self.actor = MLP((observation_size,), config.hidden, action_size)
-        self.target_actor = MLP((observation_size,), config.hidden, action_size)
-        self.critics = TwinQ(observation_size, action_size, config.hidden)
-        self.target_critics = TwinQ(observation_size, action_size, config.hidden)
+        self.alpha: float = settings.alpha
+        self.actor: MLP = MLP((observation_size,), config.hidden, action_size)
+        self.target_actor: MLP = MLP((observation_size,), config.hidden, action_size)
+        self.critics: TwinQ = TwinQ(observation_size, action_size, config.hidden)
+        self.target_critics: TwinQ = TwinQ(observation_size, action_size, config.hidden)
         frozen_copy(self.target_actor, self.actor)
         frozen_copy(self.target_critics, self.critics)
         self.to(device)
-        self.optimizers = {
+        self.optimizers: dict[str, torch.optim.Adam] = {
             "actor": fused_adam(self.actor.parameters(), config.lr),
             "critics": fused_adam(self.critics.parameters(), config.lr),
         }
