@@ -141,7 +141,7 @@ def test_a_file_that_cannot_extend_says_why(tmp_path, text, why):
 def test_an_old_key_names_the_new_one(old, tmp_path):
     new = RENAMED[old]
     assert new_path(old) == new and any(
-        setting.path == new or setting.path.startswith(f"{new}.") for setting in config.describe()
+        setting.path == new or setting.path.startswith(f"{new}.") for setting in config.describe_settings()
     )
     says = f"'{old}' is now '{new}'"
     with pytest.raises(KalmError, match=says):
@@ -179,7 +179,7 @@ def test_numbers_as_people_write_them():
 
 
 def test_every_setting_is_described_and_every_number_bounded():
-    settings = config.describe()
+    settings = config.describe_settings()
     assert len({setting.path for setting in settings}) == len(settings) > 100
     for setting in settings:
         assert setting.description, setting.path

@@ -14,7 +14,7 @@ import typer
 
 from documents import DOCUMENTS, LANGUAGES, ROOT, Snippet, kalm_words, lines, snippets
 from kalm.cli.main import app, main
-from kalm.config import describe, load_config, sections
+from kalm.config import describe_settings, load_config, sections
 from kalm.evaluation.results import read_rows
 from kalm.report.scores import scores
 from kalm.report.tables import share
@@ -110,7 +110,7 @@ FILES = (".csv", ".html", ".json", ".md", ".py")
 
 @pytest.mark.parametrize("page", PAGES)
 def test_settings_in_the_text_exist(page: Path) -> None:
-    known = {setting.path for setting in describe()} | set(sections())
+    known = {setting.path for setting in describe_settings()} | set(sections())
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
     named = {name for name in NAMED.findall(text) if not name.endswith(FILES)}
     assert named <= known, f"{page.name}: {sorted(named - known)}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from itertools import groupby
 
-from kalm.config import Setting, describe, sections
+from kalm.config import Setting, describe_settings, sections
 
 
 def reference() -> str:
     """Return a part per section of the settings."""
-    found = groupby(describe(), key=lambda setting: setting.path.rpartition(".")[0])
+    found = groupby(describe_settings(), key=lambda setting: setting.path.rpartition(".")[0])
     return "\n\n".join(_section(path, list(settings)) for path, settings in found)
 
 

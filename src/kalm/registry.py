@@ -156,9 +156,9 @@ def load_policy(
     facts = read_json(folder / FACTS, "policy")
     kind = facts.get("format") if isinstance(facts, dict) else None
     if kind not in (LM_FORMAT, DT_FORMAT):
-        from kalm.rl import policy
+        from kalm.rl.policy import load_mlp_policy
 
-        return policy.load_policy(folder, device, encoder, world)
+        return load_mlp_policy(folder, device, encoder, world)
     if kind == LM_FORMAT:
         found = _load_lm(folder, facts, device)
     else:

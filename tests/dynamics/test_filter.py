@@ -11,7 +11,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.settings import CollectConfig
 from kalm.data.validation import require_valid
 from kalm.dynamics import models
-from kalm.dynamics.filter import best, judge, refine, weights
+from kalm.dynamics.filter import best, judge, plausibility_weights, refine
 from kalm.dynamics.models import Models, fitted, needed
 from kalm.dynamics.settings import DynamicsConfig, RefineConfig
 from kalm.envs.clevr.spec import BALLS
@@ -111,7 +111,7 @@ def test_weighing_keeps_everything(flawed, clevr):
     assert done.facts["weights"]["mean"] == pytest.approx(3.2 / 6)
     assert done.facts["kept"] == done.facts["raw"] == 6
     require_valid(done.rollouts)
-    assert weights(judge(flawed, clevr, None, 2.0), 1.0).tolist() == [1] * 6
+    assert plausibility_weights(judge(flawed, clevr, None, 2.0), 1.0).tolist() == [1] * 6
 
 
 def test_the_best_of_several_samples_is_kept(flawed, clevr):

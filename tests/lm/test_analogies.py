@@ -8,7 +8,7 @@ from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.analogies import analogies
 from kalm.lm.generate import Sampling, imagine_rollouts
-from kalm.lm.imagine import imagine_dataset, origins, plan
+from kalm.lm.imagine import imagination_plan, imagine_dataset, origins
 from kalm.lm.settings import ImagineConfig
 from kalm.run.seeding import derive_seed
 
@@ -49,7 +49,7 @@ def test_other_words_are_read_and_the_goal_stays(reader, world):
 
 
 def test_first_samples_are_asked_for_in_known_words(reader, world, tmp_path):
-    rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:12]
+    rows = imagination_plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:12]
     config = ImagineConfig(
         horizon=2, samples=3, analogies=2, temperature=5.0, temperature_growth=3.0, precision="float32"
     )

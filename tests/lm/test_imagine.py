@@ -3,13 +3,13 @@ import pytest
 
 from kalm.data.scoring import fulfilled, possible
 from kalm.errors import KalmError
-from kalm.lm.imagine import imagine_dataset, origins, plan
+from kalm.lm.imagine import imagination_plan, imagine_dataset, origins
 from kalm.lm.settings import ImagineConfig
 
 
 def test_held_back_wordings_are_never_imagined_for(world):
     config = ImagineConfig(rephrase=2, easy=1, hard=3)
-    rows = plan(world, config)
+    rows = imagination_plan(world, config)
     assert rows and not any(row.held_back for row in rows)
     open_rephrase = [i for i in world.suite("rephrase") if not i.held_back]
     assert (
@@ -21,7 +21,7 @@ def test_held_back_wordings_are_never_imagined_for(world):
 
 def test_a_stopped_imagination_goes_on_to_the_same_rollouts(model, world, tmp_path):
     model = model.float()
-    rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:24]
+    rows = imagination_plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:24]
     config = ImagineConfig(horizon=3, shard=8)
     whole = imagine_dataset(model, world, rows, config, 0, tmp_path / "whole", {})
     stopped = tmp_path / "stopped"
@@ -42,7 +42,7 @@ def test_a_stopped_imagination_goes_on_to_the_same_rollouts(model, world, tmp_pa
 
 def test_what_fails_is_decoded_again_from_the_same_start(model, world, tmp_path):
     model = model.float()
-    rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:60]
+    rows = imagination_plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:60]
     one = ImagineConfig(horizon=2, shard=25, temperature=5.0)
     three = one.changed(samples=3)
     alone = imagine_dataset(model, world, rows, one, 0, tmp_path / "one", {})
@@ -64,7 +64,7 @@ def test_what_fails_is_decoded_again_from_the_same_start(model, world, tmp_path)
 
 def test_samples_do_not_depend_on_shards(model, world, tmp_path):
     model = model.float()
-    rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:6]
+    rows = imagination_plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:6]
     config = ImagineConfig(horizon=2, shard=6, temperature=2.0, samples=2, temperature_growth=1.5)
     whole = imagine_dataset(model, world, rows, config, 0, tmp_path / "whole", {})
     split = imagine_dataset(model, world, rows, config.changed(shard=2), 0, tmp_path / "split", {})
@@ -74,7 +74,7 @@ def test_samples_do_not_depend_on_shards(model, world, tmp_path):
 
 def test_each_try_is_hotter(model, world, tmp_path):
     model = model.float()
-    rows = plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:8]
+    rows = imagination_plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:8]
     config = ImagineConfig(horizon=1, temperature=1e-3, samples=2)
     cold = imagine_dataset(model, world, rows, config, 0, tmp_path / "cold", {})
     heated = config.changed(temperature_growth=1e4)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from kalm.data import storage
 from kalm.errors import KalmError
 from kalm.lm import sft
-from kalm.lm.imagine import imagine_dataset, plan
+from kalm.lm.imagine import imagination_plan, imagine_dataset
 from kalm.lm.settings import GroundConfig, ImagineConfig
 from kalm.run import processes
 from kalm.run.metrics import read_metrics
@@ -97,7 +97,7 @@ def test_two_processes_imagine_what_one_imagines_to_the_bit(place, world, tmp_pa
     from kalm.lm.model import load_model
 
     model = load_model(place / "alone" / "model")
-    one = imagine_dataset(model, world, plan(world, IMAGINE)[:20], IMAGINE, 0, tmp_path, {})
+    one = imagine_dataset(model, world, imagination_plan(world, IMAGINE)[:20], IMAGINE, 0, tmp_path, {})
     two = storage.read(place / "imagined")
     assert storage.finished_shards(tmp_path) == storage.finished_shards(place / "imagined") == set(range(5))
     for name in ("states", "actions", "rewards", "lengths", "which", "success"):
@@ -118,6 +118,6 @@ def test_more_parts_than_rows_are_refused(settings, world, rollouts, tmp_path):
 
 
 def test_one_process_is_the_main_one_and_waits_for_nobody():
-    assert processes.count() == 1 and processes.main()
+    assert processes.count() == 1 and processes.is_main()
     processes.wait()
     assert processes.total([1.5, 2]) == [1.5, 2]

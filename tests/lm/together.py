@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from kalm import envs
 from kalm.data import storage
 from kalm.lm import sft
-from kalm.lm.imagine import imagine_dataset, plan
+from kalm.lm.imagine import imagination_plan, imagine_dataset
 from kalm.lm.model import load_model
 from kalm.lm.settings import GroundConfig, ImagineConfig
 from kalm.run import processes
@@ -53,7 +53,9 @@ def main(place: Path) -> None:
     train("continued")
     imagining = ImagineConfig.model_validate_json((place / "imagine.json").read_text())
     model = load_model(place / "alone" / "model")
-    imagine_dataset(model, world, plan(world, imagining)[:20], imagining, 0, place / "imagined", {})
+    imagine_dataset(
+        model, world, imagination_plan(world, imagining)[:20], imagining, 0, place / "imagined", {}
+    )
     processes.leave()
 
 

@@ -5,7 +5,7 @@ import pytest
 from kalm.envs.clevr.published import PUBLISHED
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import difference, pooled, wilson
-from kalm.report.scores import MIX, NOVEL, gains, scores, to_json
+from kalm.report.scores import MIX, NOVEL, gains, scores, scores_to_json
 
 
 def episodes(policy, seed, level, won, played, held_back=False):
@@ -62,6 +62,8 @@ def test_gains_compare_the_two_variants_of_an_algorithm():
 
 
 def test_json():
-    data = json.loads(json.dumps(to_json(scores(run("CQL", 0, 1, 1, 1) + run("CQL+KALM", 0, 9, 8, 7)))))
+    data = json.loads(
+        json.dumps(scores_to_json(scores(run("CQL", 0, 1, 1, 1) + run("CQL+KALM", 0, 9, 8, 7))))
+    )
     assert data["policies"][1]["rates"]["hard"]["mean"] == 0.7
     assert data["gains"][0]["differences"]["hard"]["clear"] is True

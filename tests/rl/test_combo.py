@@ -18,7 +18,7 @@ from kalm.rl.buffer import MixedBuffer
 from kalm.rl.model_based import ModelContext, model_batches
 from kalm.rl.model_buffer import ModelBuffer, Transitions, roll_out
 from kalm.rl.networks import DiagonalNormal
-from kalm.rl.policy import load_policy
+from kalm.rl.policy import load_mlp_policy
 from kalm.rl.settings import TrainConfig
 from kalm.rl.table import create_learner
 from kalm.rl.train import train_offline
@@ -303,7 +303,7 @@ def test_resumes_exactly(kind, real, encoder, tmp_path):
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
     states, texts = data.first_states[:9], ["go to the left"] * 9
     one, other = (
-        load_policy(tmp_path / name, encoder=encoder).act(states, texts) for name in ("whole", "cut")
+        load_mlp_policy(tmp_path / name, encoder=encoder).act(states, texts) for name in ("whole", "cut")
     )
     assert np.array_equal(one, other) and one.shape == (9, 2)[: data.actions.ndim]
     stored = load_file(tmp_path / "whole" / "checkpoint.safetensors")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kalm.errors import KalmError
-from kalm.rl.policy import FACTS, WEIGHTS, MLPPolicy, load_policy
+from kalm.rl.policy import FACTS, WEIGHTS, MLPPolicy, load_mlp_policy
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_values_by_hand(line, encoder):
 
 def test_saved_policy_acts_the_same(policy, asked, tmp_path):
     policy.save(tmp_path)
-    loaded = load_policy(tmp_path)
+    loaded = load_mlp_policy(tmp_path)
     assert (loaded.values(*asked) == policy.values(*asked)).all()
     assert loaded.act(*asked).dtype == np.int64 and len(set(loaded.act(*asked))) > 1
     assert (loaded.spec, loaded.algorithm, loaded.hidden) == (policy.spec, "cql", (8, 5))
@@ -66,23 +66,23 @@ def test_facts_that_do_not_fit_are_refused(policy, tmp_path, changes, message):
     policy.save(tmp_path)
     rewrite(tmp_path, **changes)
     with pytest.raises(KalmError, match=message):
-        load_policy(tmp_path, encoder=policy.encoder)
+        load_mlp_policy(tmp_path, encoder=policy.encoder)
 
 
 def test_damaged_and_foreign_folders_are_refused(policy, tmp_path):
     with pytest.raises(KalmError, match="does not exist"):
-        load_policy(tmp_path)
+        load_mlp_policy(tmp_path)
     policy.save(tmp_path)
     (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:-1] + b"!")
     with pytest.raises(KalmError, match="differs"):
-        load_policy(tmp_path)
+        load_mlp_policy(tmp_path)
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(KalmError, match="is missing"):
-        load_policy(tmp_path)
+        load_mlp_policy(tmp_path)
     for text, message in (("{", "cannot be read as JSON"), ("[]", "damaged"), ('{"a": 1}', "damaged")):
         (tmp_path / FACTS).write_text(text)
         with pytest.raises(KalmError, match=message):
-            load_policy(tmp_path)
+            load_mlp_policy(tmp_path)
 
 
 def test_states_and_sentences_that_do_not_fit_are_refused(policy):
@@ -94,22 +94,22 @@ def test_states_and_sentences_that_do_not_fit_are_refused(policy):
 def test_policies_of_another_world_are_refused(policy, tmp_path):
     policy.save(tmp_path)
     for world in ("line", policy.spec):
-        assert load_policy(tmp_path, encoder=policy.encoder, world=world).spec == policy.spec
+        assert load_mlp_policy(tmp_path, encoder=policy.encoder, world=world).spec == policy.spec
     with pytest.raises(
         KalmError, match=r"acts in 'line' \(3 state numbers, 7 discrete actions\), not in 'clevr'"
     ):
-        load_policy(tmp_path, encoder=policy.encoder, world="clevr")
+        load_mlp_policy(tmp_path, encoder=policy.encoder, world="clevr")
     with pytest.raises(KalmError, match=r"not in 'line' \(3 state numbers, 9 discrete actions\)"):
-        load_policy(tmp_path, encoder=policy.encoder, world=replace(policy.spec, action_size=9))
+        load_mlp_policy(tmp_path, encoder=policy.encoder, world=replace(policy.spec, action_size=9))
 
 
 def test_policies_of_the_first_version_still_load(policy, tmp_path):
     policy.save(tmp_path)
     rewrite(tmp_path, version=1, output=None)
-    assert load_policy(tmp_path, encoder=policy.encoder).output == "none"
+    assert load_mlp_policy(tmp_path, encoder=policy.encoder).output == "none"
     rewrite(tmp_path, version=2, output="sinh")
     with pytest.raises(KalmError, match="'sinh' is unknown. Known: none, tanh"):
-        load_policy(tmp_path, encoder=policy.encoder)
+        load_mlp_policy(tmp_path, encoder=policy.encoder)
 
 
 @pytest.mark.parametrize("output", ["none", "tanh"])
@@ -120,7 +120,7 @@ def test_continuous_actions_stay_in_bounds(policy, asked, output, tmp_path):
     assert np.abs(values).max() > 1
     np.testing.assert_array_equal(free.act(*asked), expected)
     free.save(tmp_path)
-    np.testing.assert_array_equal(load_policy(tmp_path, encoder=policy.encoder).act(*asked), expected)
+    np.testing.assert_array_equal(load_mlp_policy(tmp_path, encoder=policy.encoder).act(*asked), expected)
 
 
 def test_largest_output_is_found_before_tanh_makes_many_equal(policy, asked):

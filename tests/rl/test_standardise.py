@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from kalm.dynamics.normalizer import Normalizer
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.networks import MLP
-from kalm.rl.policy import copied, load_policy
+from kalm.rl.policy import copied, load_mlp_policy
 from kalm.rl.train import train_offline
 
 
@@ -65,7 +65,7 @@ def test_faint_states_are_heard_only_when_measured(name, faint, line, config, en
             encoder,
             folder,
         )
-        policy = load_policy(folder, encoder=encoder)
+        policy = load_mlp_policy(folder, encoder=encoder)
         texts = [faint.instructions[faint.which[i]].text for i in faint.owner]
         rates.append((policy.act(faint.states[faint.before], texts) == faint.actions).mean())
     assert rates[0] < 0.7 and rates[1] > 0.85

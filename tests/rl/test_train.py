@@ -6,7 +6,7 @@ import torch
 from safetensors.numpy import load_file
 
 from kalm.errors import KalmError
-from kalm.rl.policy import load_policy
+from kalm.rl.policy import load_mlp_policy
 from kalm.rl.table import ALGORITHMS
 from kalm.rl.train import train_offline
 from kalm.run.metrics import read_metrics
@@ -60,11 +60,13 @@ class TestBattery:
 
     def test_loads_as_it_was_trained(self, name, line, sets, config, encoder, tmp_path):
         policy = train_offline(line.spec, *sets, name, 0, config, encoder, tmp_path)
-        loaded = load_policy(tmp_path, encoder=encoder)
+        loaded = load_mlp_policy(tmp_path, encoder=encoder)
         states, texts = sets[0].first_states, [rollout.instruction.text for rollout in sets[0]]
         assert (loaded.values(states, texts) == policy.values(states, texts)).all()
         assert loaded.provenance["steps"] == 240 and loaded.hidden == (32, 32)
-        steps = [load_policy(folder, encoder=encoder) for folder in sorted((tmp_path / "steps").iterdir())]
+        steps = [
+            load_mlp_policy(folder, encoder=encoder) for folder in sorted((tmp_path / "steps").iterdir())
+        ]
         assert [step.provenance["steps"] for step in steps] == [80, 160, 240]
         assert (steps[-1].values(states, texts) == policy.values(states, texts)).all()
 

@@ -118,7 +118,7 @@ def _fail(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # who read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    line = explain(error)
+    line = explain_error(error)
     if line is None or os.environ.get("KALM_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     if line is None:
@@ -143,7 +143,7 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-def explain(error: BaseException) -> str | None:
+def explain_error(error: BaseException) -> str | None:
     """Return one line on an error that comes from outside: what, which file, what to do; None for a fault."""
     if isinstance(error, KalmError):
         return str(error)

@@ -151,7 +151,7 @@ def inspect_command(
 
         kalm inspect --effects results/clevr-effects.csv
     """
-    from kalm.evaluation.effects import read_effects, to_json
+    from kalm.evaluation.effects import effects_to_json, read_effects
     from kalm.stages.inspect import INSPECT, InspectInputs, measure_model
 
     if model is None and effects is None:
@@ -173,7 +173,7 @@ def inspect_command(
         from kalm.report.grounding import effects_table
 
         lines = read_effects(effects)
-        figures["effects"] = to_json(lines)
+        figures["effects"] = effects_to_json(lines)
         tables.append(effects_table(lines))
     from kalm.report.tables import show_all
 

@@ -35,7 +35,7 @@ def main() -> None:
     # The model library's loading reports and bars say nothing new; set these yourself to see them.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if not processes.main():
+    if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open for as long as the process lives
     try:
         sys.exit(run_guarded(partial(app, prog_name="kalm", standalone_mode=False)))

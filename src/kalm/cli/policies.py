@@ -108,4 +108,4 @@ def evaluate_command(
     inputs = EvaluateInputs(policy, goals, known_levels(level) or LEVELS)
     EVALUATE.alone(session, inputs, out, overwrite)
     rows, published = read_rows(out / ROWS), envs.published(session.config.env)
-    tell(scores.to_json(scores.scores(rows, published)), as_json, lambda: tables.show(rows, published))
+    tell(scores.scores_to_json(scores.scores(rows, published)), as_json, lambda: tables.show(rows, published))

@@ -105,7 +105,7 @@ def sweep_command(
     """
     from kalm import envs
     from kalm.report.grid import grid_table
-    from kalm.report.scores import scores, to_json
+    from kalm.report.scores import scores, scores_to_json
     from kalm.report.tables import show_all
     from kalm.stages.train import TrainInputs
     from kalm.sweep import run_sweep
@@ -114,7 +114,7 @@ def sweep_command(
     inputs = TrainInputs(real, imagined, model)
     rows = run_sweep(session, inputs, out, known_levels(levels) or LEVELS, overwrite)
     found = scores(rows, envs.published(session.config.env))
-    tell(to_json(found), as_json, lambda: show_all([grid_table(found)]))
+    tell(scores_to_json(found), as_json, lambda: show_all([grid_table(found)]))
     if not as_json:
         typer.echo(f"\nReport: {out / 'report' / 'report.html'}")
 

@@ -4,7 +4,7 @@
 versions.
 """
 
-from kalm.config.describe import Setting, describe, sections
+from kalm.config.describe import Setting, describe_settings, sections
 from kalm.config.load import load_config, parse_config
 from kalm.config.presets import preset_names
 from kalm.config.renamed import RENAMED
@@ -15,7 +15,7 @@ __all__ = [
     "Config",
     "OnlineConfig",
     "Setting",
-    "describe",
+    "describe_settings",
     "load_config",
     "parse_config",
     "preset_names",

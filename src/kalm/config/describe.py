@@ -34,7 +34,7 @@ class Setting:
     description: str
 
 
-def describe() -> tuple[Setting, ...]:
+def describe_settings() -> tuple[Setting, ...]:
     """Return every setting, section by section, in the order of the classes."""
     return tuple(_settings(Config, ""))
 

@@ -173,7 +173,7 @@ def load_ensemble(folder: Path, device: str = "cpu") -> ForwardEnsemble:
     about = storage.facts(folder, KIND)
     spec = WorldSpec.from_json(about["world"])
     ensemble = ForwardEnsemble(spec, about["members"], tuple(about["hidden"]))
-    storage.weights(folder, ensemble)
+    storage.load_weights(folder, ensemble)
     ensemble.errors = about["errors"] and Errors(**about["errors"])
     return _on(ensemble, device)
 

@@ -119,7 +119,7 @@ def refine(
         facts["dropped"] = {"rollouts": int((~kept).sum()), "with": _reasons(judged.take(~kept))}
         rollouts = rollouts.take(kept)
     elif config.plausibility == "weight":
-        rollouts = replace(rollouts, weights=weights(judged, config.least_weight))
+        rollouts = replace(rollouts, weights=plausibility_weights(judged, config.least_weight))
         facts["weights"] = {"mean": float(rollouts.weights.mean()), "less_for": _reasons(judged)}
     if not len(rollouts):
         raise KalmError(
@@ -161,7 +161,7 @@ def best(judged: Plausibility, lengths: np.ndarray, origin: np.ndarray) -> np.nd
     return order[first]
 
 
-def weights(judged: Plausibility, least: float) -> np.ndarray:
+def plausibility_weights(judged: Plausibility, least: float) -> np.ndarray:
     """Weigh rollouts between `least`, for a missed goal or no plausible step, and 1: -> (N,) float32."""
     share = np.where(judged.failed, 0.0, judged.plausible)
     return (least + (1 - least) * share).astype(np.float32)

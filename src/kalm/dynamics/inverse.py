@@ -120,7 +120,7 @@ def load_inverse(folder: Path, device: str = "cpu") -> InverseModel:
     """
     about = storage.facts(folder, KIND)
     model = InverseModel(WorldSpec.from_json(about["world"]), tuple(about["hidden"]))
-    storage.weights(folder, model)
+    storage.load_weights(folder, model)
     model.hits = about["hits"] and Hits(**about["hits"])
     return _on(model, device)
 

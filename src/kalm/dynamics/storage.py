@@ -38,7 +38,7 @@ def facts(folder: Path, kind: str) -> JsonObject:
     return about
 
 
-def weights(folder: Path, module: nn.Module) -> None:
+def load_weights(folder: Path, module: nn.Module) -> None:
     """Load the weights of a saved model into a module of the same shape.
 
     Raises:

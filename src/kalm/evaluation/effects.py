@@ -93,7 +93,7 @@ def summarize(effects: Sequence[Effect]) -> dict[str, dict[str, Rate | EffectSpr
     }
 
 
-def to_json(effects: Sequence[Effect]) -> JsonObject:
+def effects_to_json(effects: Sequence[Effect]) -> JsonObject:
     """Return the summary as JSON-ready values."""
     return {
         variant: {measure: asdict(cell) for measure, cell in measures.items()}

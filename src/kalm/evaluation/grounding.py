@@ -146,7 +146,7 @@ def inspect(
         agreement={name: agreement(part, world, threads) for name, part in compared.items()},
         explanation=rates,
         dynamics=_dynamics(model, world, real, config, sampling.precision, seed, threads),
-        dropped=needed(goals, config) - len(imagined),
+        dropped=rollouts_needed(goals, config) - len(imagined),
     )
     return inspection, Evidence(imagined, texts)
 
@@ -158,7 +158,7 @@ def fresh_rollouts(world: World, config: InspectConfig, collect: CollectConfig, 
     return run_expert(world, instructions, collect, rng)[0]
 
 
-def needed(goals: Sequence[Instruction], config: InspectConfig) -> int:
+def rollouts_needed(goals: Sequence[Instruction], config: InspectConfig) -> int:
     """Return how many rollouts an inspection imagines."""
     return config.rollouts * len({instruction.level for instruction in goals})
 

@@ -129,7 +129,7 @@ class DecodeState:
         self.visible, self.position = self.visible[index], self.position[index]
 
 
-def read_goals(model: GroundedLM, texts: Sequence[str], template: str) -> DecodeState:
+def prefill_goals(model: GroundedLM, texts: Sequence[str], template: str) -> DecodeState:
     """Read the goals of N rows, each distinct one once.
 
     Raises:

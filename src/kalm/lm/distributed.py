@@ -62,7 +62,7 @@ class DistributedTrainer:
 
         processes.connect()
         self._sharded = sharding is not None
-        if self._sharded and processes.main():
+        if self._sharded and processes.is_main():
             self._twin = copy.deepcopy(self.model).cpu()
         self._accelerator = accelerator = Accelerator(
             cpu=self.model.device.type == "cpu",

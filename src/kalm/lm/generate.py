@@ -24,7 +24,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
 from kalm.envs.rollout import EpisodeRecorder, initial_states, step_until_done
 from kalm.errors import KalmError
-from kalm.lm.decoding import DecodeState, read_goals
+from kalm.lm.decoding import DecodeState, prefill_goals
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.prompts import PROMPTS
 from kalm.types import Instruction
@@ -196,7 +196,7 @@ class _ImaginedEpisodes:
 
 def _read_goals(model: GroundedLM, texts: Sequence[str], template: str, horizon: int) -> DecodeState:
     """Read the goals, if they and the steps to come fit the model's context."""
-    state, context = read_goals(model, texts, template), model.prompt_builder().context
+    state, context = prefill_goals(model, texts, template), model.prompt_builder().context
     needed = state.longest + (model.entities + 2) * (horizon if model.design.memory else 1)
     if needed > context:
         raise KalmError(

@@ -29,7 +29,7 @@ from kalm.run.seeding import derive_seed
 from kalm.types import LEVELS, Instruction, JsonObject
 
 
-def plan(world: World, config: ImagineConfig) -> list[Instruction]:
+def imagination_plan(world: World, config: ImagineConfig) -> list[Instruction]:
     """Return one instruction per rollout of the levels' suites, repeats side by side."""
     return [
         instruction
@@ -89,7 +89,7 @@ def imagine_dataset(
         told |= _tell(storage.finished_shards(folder) - told, shards, advance)
     processes.wait()
     _tell(set(range(len(shards))) - told, shards, advance)
-    if processes.main() and not storage.sealed(folder):
+    if processes.is_main() and not storage.sealed(folder):
         dropped = sum(facts["dropped"] for facts in _facts(folder))
         storage.seal(folder, model.spec, {**provenance, "asked": len(rows), "dropped_not_finite": dropped})
     processes.wait()

@@ -72,7 +72,7 @@ def warm_up(
     settings = config.language
     optimizer = torch.optim.AdamW(weights, settings.lr, weight_decay=config.weight_decay, fused=True)
     prompt_builder = model.prompt_builder()
-    metrics = Metrics(folder / METRICS) if processes.main() else None
+    metrics = Metrics(folder / METRICS) if processes.is_main() else None
 
     def update(step: int) -> StepLosses:
         lesson = Lesson(prompt_builder, config, derive_rng(seed, "language", step))

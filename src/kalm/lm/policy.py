@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from kalm.errors import KalmError, unknown
-from kalm.lm.decoding import DecodeState, read_goals
+from kalm.lm.decoding import DecodeState, prefill_goals
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.prompts import PROMPTS
 from kalm.types import WorldSpec
@@ -121,7 +121,7 @@ class LMEpisodes:
         self.memory: bool = model.design.memory
         self.context: int = model.prompt_builder().context
         with torch.inference_mode(), autocast(model.device, precision):
-            self.decode_state: DecodeState = read_goals(model, texts, template)
+            self.decode_state: DecodeState = prefill_goals(model, texts, template)
 
     @torch.inference_mode()
     def act(self, rows: np.ndarray, states: np.ndarray, rewards: np.ndarray) -> np.ndarray:

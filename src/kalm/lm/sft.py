@@ -98,7 +98,7 @@ def finetune(
     checkpoint = Checkpoint(place, identity, trained(model), optimizers, model.device, shared=True)
     resumed = checkpoint.restore()
     done = resumed.step if resumed else 0
-    metrics = Metrics(folder, done) if processes.main() else None
+    metrics = Metrics(folder, done) if processes.is_main() else None
     monitor = (
         GroundingMonitor(team.shown, world, held_out, prompt_builder, config, seed, conditions)
         if metrics

@@ -124,7 +124,7 @@ def columns_of(found: Sequence[Score]) -> list[str]:
     return ordered(every - {NOVEL, MIX}) + [column for column in (NOVEL, MIX) if column in every]
 
 
-def to_json(found: Sequence[Score]) -> JsonObject:
+def scores_to_json(found: Sequence[Score]) -> JsonObject:
     """Return JSON-ready scores and gains, shares in [0, 1]."""
     return {
         "policies": [

@@ -113,7 +113,7 @@ def copied(layers: Sequence[nn.Linear]) -> list[tuple[torch.Tensor, torch.Tensor
     return [(_copy(layer.weight), _copy(layer.bias)) for layer in layers]
 
 
-def load_policy(
+def load_mlp_policy(
     path: Path | str,
     device: str = "cpu",
     encoder: GoalEncoder | None = None,

@@ -157,7 +157,7 @@ def claim(
         KalmError: the folder holds another run (unless `resume` or `overwrite`), or no run at all.
     """
     with held(folder, reads):
-        if processes.main():
+        if processes.is_main():
             _claim(folder, settings, command, resume, overwrite)
         processes.wait()
         yield
@@ -165,7 +165,7 @@ def claim(
 
 def held(folder: Path, reads: Iterable[Path] = ()) -> AbstractContextManager[None]:
     """Hold an output folder (`kalm.run.output`); of several processes the main one does."""
-    return output_folder(folder, reads) if processes.main() else nullcontext()
+    return output_folder(folder, reads) if processes.is_main() else nullcontext()
 
 
 def _claim(folder: Path, settings: Mapping[str, object], command: str, resume: bool, overwrite: bool) -> None:
@@ -211,7 +211,7 @@ def alone(
     made_from = {**settings, **{name: trace(value) for name, value in inputs.items()}}
     place = Stage(folder, made_from)
     with held(folder, [*reads, *(value for value in inputs.values() if isinstance(value, Path))]):
-        if processes.main():
+        if processes.is_main():
             _enter(place, section, overwrite)
         stage(folder, made_from, work, together)
     return read_json(place.marker, "stage marker")["result"]
@@ -261,13 +261,13 @@ def stage(
     place = Stage(folder, made_from)
     todo = not place.done()
     processes.wait()  # nobody begins, let alone finishes, before all have looked
-    if todo and processes.main():
+    if todo and processes.is_main():
         place.begin()
     processes.wait()
-    if todo and (together or processes.main()):
+    if todo and (together or processes.is_main()):
         began = time.monotonic()
         result = work()
-        if processes.main():
+        if processes.is_main():
             place.finish(result, time.monotonic() - began)
     processes.wait()
     return place.key

@@ -54,7 +54,7 @@ def local_index() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def main() -> bool:
+def is_main() -> bool:
     """Whether this process writes and shows."""
     return index() == 0
 

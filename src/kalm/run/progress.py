@@ -36,7 +36,7 @@ def track(description: str, total: int) -> Iterator[Advance]:
 
     Of several processes only the main one shows.
     """
-    if not processes.main():
+    if not processes.is_main():
         yield silent
         return
     meter = _Meter(description, total)
@@ -46,7 +46,7 @@ def track(description: str, total: int) -> Iterator[Advance]:
 
 def announce(text: str) -> None:
     """Say what starts, before libraries load; of several processes only the main one does."""
-    if processes.main():
+    if processes.is_main():
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 

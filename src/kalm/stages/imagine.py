@@ -95,18 +95,18 @@ def _matches(rollouts: RolloutSet) -> dict[str, object]:
 
 
 def _instructions(session: Session, inputs: ImagineInputs) -> list[Instruction]:
-    from kalm.lm.imagine import plan, repeated
+    from kalm.lm.imagine import imagination_plan, repeated
 
     world, settings = session.world, session.config.imagine
     if inputs.goals is not None:
         return repeated(instructions(world, inputs.goals, inputs.levels or LEVELS), settings)
-    return [i for i in plan(world, settings) if inputs.levels is None or i.level in inputs.levels]
+    return [i for i in imagination_plan(world, settings) if inputs.levels is None or i.level in inputs.levels]
 
 
 def _fit_dynamics(session: Session, real: Path | RolloutSet | None, folder: Path) -> Models | None:
     """Fit what refining needs from real rollouts, in the main process; None where nothing is refined."""
     config = session.config
-    if not config.imagine.refined or not processes.main():
+    if not config.imagine.refined or not processes.is_main():
         return None
     from kalm.dynamics.models import Models, fitted, needed
 

@@ -66,7 +66,7 @@ def measure_model(session: Session, inputs: InspectInputs) -> tuple[Inspection, 
         real = session.read(inputs.data)
     else:
         real = grounding.fresh_rollouts(world, config.inspect, config.collect, config.seed)
-    with track("inspect", grounding.needed(chosen, config.inspect)) as advance:
+    with track("inspect", grounding.rollouts_needed(chosen, config.inspect)) as advance:
         return grounding.inspect(
             model, world, chosen, real, config.inspect, config.imagine, config.seed, config.workers, advance
         )

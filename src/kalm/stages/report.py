@@ -37,7 +37,7 @@ def write_run_report(session: Session, inputs: ReportInputs, folder: Path) -> Fi
 
     data = gather_run(inputs.run, session.world, session.config.report.filmstrips, inputs.effects)
     write_report(folder, data)
-    return scores.to_json(scores.scores(data.rows, data.published))
+    return scores.scores_to_json(scores.scores(data.rows, data.published))
 
 
 def report_run(run: Path, folder: Path, effects: Path | None = None) -> Figures:

@@ -78,7 +78,7 @@ class Checkpoint:
         live = {f"weight/{name}": weight for name, weight in self.weights.items()}
         for name, _, slots, _ in self._slots():
             live |= {f"{name}/{slot}": value for slot, value in slots.items()}
-        writes = processes.main() or not self.shared
+        writes = processes.is_main() or not self.shared
         tensors = random_state(self.device)
         for name, tensor in live.items():
             whole = gather(tensor)  # other processes than the main one only take part in this

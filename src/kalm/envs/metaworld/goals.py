@@ -46,7 +46,7 @@ _ALL, _X, _Y, _Z = (1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0,
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Criterion:
     """When a single task is reached.
 
     Attributes:
@@ -63,26 +63,26 @@ class Verdict:
 
 
 VERDICTS = {
-    "reach": Verdict("", 0.05),
-    "push": Verdict("target_object", 0.05),
-    "pick-place": Verdict("target_object", 0.07),
-    "button-press": Verdict("button", 0.02, _Y),
-    "door-unlock": Verdict("lock", 0.02, _X),
-    "door-open": Verdict("handle", 0.08, _X),
-    "window-open": Verdict("window", 0.05, _X),
-    "faucet-open": Verdict("faucet", 0.07, offset=(-0.04, 0.0, 0.03)),
-    "coffee-push": Verdict("coffee", 0.07),
-    "coffee-button": Verdict("coffee-button", 0.02, _Y),
-    "reach-wall": Verdict("", 0.05),
-    "push-wall": Verdict("target_object", 0.07),
-    "pick-place-wall": Verdict("target_object", 0.07),
-    "button-press-wall": Verdict("button", 0.03, _Y),
-    "door-lock": Verdict("lock", 0.02, _Z),
-    "door-close": Verdict("handle", 0.08),
-    "window-close": Verdict("window", 0.05, _X),
-    "faucet-close": Verdict("faucet", 0.07),
-    "hammer": Verdict("nail", 0.01, _Y),
-    "soccer": Verdict("soccer", 0.07),
+    "reach": Criterion("", 0.05),
+    "push": Criterion("target_object", 0.05),
+    "pick-place": Criterion("target_object", 0.07),
+    "button-press": Criterion("button", 0.02, _Y),
+    "door-unlock": Criterion("lock", 0.02, _X),
+    "door-open": Criterion("handle", 0.08, _X),
+    "window-open": Criterion("window", 0.05, _X),
+    "faucet-open": Criterion("faucet", 0.07, offset=(-0.04, 0.0, 0.03)),
+    "coffee-push": Criterion("coffee", 0.07),
+    "coffee-button": Criterion("coffee-button", 0.02, _Y),
+    "reach-wall": Criterion("", 0.05),
+    "push-wall": Criterion("target_object", 0.07),
+    "pick-place-wall": Criterion("target_object", 0.07),
+    "button-press-wall": Criterion("button", 0.03, _Y),
+    "door-lock": Criterion("lock", 0.02, _Z),
+    "door-close": Criterion("handle", 0.08),
+    "window-close": Criterion("window", 0.05, _X),
+    "faucet-close": Criterion("faucet", 0.07),
+    "hammer": Criterion("nail", 0.01, _Y),
+    "soccer": Criterion("soccer", 0.07),
 }
 SINGLE = tuple(VERDICTS)
 
