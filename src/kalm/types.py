@@ -26,8 +26,6 @@ SOURCES: tuple[Source, ...] = ("real", "imagined")
 # Under which episodes are played: as the world is, as policies are measured, or in more ways than those.
 Conditions = Literal["plain", "tested", "varied"]
 
-Slot = "str | Goal | tuple[Slot, ...]"
-
 
 @dataclass(frozen=True)
 class Goal:
@@ -68,7 +66,7 @@ class Goal:
 
 def _freeze(value: object) -> object:
     if isinstance(value, Mapping):
-        return Goal.from_json(value)
+        return Goal.from_json(dict(value))
     return tuple(_freeze(item) for item in value) if isinstance(value, list | tuple) else value
 
 

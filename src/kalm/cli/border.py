@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kalm.errors import KalmError
 from kalm.run.io import reason
@@ -62,6 +62,7 @@ DAMAGED = {
 AGAIN = "Make or copy it again; weights that are half written or copied look like this."
 
 
+@runtime_checkable
 class _Shows(Protocol):
     """What the option parser raises: an error of use that can print itself."""
 
@@ -111,7 +112,7 @@ def _stop() -> int:
 
 
 def _fail(error: BaseException) -> int:
-    if hasattr(error, "show") and hasattr(error, "exit_code"):
+    if isinstance(error, _Shows):
         return _show(error)
     if isinstance(error.__cause__, EOFError):  # the parser takes it for the end of the keyboard's input
         error = error.__cause__

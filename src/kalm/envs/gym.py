@@ -87,7 +87,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Action]):
             KalmError: an option is unknown, or does not fit the world.
         """
         super().reset(seed=seed)
-        options = {} if options is None else options
+        options = {} if options is None else dict(options)
         for name in options:
             if name not in OPTIONS:
                 raise unknown("reset option", name, OPTIONS)
@@ -125,7 +125,7 @@ class GoalEnv(gymnasium.Env[np.ndarray, Action]):
         """Stop the simulator."""
         self._simulator.close()
 
-    def _instruction(self, options: Mapping[str, object]) -> Instruction:
+    def _instruction(self, options: JsonObject) -> Instruction:
         came, goal = options.get("instruction"), options.get("goal")
         if came is not None and goal is not None:
             raise KalmError("give reset an 'instruction' or a 'goal', not both.")

@@ -66,7 +66,7 @@ def explain(
         with autocast(model.device, precision):
             written = _write(model, prompt_builder, rollouts, examples, words)
         for row, ids in zip(rows, written, strict=True):
-            texts[row] = model.backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            texts[row] = str(model.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
     return texts
 
 

@@ -55,12 +55,17 @@ def _words(goal: Goal, tables: Tables, number: str = "") -> dict[str, str]:
     if goal.kind == "line":
         return dict(zip(PLACES, goal["order"], strict=True))
     if goal.kind == "gather":
-        return dict(goal.slots)
+        return _named(goal)
     if goal.kind == "all":
         parts = [_words(part, tables, str(n)) for n, part in enumerate(goal["goals"], start=1)]
         return {slot: words for part in parts for slot, words in part.items()}
-    words = dict(goal.slots) | {table: words[goal["direction"]] for table, words in tables.items()}
+    words = _named(goal) | {table: words[goal["direction"]] for table, words in tables.items()}
     return {slot + number: value for slot, value in words.items()}
+
+
+def _named(goal: Goal) -> dict[str, str]:
+    """Return the slots of a goal that names things and directions only."""
+    return {name: str(value) for name, value in goal.slots}
 
 
 def _seen(bank: JsonObject) -> Filling:
