@@ -79,7 +79,7 @@ def test_the_language_model_acts_and_moves_with_its_run(lm_run, world, tmp_path)
 def test_another_world_or_version_is_refused(lm_run, tmp_path):
     place = lm_run / "policies/lm-seed0"
     kalm.load_policy(place, world="clevr")
-    with pytest.raises(KalmError, match="acts in world 'clevr' with 10 state numbers .* 'marbles'"):
+    with pytest.raises(KalmError, match="acts in environment 'clevr' with 10 state numbers .* 'marbles'"):
         kalm.load_policy(place, world="marbles")
     newer = shutil.copytree(place, tmp_path / "newer")
     write_json(newer / "policy.json", {**read_json(newer / "policy.json", "policy"), "version": 9})

@@ -168,8 +168,9 @@ def load_policy(
     if world not in (None, found.spec, found.spec.name):
         asked = world if isinstance(world, str) else world.name
         raise KalmError(
-            f"policy {folder} acts in world {found.spec.name!r} with {found.spec.state_size} state numbers "
-            f"and {found.spec.action_kind} actions, not in the {asked!r} asked for. Give it its own world."
+            f"policy {folder} acts in environment {found.spec.name!r} with {found.spec.state_size} state "
+            f"numbers and {found.spec.action_kind} actions, not in the {asked!r} asked for. Give it its own "
+            "environment."
         )
     return found
 

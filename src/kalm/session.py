@@ -81,7 +81,8 @@ class Session:
         """Check that data or a model of this environment fit the settings. Raises KalmError: they do not."""
         if name != self.config.env:
             raise KalmError(
-                f"the input belongs to world {name!r}, the settings to {self.config.env!r}. Use --env {name}."
+                f"the input belongs to environment {name!r}, the settings to {self.config.env!r}. Use "
+                f"--env {name}."
             )
 
     def read(self, data: Path | RolloutSet) -> RolloutSet:

@@ -169,9 +169,9 @@ def change_column(folder, name, values, kind=None):
     ("name", "values", "kind", "told"),
     [
         ("states", [[[0.0]] * 3] * 3, pa.list_(pa.list_(pa.float64())), "is list<element: list"),
-        ("states", [[[0, 0]] * 3] * 3, pa.list_(pa.list_(pa.float32(), 2)), "this world needs"),
+        ("states", [[[0, 0]] * 3] * 3, pa.list_(pa.list_(pa.float32(), 2)), "this environment needs"),
         ("actions", [[1.0] * 2] * 3, pa.list_(pa.float32()), "is list<element: float>"),
-        ("success", ["yes"] * 3, pa.string(), "is string; this world needs bool"),
+        ("success", ["yes"] * 3, pa.string(), "is string; this environment needs bool"),
         (
             "states",
             [[[0] * 3] * 3, [[0] * 3] * 3, [[0] * 3] * 2],
@@ -190,7 +190,7 @@ def change_column(folder, name, values, kind=None):
         ),
         ("success", [True, False, None], None, "rollout 2: column 'success' is null"),
         ("weights", [1.0, None, 2.0], None, "rollout 1: column 'weights' is null"),
-        ("weights", [1, 1, 1], pa.int64(), "is int64; this world needs float"),
+        ("weights", [1, 1, 1], pa.int64(), "is int64; this environment needs float"),
         ("instruction", ["{}", None, "{}"], None, "rollout 1: column 'instruction' is null"),
         (
             "instruction",

@@ -292,7 +292,7 @@ def test_a_saved_policy_acts_the_same_and_is_of_one_world(conditioned, world, ro
         for each in (policy, loaded)
     )
     assert loaded.target == 50.0 and np.array_equal(one, two)
-    with pytest.raises(KalmError, match="is of world 'clevr', which is not 'elsewhere'"):
+    with pytest.raises(KalmError, match="is of environment 'clevr', which is not 'elsewhere'"):
         load_decision_transformer(tmp_path, spec=replace(world.spec, name="elsewhere"))
     weights = tmp_path / "decision.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
@@ -304,7 +304,7 @@ def test_what_cannot_be_learnt_from_is_told_before(single, rollouts, tmp_path):
     none = rollouts.take(np.zeros(0, np.int64))
     with pytest.raises(KalmError, match="no imagined rollouts"):
         fit(single, rollouts, tmp_path, imagined=none)
-    with pytest.raises(KalmError, match="world 'other' instead of"):
+    with pytest.raises(KalmError, match="environment 'other' instead of"):
         other = replace(rollouts, spec=replace(rollouts.spec, name="other"))
         fit(single, rollouts, tmp_path, imagined=other)
     broken = replace(rollouts, rewards=rollouts.rewards * np.float32("nan"))

@@ -311,5 +311,7 @@ def test_unknown_names_are_refused(line):
 
 def test_actions_that_do_not_fit_are_refused(line, monkeypatch):
     monkeypatch.setitem(ALGORITHMS, "odd", OfflineAlgorithm(None, ALGORITHMS["iql"].continuous))
-    with pytest.raises(KalmError, match="'odd' is not for discrete actions, which world 'line' has.*bc, cql"):
+    with pytest.raises(
+        KalmError, match="'odd' is not for discrete actions, which environment 'line' has.*bc, cql"
+    ):
         learner_class("odd", line.spec)

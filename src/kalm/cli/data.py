@@ -53,7 +53,7 @@ def collect_command(
 
 @GOALS.command("show")
 def show_goals(
-    env: Annotated[str, typer.Option("--env", help="World.")] = "clevr",
+    env: Annotated[str, typer.Option("--env", help="Environment.")] = "clevr",
     level: Annotated[str, typer.Option(help="seen, rephrase, easy or hard.")] = "rephrase",
     limit: Annotated[int, typer.Option(min=0, help="Show this many; 0: all.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Write them as a goal file.")] = None,
@@ -81,7 +81,7 @@ def show_goals(
 @GOALS.command("check")
 def check_goals(
     file: Annotated[Path, typer.Argument(help="Goal file (JSON lines).")],
-    env: Annotated[str, typer.Option("--env", help="World.")] = "clevr",
+    env: Annotated[str, typer.Option("--env", help="Environment.")] = "clevr",
     as_json: Json = False,
 ) -> None:
     """Check a goal file and count its goals.

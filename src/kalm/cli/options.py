@@ -18,7 +18,7 @@ from kalm.types import LEVELS
 if TYPE_CHECKING:
     from kalm.session import Session
 
-Env = Annotated[str | None, typer.Option("--env", help="World; `clevr` by default.")]
+Env = Annotated[str | None, typer.Option("--env", help="Environment; `clevr` by default.")]
 Preset = Annotated[
     str | None, typer.Option(help="Settings to start from: demo, mini, paper, paper-faithful, or FILE.yaml.")
 ]

@@ -193,7 +193,7 @@ class _ExpertEpisodes:
         worst = rows[np.argmax(self.begun[rows])]
         if self.begun[worst] >= MAX_EPISODES:
             raise KalmError(
-                f"the expert of world {self.world.spec.name!r} failed {MAX_EPISODES} times at "
+                f"the expert of environment {self.world.spec.name!r} failed {MAX_EPISODES} times at "
                 f"{self.instructions[worst].text!r}. Set collect.keep=all, or lower collect.noise."
             )
         return self.begin(rows)

@@ -129,7 +129,7 @@ def _require_types(came: pa.Schema, wanted: pa.Schema, path: Path) -> None:
             raise KalmError(f"{path}: column {field.name!r} is missing; has {', '.join(came.names)}.")
         kind = came.field(field.name).type
         if kind != field.type:
-            raise KalmError(f"{path}: column {field.name!r} is {kind}; this world needs {field.type}.")
+            raise KalmError(f"{path}: column {field.name!r} is {kind}; this environment needs {field.type}.")
 
 
 def _flat(lists: pa.ListArray, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ def _require_world(name: str, found: WorldSpec, spec: WorldSpec) -> None:
     differing = [
         f"{what} {mine!r} instead of {wanted!r}"
         for what, mine, wanted in (
-            ("world", found.name, spec.name),
+            ("environment", found.name, spec.name),
             ("state width", found.state_size, spec.state_size),
             ("action kind", found.action_kind, spec.action_kind),
             ("action size", found.action_size, spec.action_size),
@@ -55,8 +55,9 @@ def _require_world(name: str, found: WorldSpec, spec: WorldSpec) -> None:
     if found != spec:
         reason = ", ".join(differing) or "other names of state numbers, entities or horizon"
         raise KalmError(
-            f"the {name} rollouts do not fit the policy's world {spec.name!r}: {reason}. Real and imagined "
-            "rollouts have to come from one world; collect or imagine them anew with the same --env."
+            f"the {name} rollouts do not fit the policy's environment {spec.name!r}: {reason}. Real and "
+            "imagined rollouts have to come from one environment; collect or imagine them anew with the same "
+            "--env."
         )
 
 
@@ -91,7 +92,7 @@ def _columns(rollouts: RolloutSet) -> None:
         if column.shape != shape or column.dtype != dtype:
             raise KalmError(
                 f"column {name!r} is {column.dtype} {column.shape}; {len(rollouts)} rollouts with {total} "
-                f"actions in world {rollouts.spec.name!r} need {np.dtype(dtype)} {shape}."
+                f"actions in environment {rollouts.spec.name!r} need {np.dtype(dtype)} {shape}."
             )
 
 

@@ -86,16 +86,16 @@ class ForwardEnsemble(nn.Module):
         self.spec = spec
         self.hidden: tuple[int, ...] = tuple(hidden)
         self.errors: Errors | None = None  # known once it is fitted
-        self._frames = EntityView(spec)
-        sizes = (spec.state_size + self._frames.told, *hidden, 2 * spec.state_size)
+        self._view = EntityView(spec)
+        sizes = (spec.state_size + self._view.encoded_size, *hidden, 2 * spec.state_size)
         self.network: EnsembleMLP = EnsembleMLP(members, sizes, torch.Generator().manual_seed(seed))
-        # In the order in which a state is shown; the deviation is 0 where a number never changes.
+        # In the order of `EntityView.column_order`; the deviation is 0 where a number never changes.
         self.changes: Normalizer = Normalizer(spec.state_size)
         self.register_buffer("limits", torch.zeros(2, spec.state_size))
 
     def predict(self, states: np.ndarray, actions: np.ndarray) -> Prediction:
         """Predict the states after actions: (N, S), (N,) or (N, A)."""
-        mean, spread = self._predict(self._frames.tensor(states), self._frames.tensor(actions))
+        mean, spread = self._predict(self._view.tensor(states), self._view.tensor(actions))
         return Prediction(mean.numpy(force=True), spread.numpy(force=True))
 
     @torch.no_grad()
@@ -110,12 +110,12 @@ class ForwardEnsemble(nn.Module):
         grid = np.resize(rng.permutation(count), (-(-count // members), members)).T  # (M, N / M) rows
         grid = grid[rng.permutation(members)]
         noise = rng.standard_normal((*grid.shape, states.shape[1]), dtype=np.float32)
-        before = self._frames.tensor(states).float()
-        columns, inputs = self._inputs(before, self._frames.tensor(actions))
-        rows = self._frames.tensor(grid)
-        change, spread = self._unshown(columns[rows], *self._heads(inputs[rows]))
+        before = self._view.tensor(states).float()
+        columns, inputs = self._inputs(before, self._view.tensor(actions))
+        rows = self._view.tensor(grid)
+        change, spread = self._decode_change(columns[rows], *self._heads(inputs[rows]))
         after = np.empty(states.shape, np.float32)
-        drawn = before[rows] + change + spread * self._frames.tensor(noise)
+        drawn = before[rows] + change + spread * self._view.tensor(noise)
         after[grid] = drawn.clamp(*self.limits).numpy(force=True)
         return after
 
@@ -124,10 +124,10 @@ class ForwardEnsemble(nn.Module):
         states = states.float()
         columns, inputs = self._inputs(states, actions)
         columns = columns.expand(self.network.count, -1, -1)
-        change, spread = self._unshown(columns, *self._heads(inputs))
+        change, spread = self._decode_change(columns, *self._heads(inputs))
         return states + change, spread
 
-    def _unshown(self, columns: Tensor, change: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode_change(self, columns: Tensor, change: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
         """Turn what the heads say into changes and deviations in the order and units of states."""
         change = self.changes.denormal(change)
         spread = (log_variance / 2).exp() * self.changes.std
@@ -135,9 +135,11 @@ class ForwardEnsemble(nn.Module):
         return back.scatter(2, columns, change), back.scatter(2, columns, spread)
 
     def _inputs(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Columns (N, S) in the order in which they are shown, and inputs (N, S + P)."""
-        columns = self._frames.arranged(states, self._frames.acted_on(actions))
-        return columns, torch.cat([self._frames.show(states, columns), self._frames.tell(actions)], dim=1)
+        """Columns (N, S) in the order of the input, and inputs (N, S + P)."""
+        columns = self._view.column_order(states, self._view.acted_on(actions))
+        return columns, torch.cat(
+            [self._view.encode_state(states, columns), self._view.encode_action(actions)], dim=1
+        )
 
     def _heads(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled change and its log variance, (M, N, S) each; the variance is bounded softly."""
@@ -192,7 +194,7 @@ def fit_ensemble(
     inputs, targets = _examples(ensemble, learn)
     ensemble.network.inputs.fit(inputs)
     ensemble.changes.fit(targets, constant=0.0)
-    lowest, highest = (ensemble._frames.tensor(end) for end in (real.states.min(0), real.states.max(0)))
+    lowest, highest = (ensemble._view.tensor(end) for end in (real.states.min(0), real.states.max(0)))
     ensemble.limits.copy_(torch.stack([lowest, highest]))
     unit = Normalizer(real.spec.state_size).to(device).fit(targets)
     targets = unit.normal(targets)
@@ -259,12 +261,12 @@ def distance(prediction: Prediction, after: np.ndarray) -> np.ndarray:
 
 
 def _examples(ensemble: ForwardEnsemble, rollouts: RolloutSet) -> tuple[Tensor, Tensor]:
-    """Return inputs (N, S + P) and changes (N, S) in the order in which they are shown."""
-    states, actions, after = map(ensemble._frames.tensor, transitions(rollouts))
+    """Return inputs (N, S + P) and changes (N, S) in the order of the input."""
+    states, actions, after = map(ensemble._view.tensor, transitions(rollouts))
     columns, inputs = ensemble._inputs(states, actions)
     return inputs, (after - states).gather(1, columns)
 
 
 def _on(ensemble: ForwardEnsemble, device: str) -> ForwardEnsemble:
-    ensemble._frames = EntityView(ensemble.spec, device)
+    ensemble._view = EntityView(ensemble.spec, device)
     return ensemble.to(device)

@@ -1,8 +1,8 @@
 """Several small networks as one, and how they are fitted: with held-out data that say when to stop.
 
 M networks are M slices of one batched product, so an ensemble costs one call per layer. They differ in their
-first weights and in the batches they see. What is kept is each network's state at the look where the mean
-held-out loss was smallest; after `patience` looks without a smaller one the fitting stops.
+first weights and in the batches they see. What is kept is each network's state at the evaluation where the
+mean held-out loss was smallest; after `patience` evaluations without a smaller one the fitting stops.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def fit_ensemble_mlp(
         held_out_loss: mean loss of all held-out rows.
         rows: number of rows to draw from.
         steps: largest number of steps.
-        config: batch, learning rate, when to look and how patient to be.
+        config: batch, learning rate, when to evaluate and how patient to be.
         generator: draws the batches.
         advance: told of finished steps.
 

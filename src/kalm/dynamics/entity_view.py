@@ -1,16 +1,16 @@
-"""How a transition is shown to the models of this room: as it is, or seen from one entity.
+"""How a transition is encoded for the models of this room: as it is, or seen from one entity.
 
 Where entities of one kind share a world's discrete actions out among themselves (every ball can be pushed in
 the same eight ways), what an action does depends on the entity it acts on and on where the others stand from
 there, not on which entity that is. So that entity comes first, the others follow from the nearest on, and
-their numbers are told as differences to its own. One network then learns from the actions on all of them.
+their numbers become differences to its own. One network then learns from the actions on all of them.
 
 ::
 
     state seen from entity 1     [ numbers of 1 | of the nearest - of 1 | of the next - of 1 | ... | rest ]
     discrete actions             C centres x P ways to act; the centres are the entities
 
-Every other world is shown as it is: one centre, the whole state, all actions.
+In every other environment it stays as it is: one centre, the whole state, all actions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kalm.types import WorldSpec
 
 
 class EntityView:
-    """The ways in which transitions of a world can be looked at.
+    """Transitions of an environment as inputs of networks.
 
     Attributes:
         spec: the world.
@@ -49,7 +49,7 @@ class EntityView:
 
     @property
     def centres(self) -> int:
-        """Number C of entities that actions can act on; 1 where the state is shown as it is."""
+        """Number C of entities that actions can act on; 1 where the state stays as it is."""
         return self.actions.shape[0]
 
     @property
@@ -58,7 +58,7 @@ class EntityView:
         return self.actions.shape[1]
 
     @property
-    def told(self) -> int:
+    def encoded_size(self) -> int:
         """Length of an action as an input of a network."""
         return self.ways or self.spec.action_size
 
@@ -68,14 +68,14 @@ class EntityView:
             return torch.zeros(len(actions), dtype=torch.int64, device=self.device)
         return self.place[actions] // self.ways
 
-    def tell(self, actions: Tensor) -> Tensor:
+    def encode_action(self, actions: Tensor) -> Tensor:
         """Actions as inputs: (N,) or (N, A) -> (N, P) one-hot ways to act, or the vectors as they are."""
         if self.spec.action_kind == "continuous":
             return actions.float()
         return functional.one_hot(self.place[actions] % self.ways, self.ways).float()
 
-    def arranged(self, states: Tensor, centre: Tensor) -> Tensor:
-        """Columns of each state in the order in which they are shown: (N, S), (N,) -> (N, S) int64."""
+    def column_order(self, states: Tensor, centre: Tensor) -> Tensor:
+        """Columns of each state in the order of the input: (N, S), (N,) -> (N, S) int64."""
         n = len(states)
         if not self.shared:
             return self.rest.expand(n, -1)
@@ -86,14 +86,14 @@ class EntityView:
         nearest = self.columns[distance.argsort(dim=1, stable=True)]  # (N, C, K)
         return torch.cat([nearest.flatten(1), self.rest.expand(n, -1)], dim=1)
 
-    def show(self, states: Tensor, columns: Tensor) -> Tensor:
-        """States as inputs, in the order of `arranged`: (N, S) -> (N, S)."""
-        shown = states.gather(1, columns)
+    def encode_state(self, states: Tensor, columns: Tensor) -> Tensor:
+        """States as inputs, in the order of `column_order`: (N, S) -> (N, S)."""
+        encoded = states.gather(1, columns)
         if self.shared:
             width = self.columns.shape[1]
             others = slice(width, self.columns.numel())
-            shown[:, others] -= shown[:, :width].repeat(1, self.centres - 1)
-        return shown
+            encoded[:, others] -= encoded[:, :width].repeat(1, self.centres - 1)
+        return encoded
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """Bring an array to the device; numbers become float32, actions stay what they are."""

@@ -33,7 +33,7 @@ CHUNK = 8_192  # transitions labelled together
 
 @dataclass(frozen=True)
 class Hits:
-    """How well actions are told on held-out real transitions.
+    """How well actions are recovered on held-out real transitions.
 
     Attributes:
         transitions: how many.
@@ -60,8 +60,8 @@ class InverseModel(nn.Module):
         self.spec = spec
         self.hidden: tuple[int, ...] = tuple(hidden)
         self.hits: Hits | None = None  # known once it is fitted
-        self._frames = EntityView(spec)
-        sizes = (2 * spec.state_size, *hidden, self._frames.told)
+        self._view = EntityView(spec)
+        sizes = (2 * spec.state_size, *hidden, self._view.encoded_size)
         self.network: EnsembleMLP = EnsembleMLP(1, sizes, torch.Generator().manual_seed(seed))
 
     def outputs(self, states: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ class InverseModel(nn.Module):
         for first in range(0, len(states), CHUNK):
             part = slice(first, first + CHUNK)
             with torch.no_grad():
-                inputs = self._inputs(*map(self._frames.tensor, (states[part], after[part])))
+                inputs = self._inputs(*map(self._view.tensor, (states[part], after[part])))
                 found.append(self._outputs(inputs).numpy(force=True))
         return np.concatenate(found)
 
@@ -83,17 +83,17 @@ class InverseModel(nn.Module):
 
     def _inputs(self, states: Tensor, after: Tensor) -> Tensor:
         """State and change as seen from every centre: -> (N, C, 2 S)."""
-        states, change, frames = states.float(), (after - states).float(), self._frames
+        states, change, view = states.float(), (after - states).float(), self._view
         seen = []
-        for centre in range(frames.centres):
-            columns = frames.arranged(states, torch.full((len(states),), centre, device=states.device))
-            seen.append(torch.cat([frames.show(states, columns), change.gather(1, columns)], dim=1))
+        for centre in range(view.centres):
+            columns = view.column_order(states, torch.full((len(states),), centre, device=states.device))
+            seen.append(torch.cat([view.encode_state(states, columns), change.gather(1, columns)], dim=1))
         return torch.stack(seen, dim=1)
 
     def _outputs(self, inputs: Tensor) -> Tensor:
         """Logits of all actions, or means: (N, C, 2 S) -> (N, A)."""
         slots = self.network(inputs.flatten(0, 1))[0].reshape(len(inputs), -1)  # (N, C P) or (N, A)
-        return slots[:, self._frames.place] if self.spec.action_kind == "discrete" else slots
+        return slots[:, self._view.place] if self.spec.action_kind == "discrete" else slots
 
     def _loss(self, inputs: Tensor, actions: Tensor) -> Tensor:
         found = self._outputs(inputs)
@@ -153,12 +153,12 @@ def fit_inverse(
 
 
 def measure_inverse(model: InverseModel, rollouts: RolloutSet) -> Hits:
-    """Compare told actions with those of these rollouts."""
+    """Compare recovered actions with those of these rollouts."""
     states, actions, after = transitions(rollouts)
-    told = model.actions(states, after)
+    found = model.actions(states, after)
     if rollouts.spec.action_kind == "discrete":
-        return Hits(len(actions), float((told == actions).mean()), None)
-    return Hits(len(actions), None, float(np.sqrt(np.square(told - actions).mean(dtype=np.float64))))
+        return Hits(len(actions), float((found == actions).mean()), None)
+    return Hits(len(actions), None, float(np.sqrt(np.square(found - actions).mean(dtype=np.float64))))
 
 
 def relabel(rollouts: RolloutSet, model: InverseModel, world: World) -> RolloutSet:
@@ -172,10 +172,10 @@ def relabel(rollouts: RolloutSet, model: InverseModel, world: World) -> RolloutS
 
 def _examples(model: InverseModel, rollouts: RolloutSet) -> tuple[Tensor, Tensor]:
     """Return inputs (N, C, 2 S) and actions (N,) or (N, A)."""
-    states, actions, after = map(model._frames.tensor, transitions(rollouts))
+    states, actions, after = map(model._view.tensor, transitions(rollouts))
     return model._inputs(states, after), actions
 
 
 def _on(model: InverseModel, device: str) -> InverseModel:
-    model._frames = EntityView(model.spec, device)
+    model._view = EntityView(model.spec, device)
     return model.to(device)

@@ -105,7 +105,8 @@ def imagine_rollouts(
     for part in (model, actor):
         if part.spec != world.spec:
             raise KalmError(
-                f"the model was grounded in {part.spec.name!r}, which is not this world {world.spec.name!r}."
+                f"the model was grounded in {part.spec.name!r}, which is not this environment, "
+                f"{world.spec.name!r}."
             )
     horizon = horizon or world.spec.horizon
     seeds = np.asarray(seeds)

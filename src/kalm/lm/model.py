@@ -87,13 +87,13 @@ class GroundedLM(nn.Module):
         super().__init__()
         if design.entity_tokens and not spec.entities:
             raise KalmError(
-                f"world {spec.name!r} names no entities, so there can be no entity tokens. "
+                f"environment {spec.name!r} names no entities, so there can be no entity tokens. "
                 "Set ground.entity_tokens=false."
             )
         if design.relations and len(spec.entities) < 2:
             raise KalmError(
-                f"world {spec.name!r} names {len(spec.entities)} entities, so there are no relations between "
-                "them. Set ground.relations=false."
+                f"environment {spec.name!r} names {len(spec.entities)} entities, so there are no relations "
+                "between them. Set ground.relations=false."
             )
         self.backbone = backbone
         self.lm: PreTrainedModel = backbone.model

@@ -108,8 +108,8 @@ class LMEpisodes:
     ) -> None:
         if np.shape(states) != (len(texts), model.spec.state_size):
             raise KalmError(
-                f"states of shape {np.shape(states)} and {len(texts)} sentences: world {model.spec.name!r} "
-                f"needs one row of {model.spec.state_size} numbers per sentence."
+                f"states of shape {np.shape(states)} and {len(texts)} sentences: environment "
+                f"{model.spec.name!r} needs one row of {model.spec.state_size} numbers per sentence."
             )
         self.model = model
         self.precision = precision

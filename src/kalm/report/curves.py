@@ -17,14 +17,18 @@ from kalm.report.style import LIGHT, Format, Theme, axes_of, color_of, legend, p
 Points = Mapping[int, Sequence[Episode]]  # gradient steps, or round -> episodes
 
 
-def learning_curves(looks: Sequence[Episode], theme: Theme = LIGHT, fmt: Format = "png") -> bytes | None:
-    """Draw success over gradient steps, from the looks of training; None where nothing was played.
+def learning_curves(
+    evaluations: Sequence[Episode], theme: Theme = LIGHT, fmt: Format = "png"
+) -> bytes | None:
+    """Draw success over gradient steps, from the evaluations of training; None where nothing was played.
 
     A band is the 95 % interval over training seeds. A step that only some seeds have reached is left out.
     """
-    seeds = {policy: {row.seed for row in looks if row.policy == policy} for policy in _policies(looks)}
+    seeds = {
+        policy: {row.seed for row in evaluations if row.policy == policy} for policy in _policies(evaluations)
+    }
     points: dict[int, list[Episode]] = {}
-    for row in looks:
+    for row in evaluations:
         points.setdefault(row.checkpoint_step, []).append(row)
     whole = {
         step: [row for row in rows if _seeds(rows, row.policy) == seeds[row.policy]]

@@ -58,7 +58,7 @@ class ReportData:
         inspection: what the grounded model can do.
         effects: measurements of variants of the model.
         training: metrics of each policy's training.
-        looks: episodes that were played while policies were trained.
+        evaluations: episodes that were played while policies were trained.
         rounds: the online loop, round 0 first; empty without one.
         sweep: whether the results are those of a sweep, which has one table of its own.
         filmstrips: imagined rollouts above real ones.
@@ -78,7 +78,7 @@ class ReportData:
     inspection: Inspection | None = None
     effects: Sequence[Effect] = ()
     training: Sequence[Curve] = ()
-    looks: Sequence[Episode] = ()
+    evaluations: Sequence[Episode] = ()
     rounds: Sequence[Round] = ()
     sweep: bool = False
     filmstrips: Sequence[Filmstrip] = ()
@@ -262,9 +262,9 @@ def _training(data: ReportData) -> tuple[Block, ...]:
     )
     success = _plot(
         "learning",
-        lambda theme, fmt: learning_curves(data.looks, theme, fmt),
+        lambda theme, fmt: learning_curves(data.evaluations, theme, fmt),
         "Lines of success over gradient steps, one panel per level, one line per policy.",
-        "Success while the policies were trained, with 95 % intervals over training seeds. Every look "
+        "Success while the policies were trained, with 95 % intervals over training seeds. Every evaluation "
         "plays the same episodes, others than those of the results.",
     )
     return (

@@ -200,5 +200,6 @@ def _require(parts: list[RolloutSet], mix: float) -> None:
             here, there = getattr(part.spec, what), getattr(spec, what)
             if here != there:
                 raise KalmError(
-                    f"{source} rollouts have {what} {here}, real ones {there}. Both must come from one world."
+                    f"{source} rollouts have {what} {here}, real ones {there}. Both must come from one "
+                    "environment."
                 )

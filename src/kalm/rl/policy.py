@@ -75,8 +75,8 @@ class MLPPolicy:
         states = np.asarray(states, dtype=np.float32)
         if states.shape != (len(texts), self.spec.state_size):
             raise KalmError(
-                f"states of shape {states.shape} and {len(texts)} sentences: world {self.spec.name!r} needs "
-                f"one row of {self.spec.state_size} numbers per sentence."
+                f"states of shape {states.shape} and {len(texts)} sentences: environment "
+                f"{self.spec.name!r} needs one row of {self.spec.state_size} numbers per sentence."
             )
         observations = np.concatenate([states, self.encoder.encode(texts)], axis=1)  # (N, S + E)
         with torch.inference_mode():
@@ -171,8 +171,8 @@ def _check_world(spec: WorldSpec, wanted: str | WorldSpec | None, folder: Path) 
         return
     asked = repr(wanted) if isinstance(wanted, str) else _described(wanted)
     raise KalmError(
-        f"policy {folder} acts in {_described(spec)}, not in {asked}. Give it that world, or load a policy "
-        "that was trained in the one you want."
+        f"policy {folder} acts in {_described(spec)}, not in {asked}. Give it that environment, or load a "
+        "policy that was trained in the one you want."
     )
 
 

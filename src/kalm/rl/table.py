@@ -63,7 +63,7 @@ def learner_class(name: str, spec: WorldSpec) -> type[Learner]:
     if found is None:
         fitting = [key for key, value in ALGORITHMS.items() if value.learner(spec.action_kind)]
         raise KalmError(
-            f"algorithm {name!r} is not for {spec.action_kind} actions, which world {spec.name!r} has. "
+            f"algorithm {name!r} is not for {spec.action_kind} actions, which environment {spec.name!r} has. "
             f"For them: {', '.join(fitting)}."
         )
     return found

@@ -193,7 +193,7 @@ def _eval_callback(
 
     def evaluate(policy: TrainedPolicy, step: int) -> Mapping[str, float]:
         rows = evaluate_policy(policy, world, chosen, seeds, config.evaluate.horizon, 1, label_of(job, step))
-        # What a stopped training looked at after its last checkpoint is looked at again.
+        # What a stopped training played after its last checkpoint is played again.
         earlier = [row for row in read_rows(file) if row.checkpoint_step < step] if file.exists() else []
         write_rows(file, [*earlier, *rows])
         return {f"success/{level}": _share(rows, level) for level in LEVELS}

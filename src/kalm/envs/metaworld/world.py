@@ -44,7 +44,9 @@ class MetaWorld:
 
     def __init__(self, distractor: When = "episode", distractors: Sequence[str] = ENTITIES) -> None:
         if find_spec("metaworld") is None:
-            raise KalmError(f"the world 'metaworld' needs the package of that name. Install it: {INSTALL}.")
+            raise KalmError(
+                f"the environment 'metaworld' needs the package of that name. Install it: {INSTALL}."
+            )
         self.spec = SPEC
         drawn = Distractors(distractor, distractors)
         self._distractors = None if distractor == "none" else drawn

@@ -132,7 +132,7 @@ def load_decision_transformer(
             raise KalmError(f"policy {folder}: {place} is missing or was changed. Train or copy it again.")
     body = load_model(folder / BODY, device)
     if spec is not None and body.spec != spec:
-        raise KalmError(f"policy {folder} is of world {body.spec.name!r}, which is not {spec.name!r}.")
+        raise KalmError(f"policy {folder} is of environment {body.spec.name!r}, which is not {spec.name!r}.")
     model = DecisionTransformer(body)
     try:
         own = present_names(load_file(folder / WEIGHTS), {"mean": "returns.mean", "spread": "returns.std"})
