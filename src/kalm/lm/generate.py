@@ -102,12 +102,7 @@ def imagine_rollouts(
         KalmError: the model was grounded in another world, or goal and horizon do not fit its context.
     """
     actor = actor or model
-    for part in (model, actor):
-        if part.spec != world.spec:
-            raise KalmError(
-                f"the model was grounded in {part.spec.name!r}, which is not this environment, "
-                f"{world.spec.name!r}."
-            )
+    _require_environment(world, model, actor)
     horizon = horizon or world.spec.horizon
     seeds = np.asarray(seeds)
     states = initial_states(world, instructions, seeds) if starts is None else starts
@@ -129,6 +124,15 @@ def imagine_rollouts(
         if advance:
             advance(rows.stop - rows.start)
     return ImaginedRollouts(RolloutSet.concat(parts), np.concatenate(finite))
+
+
+def _require_environment(world: World, *models: GroundedLM) -> None:
+    for model in models:
+        if model.spec != world.spec:
+            raise KalmError(
+                f"the model was grounded in {model.spec.name!r}, which is not this environment, "
+                f"{world.spec.name!r}."
+            )
 
 
 class _ImaginedEpisodes:

@@ -39,7 +39,7 @@ from kalm.run.progress import Advance, silent
 from kalm.run.seeding import derive_rng, derive_seed
 from kalm.training.callbacks import Evaluate, LogLosses, SaveCheckpoint, WriteMetrics
 from kalm.training.checkpoint import NAME, Checkpoint
-from kalm.training.loop import fit
+from kalm.training.loop import Callback, fit
 from kalm.training.optimizer import schedule, warmup_steps
 from kalm.training.shards import trained
 from kalm.types import Conditions, WorldSpec
@@ -86,45 +86,24 @@ def finetune(
         prompt_builder.require_room(part)
     curriculum = GroundingDataset(data, prompt_builder, config, seed)
     model.fit_scales(data)
-    place, identity = folder / NAME, fingerprint([rollouts.digest(), config.model_dump(), seed])
-    if config.language.steps and not place.exists():
-        with watch("language", config.language.steps) as advance:
-            language_warmup.warm_up(model, config, seed, folder, advance)
-    if config.state_network:
-        network = Checkpoint(folder / NETWORK, identity, model.network.state_dict(), {}, shared=True)
-        _fit_network(model, data, config, seed, network, watch)
+    identity = fingerprint([rollouts.digest(), config.model_dump(), seed])
+    _prepare(model, data, config, seed, folder, identity, watch)
     team = DistributedTrainer(model, adamw(model, config), config.precision, config.compile)
     optimizers = {"optimizer": team.optimizer}
-    checkpoint = Checkpoint(place, identity, trained(model), optimizers, model.device, shared=True)
+    checkpoint = Checkpoint(folder / NAME, identity, trained(model), optimizers, model.device, shared=True)
     resumed = checkpoint.restore()
     done = resumed.step if resumed else 0
     metrics = Metrics(folder, done) if processes.is_main() else None
-    monitor = (
-        GroundingMonitor(team.shown, world, held_out, prompt_builder, config, seed, conditions)
-        if metrics
-        else None
-    )
-
-    def evaluate(_: int) -> dict[str, float]:
-        with team.whole():
-            return monitor.evaluate() if monitor else {}
-
+    monitor = None
+    if metrics:
+        monitor = GroundingMonitor(team.shown, world, held_out, prompt_builder, config, seed, conditions)
     with watch("ground", curriculum.steps) as advance:
         fit(
             lambda step: update(team, parts(curriculum, step, model, config), config),
             curriculum.steps,
             done,
             schedulers=[cosine(team.optimizer, config, curriculum.steps, done)],
-            callbacks=[
-                LogLosses(
-                    partial(measured, config=config),
-                    *(LOG_EVERY, config.evaluate_every, config.checkpoint_every),
-                    prefix="train/",
-                ),
-                Evaluate(config.evaluate_every, evaluate),
-                WriteMetrics(metrics),
-                SaveCheckpoint(checkpoint, config.checkpoint_every),
-            ],
+            callbacks=_callbacks(config, team, monitor, metrics, checkpoint),
             advance=advance,
         )
     with team.whole():
@@ -132,6 +111,46 @@ def finetune(
             team.shown.eval().save(folder / "model")
             metrics.close()
     return team.shown
+
+
+def _prepare(
+    model: GroundedLM,
+    data: RolloutSet,
+    config: GroundConfig,
+    seed: int,
+    folder: Path,
+    identity: str,
+    watch: Watch,
+) -> None:
+    """Do what comes before the first step: language warm-up and transition network, where asked for."""
+    if config.language.steps and not (folder / NAME).exists():
+        with watch("language", config.language.steps) as advance:
+            language_warmup.warm_up(model, config, seed, folder, advance)
+    if config.state_network:
+        network = Checkpoint(folder / NETWORK, identity, model.network.state_dict(), {}, shared=True)
+        _fit_network(model, data, config, seed, network, watch)
+
+
+def _callbacks(
+    config: GroundConfig,
+    team: DistributedTrainer,
+    monitor: GroundingMonitor | None,
+    metrics: Metrics | None,
+    checkpoint: Checkpoint,
+) -> list[Callback]:
+    """Return what is done between steps; monitor and metrics are the main process's."""
+
+    def evaluate(_: int) -> dict[str, float]:
+        with team.whole():
+            return monitor.evaluate() if monitor else {}
+
+    periods = LOG_EVERY, config.evaluate_every, config.checkpoint_every
+    return [
+        LogLosses(partial(measured, config=config), *periods, prefix="train/"),
+        Evaluate(config.evaluate_every, evaluate),
+        WriteMetrics(metrics),
+        SaveCheckpoint(checkpoint, config.checkpoint_every),
+    ]
 
 
 def _fit_network(
