@@ -50,6 +50,7 @@ Model = Annotated[Path | None, typer.Option(help="Grounded model (or its run fol
 class MultiValueCommand(TyperCommand):
     """A command whose repeatable options take several values at once: ``--seeds 0 1 2``."""
 
+    # Any: the class is in typer's private copy of click.
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the name of such an option before each of its values, as the parser wants it."""
         repeatable = {name for option in self.params if option.multiple for name in option.opts}
