@@ -138,7 +138,7 @@ def step_until_done(
 
 def judged(judge: Judge, states: np.ndarray, actions: np.ndarray, after: np.ndarray) -> Verdict:
     """Judge one step of n episodes: states (n, S), actions, next states (n, S)."""
-    finite: np.ndarray = np.isfinite(after).all(axis=1)
+    finite = np.asarray(np.isfinite(after).all(axis=1))
     after = np.where(finite[:, None], after, states)
     success = judge.success(states, actions, after) & finite
     rewards = judge.reward(states, actions, after)
