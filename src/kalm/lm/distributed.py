@@ -45,7 +45,7 @@ class DistributedTrainer:
         self, model: GroundedLM, optimizer: torch.optim.Optimizer, precision: str, compiled: bool = False
     ) -> None:
         self.model = model
-        self.optimizer = optimizer
+        self.optimizer: torch.optim.Optimizer = optimizer
         self.runner: Callable[[PackedBatch], GroundingLosses] = model
         self._wrapped: torch.nn.Module = model
         self._accelerator: Accelerator | None = None

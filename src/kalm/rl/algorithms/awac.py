@@ -12,6 +12,8 @@ it outweighs rewards of scale 1 by far.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +22,7 @@ from kalm.rl.algorithms.base import (
     Learner,
     LearnerSettings,
     LossTerms,
+    Output,
     bellman_target,
     descend,
     frozen_copy,
@@ -44,7 +47,7 @@ class AWAC(Learner):
     """Twin critics of the actor's own actions; the actor copies the data in proportion to advantage."""
 
     vectors = True
-    output = "tanh"
+    output: ClassVar[Output] = "tanh"
     scaled = True
     entropy: float = 0.0  # weight of the entropy in the critics' target; d3rlpy: 1
 

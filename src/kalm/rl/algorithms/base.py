@@ -20,6 +20,7 @@ from kalm.run.section import Section
 TAU = 0.005  # share of the way that target networks go per update
 
 LossTerms = dict[str, Tensor]
+Output = Literal["tanh", "none"]
 
 
 class LearnerSettings(Protocol):
@@ -52,7 +53,7 @@ class Learner(nn.Module, ABC):
     """
 
     vectors: ClassVar[bool] = False
-    output: ClassVar[Literal["tanh", "none"]] = "none"
+    output: ClassVar[Output] = "none"
     scaled: ClassVar[bool] = False
     optimizers: dict[str, torch.optim.Adam]
 

@@ -10,10 +10,12 @@ Unusual: the cross-entropy stands alone, where d3rlpy adds a penalty on the squa
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch.nn import functional as F
 
-from kalm.rl.algorithms.base import Learner, LearnerSettings, LossTerms, descend, fused_adam
+from kalm.rl.algorithms.base import Learner, LearnerSettings, LossTerms, Output, descend, fused_adam
 from kalm.rl.batch import TransitionBatch
 from kalm.rl.networks import MLP
 
@@ -60,7 +62,7 @@ class BC(_Cloning):
     """Squared error between tanh of the network and the data's actions."""
 
     vectors = True
-    output = "tanh"
+    output: ClassVar[Output] = "tanh"
 
     def losses(self, batch: TransitionBatch) -> LossTerms:
         """Return the squared error."""

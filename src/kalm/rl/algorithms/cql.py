@@ -18,6 +18,7 @@ of them. The actor's outputs at s' serve both the target and the samples. The we
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -28,6 +29,7 @@ from kalm.rl.algorithms.base import (
     Learner,
     LearnerSettings,
     LossTerms,
+    Output,
     bellman_target,
     descend,
     frozen_copy,
@@ -117,7 +119,7 @@ class CQL(Learner):
     """Twin critics pushed down on sampled actions and up on the data's; an actor with temperature."""
 
     vectors = True
-    output = "tanh"
+    output: ClassVar[Output] = "tanh"
 
     def __init__(
         self,

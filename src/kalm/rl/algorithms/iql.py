@@ -12,6 +12,8 @@ the critics' step and the actor's, since nothing moves them in between.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +22,7 @@ from kalm.rl.algorithms.base import (
     Learner,
     LearnerSettings,
     LossTerms,
+    Output,
     bellman_target,
     descend,
     frozen_copy,
@@ -46,7 +49,7 @@ class IQL(Learner):
     """A value between mean and best of the data's actions; the actor copies the better ones."""
 
     vectors = True
-    output = "tanh"
+    output: ClassVar[Output] = "tanh"
     scaled = True
 
     def __init__(

@@ -11,6 +11,8 @@ in the actor's step.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +22,7 @@ from kalm.rl.algorithms.base import (
     Learner,
     LearnerSettings,
     LossTerms,
+    Output,
     bellman_target,
     descend,
     frozen_copy,
@@ -45,7 +48,7 @@ class TD3BC(Learner):
     """Twin critics, a deterministic actor that is moved every other step and pulled towards the data."""
 
     vectors = True
-    output = "tanh"
+    output: ClassVar[Output] = "tanh"
     scaled = True
 
     def __init__(
