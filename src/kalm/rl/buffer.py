@@ -84,7 +84,8 @@ class MixedBuffer:
             lengths = np.linalg.norm(encoded, axis=1, keepdims=True)  # (goals, 1)
             noise = rng.standard_normal(encoded.shape, dtype=np.float32) / encoded.shape[1] ** 0.5
             encoded = encoded + goal_noise * lengths * noise
-        self._goals = resident(np.pad(encoded, ((0, 0), (self.spec.state_size, 0))), device)  # (goals, S + E)
+        room = np.zeros((len(encoded), self.spec.state_size), encoded.dtype)  # for the state
+        self._goals = resident(np.concatenate([room, encoded], axis=1), device)  # (goals, S + E)
 
     @property
     def counts(self) -> list[int]:
