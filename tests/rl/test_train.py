@@ -106,7 +106,7 @@ class TestBattery:
             ((real, replace(imagined, weights=0 * imagined.weights)), "imagined rollouts.*weights.*above 0"),
             (
                 (real, replace(imagined, spec=replace(line.spec, name="other"))),
-                "imagined rollouts do not fit.*world 'other' instead of 'line'",
+                "imagined rollouts do not fit.*environment 'other' instead of 'line'",
             ),
         ):
             with pytest.raises(KalmError, match=message):
