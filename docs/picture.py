@@ -29,7 +29,7 @@ from kalm.report.films import Filmstrip, film, filmstrip
 from kalm.report.scores import NOVEL, Score, scores
 from kalm.report.style import PRINT, axes_of, color_of, percent, to_bytes
 from kalm.report.tables import spoken
-from kalm.run.folder import IMAGINED, POLICIES, trained_policies
+from kalm.runs.folder import IMAGINED, POLICIES, trained_policies
 from kalm.types import Rollout
 
 ROOT = Path(__file__).parents[1]

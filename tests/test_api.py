@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import kalm
-from kalm.run.io import read_json
+from kalm.runs.io import read_json
 from kalm.types import Goal, Instruction
 
 GROUND = {
@@ -126,6 +126,6 @@ def test_public_names_are_there_without_loading_anything():
     names, public, modules = json.loads(done.stdout)
     assert set(public) <= set(names) and "kalm.api" not in modules
     assert all(getattr(kalm, name) is not None for name in public)
-    assert kalm.run is sys.modules["kalm.api"].run, "and not the room of that name"
+    assert kalm.run is sys.modules["kalm.api"].run
     with pytest.raises(AttributeError, match="no attribute 'ruin'"):
         kalm.ruin  # noqa: B018

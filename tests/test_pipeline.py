@@ -13,8 +13,8 @@ import pytest
 from kalm.cli.main import main
 from kalm.config import Config, load_config
 from kalm.errors import KalmError
-from kalm.run.folder import JOB
-from kalm.run.io import write_json
+from kalm.runs.folder import JOB
+from kalm.runs.io import write_json
 from kalm.session import Session
 from kalm.stages.train import TrainInputs, policy_jobs, train_policies
 from whole_runs import TINY, here, kalm

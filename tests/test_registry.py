@@ -12,8 +12,8 @@ from kalm.errors import KalmError
 from kalm.evaluation.episodes import evaluate_policy, sample_episodes
 from kalm.lm import sft
 from kalm.lm.settings import GroundConfig
-from kalm.run.folder import PolicyJob
-from kalm.run.io import read_json, write_json
+from kalm.runs.folder import PolicyJob
+from kalm.runs.io import read_json, write_json
 
 
 @pytest.fixture(scope="module")

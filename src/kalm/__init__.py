@@ -4,9 +4,6 @@ Importing it loads next to nothing: every public name is looked up on first use.
 become known to Gymnasium, e.g. ``gymnasium.make("kalm/ClevrRobot-v0")``, whichever of the two is imported
 first, and Gymnasium (0.1 s) is not imported for it. Gymnasium looks for no plug-ins, so an import hook waits
 for it.
-
-Unusual too: `kalm.run` is the function. The room of that name is imported first and its name given up, which
-`from kalm.run.folder import ...` does not need.
 """
 
 from __future__ import annotations
@@ -49,9 +46,6 @@ _PLACES = {
     "load_policy": "kalm.registry",
     "make": "kalm.envs.registry",
 }
-
-import_module("kalm.run")
-del globals()["run"]
 
 
 def __getattr__(name: str) -> object:

@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from kalm.run.folder import EVALUATION, GROUNDED, IMAGINED, MODEL, POLICIES, REAL, ROWS, trained_policies
+from kalm.runs.folder import EVALUATION, GROUNDED, IMAGINED, MODEL, POLICIES, REAL, ROWS, trained_policies
 from kalm.types import LEVELS, Instruction
 
 if TYPE_CHECKING:

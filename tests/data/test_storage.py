@@ -15,7 +15,7 @@ from sets import SPECS, assert_same, make, ragged
 
 from kalm.data import storage
 from kalm.errors import KalmError
-from kalm.run.io import file_sha256
+from kalm.runs.io import file_sha256
 
 
 @given(ragged())

@@ -17,7 +17,7 @@ from kalm.dynamics.settings import DynamicsConfig, RefineConfig
 from kalm.envs.clevr.spec import BALLS
 from kalm.errors import KalmError
 from kalm.lm.settings import ImagineConfig
-from kalm.run.progress import track
+from kalm.runs.progress import track
 from kalm.types import Rollout
 
 APART = np.array([-0.4, 0, -0.2, 0.4, 0, 0, 0.2, 0.4, 0.4, 0], np.float32)  # five balls, all is well

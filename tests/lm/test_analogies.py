@@ -10,7 +10,7 @@ from kalm.lm.analogies import analogies
 from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.imagine import imagination_plan, imagine_dataset, origins
 from kalm.lm.settings import ImagineConfig
-from kalm.run.seeding import derive_seed
+from kalm.runs.seeding import derive_seed
 
 
 @pytest.fixture

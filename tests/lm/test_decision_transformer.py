@@ -15,7 +15,7 @@ from kalm.lm.decision_transformer.policy import DecisionTransformerPolicy, load_
 from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
 from kalm.lm.decision_transformer.train import train_decision_transformer
 from kalm.lm.prompts import ACTION, ENTITY, GOAL_ORIENTED, NOTHING, RETURN, STATE, PromptBuilder, Tokens
-from kalm.run.metrics import read_metrics
+from kalm.runs.metrics import read_metrics
 
 SMALL = DecisionTransformerConfig(
     steps=6, row_tokens=128, rows=2, body_lr=3e-3, new_lr=3e-3, checkpoint_every=2

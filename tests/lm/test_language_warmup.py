@@ -10,8 +10,8 @@ from kalm.errors import KalmError
 from kalm.lm import language_warmup, packing, phrases, sft
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.prompts import REPLAY
-from kalm.run.metrics import read_metrics
-from kalm.run.seeding import derive_rng
+from kalm.runs.metrics import read_metrics
+from kalm.runs.seeding import derive_rng
 
 NONE = torch.zeros(4, 4, dtype=torch.bool)
 

@@ -11,7 +11,7 @@ from kalm.errors import KalmError
 from kalm.lm import lora, packing, sft
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.model import load_model
-from kalm.run.io import read_json
+from kalm.runs.io import read_json
 
 
 @pytest.fixture

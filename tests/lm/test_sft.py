@@ -6,7 +6,7 @@ from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.model import load_model
-from kalm.run.metrics import read_metrics
+from kalm.runs.metrics import read_metrics
 
 
 def run(config, world, rollouts, folder, seed=0):

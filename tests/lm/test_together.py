@@ -17,8 +17,8 @@ from kalm.errors import KalmError
 from kalm.lm import sft
 from kalm.lm.imagine import imagination_plan, imagine_dataset
 from kalm.lm.settings import GroundConfig, ImagineConfig
-from kalm.run import processes
-from kalm.run.metrics import read_metrics
+from kalm.runs import processes
+from kalm.runs.metrics import read_metrics
 from kalm.training.checkpoint import NAME
 
 # Weights move by 1e-3. The world's numbers are float32, so are the heads' outputs, and Adam enlarges that.

@@ -15,7 +15,7 @@ from kalm.lm import sft
 from kalm.lm.imagine import imagination_plan, imagine_dataset
 from kalm.lm.model import load_model
 from kalm.lm.settings import GroundConfig, ImagineConfig
-from kalm.run import processes
+from kalm.runs import processes
 
 SHARDED = {
     "ACCELERATE_USE_FSDP": "true",

@@ -22,7 +22,7 @@ from kalm.rl.policy import load_mlp_policy
 from kalm.rl.settings import TrainConfig
 from kalm.rl.table import create_learner
 from kalm.rl.train import train_offline
-from kalm.run.metrics import read_metrics
+from kalm.runs.metrics import read_metrics
 
 CONFIG = TrainConfig(
     batch=128, hidden=(64, 64), lr=3e-3, gamma=0.5, reward_scale=1, cql=CQLConfig(alpha=0.05),

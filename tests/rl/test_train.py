@@ -9,7 +9,7 @@ from kalm.errors import KalmError
 from kalm.rl.policy import load_mlp_policy
 from kalm.rl.table import ALGORITHMS
 from kalm.rl.train import train_offline
-from kalm.run.metrics import read_metrics
+from kalm.runs.metrics import read_metrics
 
 NAMES = sorted(set(ALGORITHMS) - {"combo"})  # COMBO needs a world that judges: test_combo.py
 

@@ -6,7 +6,7 @@ from torch import nn
 from trainee import Trainee
 
 from kalm.errors import KalmError
-from kalm.run.metrics import Metrics, read_metrics
+from kalm.runs.metrics import Metrics, read_metrics
 from kalm.training.callbacks import EarlyStopping, Evaluate, Every, LogLosses, WriteMetrics
 from kalm.training.loop import TrainingStep, fit
 from kalm.training.running_mean import RunningMean

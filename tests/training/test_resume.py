@@ -10,7 +10,7 @@ from torch import nn
 from trainee import Killed, Trainee
 
 from kalm.errors import KalmError
-from kalm.run.metrics import read_metrics
+from kalm.runs.metrics import read_metrics
 from kalm.training.checkpoint import FORMAT, NAME, Checkpoint
 
 

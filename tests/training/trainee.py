@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kalm.run.metrics import Metrics
+from kalm.runs.metrics import Metrics
 from kalm.training.callbacks import Evaluate, Every, LogMeanLosses, SaveCheckpoint, WriteMetrics
 from kalm.training.checkpoint import NAME, Checkpoint
 from kalm.training.loop import fit

@@ -26,7 +26,7 @@ from types import FrameType, TracebackType
 from typing import Protocol, runtime_checkable
 
 from kalm.errors import KalmError
-from kalm.run.io import reason
+from kalm.runs.io import reason
 
 USAGE, FAULT, STOPPED = 2, 1, 130  # exit codes
 GOES_ON = "The same command goes on where this one ended."

@@ -26,7 +26,7 @@ from kalm.cli.options import (
     tell,
 )
 from kalm.errors import KalmError
-from kalm.run.folder import REFINED
+from kalm.runs.folder import REFINED
 from kalm.types import LEVELS
 
 COMMANDS = typer.Typer()

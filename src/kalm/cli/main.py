@@ -10,7 +10,7 @@ import typer
 
 from kalm.cli import data, language, policies, run
 from kalm.cli.border import run_guarded
-from kalm.run import processes
+from kalm.runs import processes
 
 app: typer.Typer = typer.Typer(
     no_args_is_help=True,

@@ -29,7 +29,7 @@ from kalm.cli.options import (
     open_session,
     tell,
 )
-from kalm.run.folder import ROWS
+from kalm.runs.folder import ROWS
 from kalm.types import LEVELS
 
 COMMANDS = typer.Typer()

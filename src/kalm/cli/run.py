@@ -29,9 +29,9 @@ from kalm.cli.options import (
     open_session,
     tell,
 )
-from kalm.run.folder import EVALUATION, REPORT, ROWS, SETTINGS, STAGES
-from kalm.run.io import read_json
-from kalm.run.output import require_apart, require_possible
+from kalm.runs.folder import EVALUATION, REPORT, ROWS, SETTINGS, STAGES
+from kalm.runs.io import read_json
+from kalm.runs.output import require_apart, require_possible
 from kalm.types import LEVELS
 
 COMMANDS = typer.Typer()

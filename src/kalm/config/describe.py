@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from kalm.config.tree import Config
-from kalm.run.section import Section
+from kalm.runs.section import Section
 
 
 @dataclass(frozen=True)

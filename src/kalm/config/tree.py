@@ -14,7 +14,7 @@ from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
 from kalm.lm.settings import GroundConfig, ImagineConfig
 from kalm.report.settings import ReportConfig
 from kalm.rl.settings import TrainConfig
-from kalm.run.section import Section
+from kalm.runs.section import Section
 from kalm.types import LEVELS
 
 

@@ -25,10 +25,10 @@ from kalm.data.validation import require_valid
 from kalm.envs.base import World
 from kalm.envs.rollout import EpisodeRecorder, begin, simulated, step_until_done
 from kalm.errors import KalmError
-from kalm.run import processes
-from kalm.run.io import fingerprint, read_json, write_json
-from kalm.run.progress import Advance, silent
-from kalm.run.seeding import derive_rng
+from kalm.runs import processes
+from kalm.runs.io import fingerprint, read_json, write_json
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_rng
 from kalm.types import Instruction, JsonObject
 
 PLAN = "collection.json"

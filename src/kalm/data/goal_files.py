@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from kalm.errors import KalmError, unknown
-from kalm.run.io import atomic_write
+from kalm.runs.io import atomic_write
 from kalm.types import LEVELS, Goal, Instruction, JsonObject
 
 ParseGoal = Callable[[Mapping[str, object]], Goal]

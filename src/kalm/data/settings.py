@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from kalm.run.section import Section
+from kalm.runs.section import Section
 from kalm.types import Conditions
 
 

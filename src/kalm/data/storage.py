@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from kalm.data.columns import InstructionTable, from_table, schema, to_table
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
-from kalm.run.io import atomic_write, file_sha256, read_json, versions, write_json
+from kalm.runs.io import atomic_write, file_sha256, read_json, versions, write_json
 from kalm.types import JsonObject, WorldSpec
 
 FORMAT_VERSION = 2

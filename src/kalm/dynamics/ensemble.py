@@ -26,8 +26,8 @@ from kalm.dynamics.ensemble_mlp import EnsembleMLP, fit_ensemble_mlp, held_out
 from kalm.dynamics.entity_view import EntityView
 from kalm.dynamics.normalizer import Normalizer
 from kalm.dynamics.settings import DynamicsConfig
-from kalm.run.progress import Advance, silent
-from kalm.run.seeding import derive_seed
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_seed
 from kalm.types import WorldSpec
 
 KIND = "forward"

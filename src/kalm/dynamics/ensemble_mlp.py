@@ -18,8 +18,8 @@ from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.normalizer import Normalizer
 from kalm.dynamics.settings import DynamicsConfig
 from kalm.errors import KalmError
-from kalm.run.progress import Advance, silent
-from kalm.run.seeding import derive_rng
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_rng
 from kalm.training.callbacks import EarlyStopping
 from kalm.training.loop import StepLosses, fit
 from kalm.training.optimizer import gradient_step, schedule, warmup_steps

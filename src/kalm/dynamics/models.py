@@ -20,8 +20,8 @@ from kalm.dynamics import inverse
 from kalm.dynamics.ensemble import KIND, ForwardEnsemble, fit_ensemble, load_ensemble
 from kalm.dynamics.inverse import InverseModel
 from kalm.dynamics.settings import DynamicsConfig, RefineConfig
-from kalm.run.io import fingerprint, read_json, recover_folder, write_json
-from kalm.run.progress import Advance
+from kalm.runs.io import fingerprint, read_json, recover_folder, write_json
+from kalm.runs.progress import Advance
 
 FITTED = "fitted.json"
 
@@ -71,7 +71,7 @@ def fitted(
         kinds: `forward`, `inverse` or both.
         seed: root of all random numbers.
         device: torch device.
-        track: shows progress (`kalm.run.progress.track`).
+        track: shows progress (`kalm.runs.progress.track`).
 
     Raises:
         KalmError: too few rollouts, a fitting that diverged, or a damaged file.

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kalm.errors import KalmError
-from kalm.run.io import atomic_folder, read_json, recover_folder, write_json
+from kalm.runs.io import atomic_folder, read_json, recover_folder, write_json
 from kalm.types import JsonObject
 
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"

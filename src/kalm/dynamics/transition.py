@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.normalizer import Normalizer
-from kalm.run.progress import Advance, silent
+from kalm.runs.progress import Advance, silent
 from kalm.training.loop import StepLosses, fit
 from kalm.training.optimizer import gradient_step, schedule
 from kalm.types import WorldSpec

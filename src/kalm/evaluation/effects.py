@@ -25,7 +25,7 @@ import numpy as np
 
 from kalm.errors import KalmError
 from kalm.evaluation.statistics import Rate, pooled
-from kalm.run.io import atomic_write
+from kalm.runs.io import atomic_write
 from kalm.types import JsonObject
 
 COLUMNS = ("variant", "seed", "measure", "value", "count")

@@ -23,7 +23,7 @@ from kalm.envs.base import World
 from kalm.envs.rollout import EpisodeRecorder, begin, simulated, step_until_done
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, Label
-from kalm.run.seeding import derive_rng, derive_seed
+from kalm.runs.seeding import derive_rng, derive_seed
 from kalm.types import Instruction, WorldSpec
 
 

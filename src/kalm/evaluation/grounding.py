@@ -33,8 +33,8 @@ from kalm.lm.model import GroundedLM
 from kalm.lm.predict import squared_errors
 from kalm.lm.prompts import explanation_prompts
 from kalm.lm.settings import ImagineConfig
-from kalm.run.progress import Advance, silent
-from kalm.run.seeding import derive_rng, derive_seed
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_rng, derive_seed
 from kalm.types import Instruction, JsonObject
 
 REAL = "real"  # the column of real rollouts beside the levels

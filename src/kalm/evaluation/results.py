@@ -12,8 +12,8 @@ from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
 
 from kalm.errors import KalmError
-from kalm.run.folder import PolicyJob
-from kalm.run.io import atomic_write
+from kalm.runs.folder import PolicyJob
+from kalm.runs.io import atomic_write
 
 RENAMED = {"steps": "length", "step": "checkpoint_step"}  # columns of kalm 0.1
 

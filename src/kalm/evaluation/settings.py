@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from kalm.run.section import Section
+from kalm.runs.section import Section
 
 
 class EvaluateConfig(Section):

@@ -19,7 +19,7 @@ from kalm.lm import packing, phrases
 from kalm.lm.packing import PackedRow
 from kalm.lm.prompts import PROMPTS, PromptBuilder
 from kalm.lm.settings import GroundConfig
-from kalm.run.seeding import derive_rng
+from kalm.runs.seeding import derive_rng
 
 # Rollouts that share one reading of a goal: more save tokens, fewer put more different goals in a batch.
 SHARED_GOAL = 4

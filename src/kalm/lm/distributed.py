@@ -21,7 +21,7 @@ import torch
 from kalm.errors import KalmError
 from kalm.lm.model import GroundedLM, GroundingLosses, autocast
 from kalm.lm.packing import PackedBatch
-from kalm.run import processes
+from kalm.runs import processes
 from kalm.training.shards import gather, trained
 
 if TYPE_CHECKING:

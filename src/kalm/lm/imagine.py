@@ -23,9 +23,9 @@ from kalm.lm.analogies import analogies
 from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.model import GroundedLM
 from kalm.lm.settings import ImagineConfig
-from kalm.run import processes
-from kalm.run.progress import Advance, silent
-from kalm.run.seeding import derive_seed
+from kalm.runs import processes
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_seed
 from kalm.types import LEVELS, Instruction, JsonObject
 
 

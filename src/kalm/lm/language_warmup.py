@@ -34,10 +34,10 @@ from kalm.lm.packing import PackedRow
 from kalm.lm.phrases import Meaning
 from kalm.lm.prompts import Example, PromptBuilder, Tokens
 from kalm.lm.settings import GroundConfig
-from kalm.run import processes
-from kalm.run.metrics import Metrics
-from kalm.run.progress import Advance, silent
-from kalm.run.seeding import derive_rng
+from kalm.runs import processes
+from kalm.runs.metrics import Metrics
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_rng
 from kalm.training.callbacks import LogLosses, WriteMetrics
 from kalm.training.loop import StepLosses, fit
 from kalm.training.optimizer import gradient_step, schedule, warmup_steps

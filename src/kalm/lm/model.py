@@ -38,7 +38,7 @@ from kalm.lm.heads import (
 )
 from kalm.lm.packing import PackedBatch
 from kalm.lm.prompts import PromptBuilder
-from kalm.run.io import atomic_folder, read_json, write_json
+from kalm.runs.io import atomic_folder, read_json, write_json
 from kalm.types import WorldSpec
 
 if TYPE_CHECKING:

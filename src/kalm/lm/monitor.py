@@ -24,7 +24,7 @@ from kalm.lm.packing import PackedRow
 from kalm.lm.predict import squared_errors
 from kalm.lm.prompts import GOAL_ORIENTED, Example, PromptBuilder, explanation_prompts
 from kalm.lm.settings import GroundConfig
-from kalm.run.seeding import derive_rng, derive_seed
+from kalm.runs.seeding import derive_rng, derive_seed
 from kalm.types import LEVELS, Conditions, Instruction
 
 SHARED_PROMPT = 4  # examples behind one reading of their prompt

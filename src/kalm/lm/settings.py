@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from kalm.dynamics.settings import RefineConfig
-from kalm.run.section import Section
+from kalm.runs.section import Section
 from kalm.types import Conditions
 
 

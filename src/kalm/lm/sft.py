@@ -32,11 +32,11 @@ from kalm.lm.monitor import GroundingMonitor
 from kalm.lm.packing import PackedBatch
 from kalm.lm.settings import GroundConfig
 from kalm.lm.update import measured, update
-from kalm.run import processes
-from kalm.run.io import fingerprint
-from kalm.run.metrics import Metrics
-from kalm.run.progress import Advance, silent
-from kalm.run.seeding import derive_rng, derive_seed
+from kalm.runs import processes
+from kalm.runs.io import fingerprint
+from kalm.runs.metrics import Metrics
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_rng, derive_seed
 from kalm.training.callbacks import Evaluate, LogLosses, SaveCheckpoint, WriteMetrics
 from kalm.training.checkpoint import NAME, Checkpoint
 from kalm.training.loop import Callback, fit

@@ -17,7 +17,7 @@ from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.model import GroundingLosses, autocast
 from kalm.lm.packing import PackedBatch
 from kalm.lm.settings import GroundConfig
-from kalm.run import processes
+from kalm.runs import processes
 from kalm.training.shards import gather, trained
 
 

@@ -25,7 +25,7 @@ from kalm.report.figures import Curve
 from kalm.report.films import Filmstrip, film
 from kalm.report.loop import Round
 from kalm.report.page import ReportData
-from kalm.run.folder import (
+from kalm.runs.folder import (
     COLLECTED,
     EVALUATION,
     EVALUATIONS,
@@ -42,8 +42,8 @@ from kalm.run.folder import (
     PolicyJob,
     trained_policies,
 )
-from kalm.run.io import read_json
-from kalm.run.metrics import read_metrics
+from kalm.runs.io import read_json
+from kalm.runs.metrics import read_metrics
 from kalm.types import NOVEL_LEVELS, JsonObject
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from kalm.evaluation.statistics import Difference, Rate
 from kalm.report.scores import TITLES, Gain, Score, columns_of, gains
 from kalm.report.tables import EXPLAINED, Table, cell, points
-from kalm.run.io import atomic_write
+from kalm.runs.io import atomic_write
 
 RATE = ("success", "low", "high", "seeds", "episodes")
 CSV_HEADER = (

@@ -35,7 +35,7 @@ from kalm.report.tables import (
     refined_table,
     success_table,
 )
-from kalm.run.io import atomic_write
+from kalm.runs.io import atomic_write
 from kalm.types import JsonObject
 
 PICTURES = "figures"

@@ -19,7 +19,7 @@ from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate
 from kalm.report.scores import MIX, NOVEL, TITLES, Score, columns_of, gains, ordered, scores
-from kalm.run.folder import REFINED
+from kalm.runs.folder import REFINED
 from kalm.types import NOVEL_LEVELS, JsonObject
 
 MISSING = "–"

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from kalm.errors import KalmError
 from kalm.pretrained import MINILM, locate
-from kalm.run.io import atomic_write, file_sha256
+from kalm.runs.io import atomic_write, file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -16,8 +16,8 @@ from kalm.rl.algorithms.combo import COMBO, DiscreteCOMBO
 from kalm.rl.buffer import MixedBuffer
 from kalm.rl.model_buffer import KEPT, ModelBuffer, ModelMix
 from kalm.rl.settings import TrainConfig
-from kalm.run.progress import silent
-from kalm.run.seeding import derive_rng
+from kalm.runs.progress import silent
+from kalm.runs.seeding import derive_rng
 
 
 @dataclass(frozen=True)

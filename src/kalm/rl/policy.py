@@ -21,7 +21,7 @@ from torch import nn
 
 from kalm.errors import KalmError
 from kalm.rl.encoder import GoalEncoder
-from kalm.run.io import atomic_write, file_sha256, read_json, write_json
+from kalm.runs.io import atomic_write, file_sha256, read_json, write_json
 from kalm.types import JsonObject, WorldSpec
 
 FORMAT = "kalm-policy"

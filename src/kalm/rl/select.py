@@ -7,7 +7,7 @@ import numpy as np
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError, unknown
 from kalm.rl.settings import TrainConfig
-from kalm.run.seeding import derive_rng
+from kalm.runs.seeding import derive_rng
 from kalm.types import LEVELS
 
 

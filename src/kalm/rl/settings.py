@@ -11,7 +11,7 @@ from kalm.rl.algorithms.combo import COMBOConfig
 from kalm.rl.algorithms.cql import CQLConfig
 from kalm.rl.algorithms.iql import IQLConfig
 from kalm.rl.algorithms.td3bc import TD3BCConfig
-from kalm.run.section import Names, Section, Seeds, Widths
+from kalm.runs.section import Names, Section, Seeds, Widths
 
 
 class TrainConfig(Section):

@@ -37,10 +37,10 @@ from kalm.rl.model_buffer import ModelMix
 from kalm.rl.policy import MLPPolicy, copied
 from kalm.rl.settings import TrainConfig
 from kalm.rl.table import ALGORITHMS, create_learner, learner_class
-from kalm.run.io import file_sha256, fingerprint, versions
-from kalm.run.metrics import Metrics
-from kalm.run.progress import Advance, silent
-from kalm.run.seeding import derive_rng, derive_seed
+from kalm.runs.io import file_sha256, fingerprint, versions
+from kalm.runs.metrics import Metrics
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_rng, derive_seed
 from kalm.training.callbacks import Evaluate, Every, LogMeanLosses, SaveCheckpoint, WriteMetrics
 from kalm.training.checkpoint import NAME, Checkpoint, Resumed
 from kalm.training.loop import TrainingStep, fit

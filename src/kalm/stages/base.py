@@ -3,7 +3,7 @@
 A stage has a name, inputs (a frozen dataclass of folders, files and choices), the settings that its result
 depends on, and a function from session, inputs and folder to figures. Its result is made from the settings
 and from what stands for each input. In a run that is the key of the stage that made the input, so a run
-folder may move; elsewhere it is the input's place and content (`kalm.run.folder.trace`).
+folder may move; elsewhere it is the input's place and content (`kalm.runs.folder.trace`).
 
 Unusual: what depends on what is nowhere written down. `StageRunner` sees it from the paths of the inputs.
 """
@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from kalm.run.folder import alone, inside, stage, trace
-from kalm.run.progress import announce
+from kalm.runs.folder import alone, inside, stage, trace
+from kalm.runs.progress import announce
 from kalm.types import Instruction
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kalm.run.progress import track
+from kalm.runs.progress import track
 from kalm.stages.base import Figures, NoInputs, StageSpec, whole_sections
 
 if TYPE_CHECKING:

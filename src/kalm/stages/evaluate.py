@@ -17,8 +17,8 @@ from kalm import registry
 from kalm.data.goal_files import read_goals
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
-from kalm.run.folder import POLICIES, ROWS, PolicyJob, trained_policies
-from kalm.run.progress import track
+from kalm.runs.folder import POLICIES, ROWS, PolicyJob, trained_policies
+from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, whole_sections
 from kalm.types import LEVELS, Instruction
 

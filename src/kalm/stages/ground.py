@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kalm.run.folder import REAL
-from kalm.run.progress import track
+from kalm.runs.folder import REAL
+from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, whole_sections
 
 if TYPE_CHECKING:

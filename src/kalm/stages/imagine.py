@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kalm.errors import KalmError
-from kalm.run import processes
-from kalm.run.folder import DYNAMICS, MODEL, RAW, REAL, REFINED
-from kalm.run.progress import track
+from kalm.runs import processes
+from kalm.runs.folder import DYNAMICS, MODEL, RAW, REAL, REFINED
+from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, settings_section
 from kalm.stages.evaluate import Goals, instructions
 from kalm.types import LEVELS

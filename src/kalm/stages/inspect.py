@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kalm.run.folder import INSPECTED, MODEL, REAL
-from kalm.run.io import atomic_write, write_json
-from kalm.run.progress import track
+from kalm.runs.folder import INSPECTED, MODEL, REAL
+from kalm.runs.io import atomic_write, write_json
+from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, whole_sections
 from kalm.stages.evaluate import Goals, instructions
 from kalm.types import LEVELS

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kalm.run.folder import SETTINGS
-from kalm.run.io import read_json
+from kalm.runs.folder import SETTINGS
+from kalm.runs.io import read_json
 from kalm.stages.base import Figures, StageSpec, whole_sections
 
 if TYPE_CHECKING:

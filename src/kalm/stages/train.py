@@ -17,10 +17,10 @@ import numpy as np
 from kalm import registry
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
-from kalm.run import processes
-from kalm.run.folder import EVALUATIONS, IMAGINED, JOB, MODEL, REAL, PolicyJob
-from kalm.run.io import write_json
-from kalm.run.progress import track
+from kalm.runs import processes
+from kalm.runs.folder import EVALUATIONS, IMAGINED, JOB, MODEL, REAL, PolicyJob
+from kalm.runs.io import write_json
+from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, settings_section
 from kalm.stages.evaluate import instructions
 from kalm.types import LEVELS, NOVEL_LEVELS

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kalm.errors import KalmError
-from kalm.run.metrics import Metrics
+from kalm.runs.metrics import Metrics
 from kalm.training.checkpoint import Checkpoint
 from kalm.training.loop import StepLosses, TrainingStep
 from kalm.training.running_mean import RunningMean

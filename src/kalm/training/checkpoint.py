@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kalm.errors import KalmError
-from kalm.run import processes
-from kalm.run.io import atomic_write
+from kalm.runs import processes
+from kalm.runs.io import atomic_write
 from kalm.training.random_state import CPU, CUDA, random_state, set_random_state
 from kalm.training.shards import gather, scatter
 from kalm.types import JsonObject
@@ -58,11 +58,11 @@ class Checkpoint:
 
     Attributes:
         path: of the file.
-        identity: names what the training is made of (`kalm.run.io.fingerprint`): data, settings, seed.
+        identity: names what the training is made of (`kalm.runs.io.fingerprint`): data, settings, seed.
         weights: live tensors by name; `restore` fills them in place.
         optimizers: by name.
         device: whose random numbers the training draws.
-        shared: all processes of the command train together (`kalm.run.processes`). Each of them then has to
+        shared: all processes of the command train together (`kalm.runs.processes`). Each of them then has to
             call `save` and `restore`; the main one writes, all read.
     """
 

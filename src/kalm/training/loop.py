@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from kalm.run.progress import Advance, silent
+from kalm.runs.progress import Advance, silent
 
 StepLosses = Mapping[str, Tensor | float]
 

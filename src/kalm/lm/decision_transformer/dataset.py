@@ -23,7 +23,7 @@ from kalm.lm.dataset import SHARED_GOAL
 from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
 from kalm.lm.packing import PackedRow
 from kalm.lm.prompts import ACTION, GOAL_ORIENTED, PromptBuilder
-from kalm.run.seeding import derive_rng
+from kalm.runs.seeding import derive_rng
 
 BLOCK = 8192  # rollouts drawn together
 

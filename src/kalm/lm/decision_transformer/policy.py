@@ -26,7 +26,7 @@ from kalm.lm.decision_transformer.model import DecisionTransformer
 from kalm.lm.model import load_model
 from kalm.lm.policy import LMEpisodes
 from kalm.lm.prompts import GOAL_ORIENTED
-from kalm.run.io import atomic_write, file_sha256, read_json, write_json
+from kalm.runs.io import atomic_write, file_sha256, read_json, write_json
 from kalm.types import WorldSpec
 
 FORMAT, VERSION = "kalm-decision", 1

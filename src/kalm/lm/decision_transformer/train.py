@@ -44,10 +44,10 @@ from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
 from kalm.lm.model import autocast
 from kalm.lm.packing import PackedRow
 from kalm.lm.settings import GroundConfig
-from kalm.run.io import file_sha256, fingerprint, read_json, versions
-from kalm.run.metrics import Metrics
-from kalm.run.progress import Advance, silent
-from kalm.run.seeding import derive_seed
+from kalm.runs.io import file_sha256, fingerprint, read_json, versions
+from kalm.runs.metrics import Metrics
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_seed
 from kalm.training.callbacks import Evaluate, Every, LogLosses, SaveCheckpoint, WriteMetrics
 from kalm.training.checkpoint import NAME, Checkpoint
 from kalm.training.loop import StepLosses, TrainingStep, fit

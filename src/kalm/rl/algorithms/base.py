@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kalm.rl.batch import TransitionBatch
 from kalm.rl.networks import MLP
-from kalm.run.section import Section
+from kalm.runs.section import Section
 
 TAU = 0.005  # share of the way that target networks go per update
 

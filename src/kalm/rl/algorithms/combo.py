@@ -26,7 +26,7 @@ from pydantic import Field
 from kalm.rl.algorithms.base import LearnerSettings, LossTerms, squared_error
 from kalm.rl.algorithms.cql import CQL, CQLConfig, DiscreteCQL
 from kalm.rl.batch import TransitionBatch
-from kalm.run.section import Section
+from kalm.runs.section import Section
 
 
 class COMBOConfig(Section):

@@ -39,7 +39,7 @@ from kalm.rl.algorithms.base import (
 )
 from kalm.rl.batch import TransitionBatch
 from kalm.rl.networks import MLP, DiagonalNormal, GaussianPolicy, TwinQ
-from kalm.run.section import Section
+from kalm.runs.section import Section
 
 TARGET_EVERY = 8_000  # discrete actions: updates between copies to the target network
 LOG_STD = (-20.0, 2.0)  # bounds of the actor's log deviation

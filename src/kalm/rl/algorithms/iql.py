@@ -32,7 +32,7 @@ from kalm.rl.algorithms.base import (
 )
 from kalm.rl.batch import TransitionBatch
 from kalm.rl.networks import MLP, DiagonalNormal, GaussianPolicy, TwinQ
-from kalm.run.section import Section
+from kalm.runs.section import Section
 
 LOG_STD = (-5.0, 2.0)  # bounds of the actor's log deviation
 MAX_WEIGHT = 100.0  # of one transition in the actor's step

@@ -32,7 +32,7 @@ from kalm.rl.algorithms.base import (
 )
 from kalm.rl.batch import TransitionBatch
 from kalm.rl.networks import MLP, TwinQ
-from kalm.run.section import Section
+from kalm.runs.section import Section
 
 NOISE, NOISE_CLIP = 0.2, 0.5  # deviation and bound of the noise on the target's actions
 ACTOR_EVERY = 2  # updates between steps of the actor and the targets

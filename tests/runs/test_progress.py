@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from kalm.run import progress
+from kalm.runs import progress
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_silent_takes_what_advance_takes(capsys):
 
 def test_rich_is_loaded_only_for_a_bar():
     code = (
-        "import sys\nfrom kalm.run.progress import track\n"
+        "import sys\nfrom kalm.runs.progress import track\n"
         "with track('x', 2) as advance: advance(2)\n"
         "print([name for name in sys.modules if name.startswith('rich')])"
     )
@@ -78,7 +78,7 @@ def test_rich_is_loaded_only_for_a_bar():
 
 def test_bar_on_a_terminal():
     code = (
-        "import time\nfrom kalm.run.progress import track\n"
+        "import time\nfrom kalm.runs.progress import track\n"
         "with track('collect', 4) as advance:\n"
         "    for loss in (0.5, 0.25, 0.125, 0.0625):\n"
         "        time.sleep(0.05); advance(loss=loss)\n"

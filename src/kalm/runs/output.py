@@ -36,7 +36,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kalm.errors import KalmError
-from kalm.run.io import HIDDEN, reason
+from kalm.runs.io import HIDDEN, reason
 
 LOCK = f"{HIDDEN}lock"
 TOUCHED_EVERY, TAKEN_OVER_AFTER = 30.0, 600.0  # seconds

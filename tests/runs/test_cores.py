@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kalm.run import processes
+from kalm.runs import processes
 
 
 @pytest.fixture

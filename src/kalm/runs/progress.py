@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from kalm.run import processes
+from kalm.runs import processes
 
 LINE_SHARE = 0.1  # a plain line after this share of the work ...
 LINE_SECONDS = (2.0, 30.0)  # ... but never sooner than the first and never later than the second

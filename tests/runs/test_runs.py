@@ -4,10 +4,10 @@ import os
 import pytest
 
 from kalm.errors import KalmError
-from kalm.run.folder import Stage
-from kalm.run.io import atomic_folder, atomic_write, read_json, recover_folder
-from kalm.run.metrics import Metrics, read_metrics
-from kalm.run.seeding import derive_seed
+from kalm.runs.folder import Stage
+from kalm.runs.io import atomic_folder, atomic_write, read_json, recover_folder
+from kalm.runs.metrics import Metrics, read_metrics
+from kalm.runs.seeding import derive_seed
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -4,7 +4,7 @@ Every stage leaves a marker (``done.json``) that says what it was made from: set
 the marker of the stages before. A stage whose marker still fits is skipped, one that was stopped goes on, all
 others start anew. The same holds for a stage that is run by itself, and its inputs.
 
-Started as several processes (`kalm.run.processes`), the main one decides and marks; the others wait for it.
+Started as several processes (`kalm.runs.processes`), the main one decides and marks; the others wait for it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kalm.errors import KalmError
-from kalm.run import processes
-from kalm.run.io import file_sha256, fingerprint, read_json, versions, write_json
-from kalm.run.output import clear, free, output_folder
+from kalm.runs import processes
+from kalm.runs.io import file_sha256, fingerprint, read_json, versions, write_json
+from kalm.runs.output import clear, free, output_folder
 from kalm.types import JsonObject
 
 # Names inside a run folder.
@@ -164,7 +164,7 @@ def claim(
 
 
 def held(folder: Path, reads: Iterable[Path] = ()) -> AbstractContextManager[None]:
-    """Hold an output folder (`kalm.run.output`); of several processes the main one does."""
+    """Hold an output folder (`kalm.runs.output`); of several processes the main one does."""
     return output_folder(folder, reads) if processes.is_main() else nullcontext()
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from kalm.errors import KalmError
-from kalm.run import output
-from kalm.run.folder import Stage, alone, claim
-from kalm.run.output import LOCK, clear, free, output_folder, require_apart
+from kalm.runs import output
+from kalm.runs.folder import Stage, alone, claim
+from kalm.runs.output import LOCK, clear, free, output_folder, require_apart
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_settings_of_another_program_are_not_taken_for_a_run(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from kalm.run.output import output_folder
+from kalm.runs.output import output_folder
 with output_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

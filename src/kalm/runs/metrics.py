@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from kalm.run.io import atomic_write
+from kalm.runs.io import atomic_write
 
 
 class Metrics:
