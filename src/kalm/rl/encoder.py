@@ -2,6 +2,9 @@
 
 Mean pooling over the mask and L2 norm, which for the packaged MiniLM is the vector it was trained to give,
 times sqrt(E): its numbers are then as large as those of a state, and a policy hears them (docs/log.md).
+Unusual: the shape of the batch that a text is computed in depends on the length of that text alone; what is
+lacking is filled up with copies. The last digits of a vector depend on that shape, and so they are the same
+whatever other texts come with it, in whatever order and number: two trainings that share data see the same.
 The model is loaded at the first text that no cache knows, so a policy of cached goals starts at once.
 The cache on disk is one file per encoder, named by a hash of its weights: others can never serve its vectors.
 """
@@ -27,7 +30,8 @@ from kalm.runs.io import atomic_write, file_sha256
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-BATCH = 128
+WIDTHS = 8  # a batch is as wide as its texts are long, rounded up to a multiple of this
+ROWS, TOKENS = 32, 1024  # of a batch: rows, fewer where that would be more tokens than this
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
 
 
@@ -84,18 +88,38 @@ class GoalEncoder:
         self._vectors = np.concatenate([self._vectors, vectors])
 
     def _compute(self, texts: Sequence[str]) -> np.ndarray:
-        return np.concatenate([self._batch(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)])
+        tokenizer, _ = self._loaded
+        lengths = [len(ids) for ids in tokenizer(list(texts), truncation=True)["input_ids"]]
+        widths = np.array([-(-length // WIDTHS) * WIDTHS for length in lengths])
+        vectors = np.zeros((len(texts), self.size), dtype=np.float32)
+        for width in np.unique(widths):
+            found = np.flatnonzero(widths == width)
+            rows = _rows(int(width))
+            for part in (found[at : at + rows] for at in range(0, len(found), rows)):
+                vectors[part] = self._batch([texts[row] for row in part], int(width))
+        return vectors
 
-    def _batch(self, texts: Sequence[str]) -> np.ndarray:
+    def _batch(self, texts: Sequence[str], width: int) -> np.ndarray:
+        """Return the vectors of B texts of up to `width` tokens, as many as its rows or fewer: (B, E)."""
         import torch
 
         tokenizer, model = self._loaded
-        tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
+        rows = [*texts, *[texts[-1]] * (_rows(width) - len(texts))]
+        tokens = tokenizer(rows, return_tensors="pt", **self._padding(width)).to(self.device)
         with torch.inference_mode():
             hidden = model(**tokens).last_hidden_state  # (B, L, E)
             mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
             mean = (hidden * mask).sum(1) / mask.sum(1)  # (B, E)
-            return (self.size**0.5 * torch.nn.functional.normalize(mean, dim=1)).cpu().numpy()
+            return (self.size**0.5 * torch.nn.functional.normalize(mean, dim=1)).cpu().numpy()[: len(texts)]
+
+    def _padding(self, width: int) -> dict[str, Any]:
+        """Return how a tokenizer cuts and fills texts to `width`; never beyond what the model can read."""
+        tokenizer, _ = self._loaded
+        return {
+            "padding": "max_length",
+            "truncation": True,
+            "max_length": min(width, tokenizer.model_max_length),
+        }
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
@@ -158,3 +182,8 @@ class GoalEncoder:
         self._recall(self._file)
         with atomic_write(self._file) as temporary:
             save_file({"vectors": self._vectors}, temporary, {"texts": json.dumps(list(self._rows))})
+
+
+def _rows(width: int) -> int:
+    """Return the rows of a batch of texts of this width."""
+    return max(1, min(ROWS, TOKENS // width))
