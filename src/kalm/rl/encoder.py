@@ -105,21 +105,15 @@ class GoalEncoder:
 
         tokenizer, model = self._loaded
         rows = [*texts, *[texts[-1]] * (_rows(width) - len(texts))]
-        tokens = tokenizer(rows, return_tensors="pt", **self._padding(width)).to(self.device)
+        longest = min(width, tokenizer.model_max_length)  # never beyond what the model can read
+        tokens = tokenizer(
+            rows, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+        ).to(self.device)
         with torch.inference_mode():
             hidden = model(**tokens).last_hidden_state  # (B, L, E)
             mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
             mean = (hidden * mask).sum(1) / mask.sum(1)  # (B, E)
             return (self.size**0.5 * torch.nn.functional.normalize(mean, dim=1)).cpu().numpy()[: len(texts)]
-
-    def _padding(self, width: int) -> dict[str, Any]:
-        """Return how a tokenizer cuts and fills texts to `width`; never beyond what the model can read."""
-        tokenizer, _ = self._loaded
-        return {
-            "padding": "max_length",
-            "truncation": True,
-            "max_length": min(width, tokenizer.model_max_length),
-        }
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
