@@ -51,7 +51,7 @@ def test_workers_divide_the_cores_unless_the_user_said(unset, monkeypatch, given
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     processes.share_cores()
-    told = {result for _, result in processes.each(threads, [1], 10 * processes.cores())}
+    told = {result for _, result in processes.each(threads, [1, 2], 10 * processes.cores())}
     assert told == {expected}
 
 
