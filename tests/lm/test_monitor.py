@@ -15,7 +15,7 @@ def look(model, world, rollouts, config):
     held_out = rollouts.take(np.arange(12))
 
     def numbers(**changes):
-        settings = config.changed(match_rollouts=3, explain_rollouts=8, **changes)
+        settings = config.changed(**{"match_rollouts": 3, "explain_rollouts": 8, **changes})
         return GroundingMonitor(
             model.float(), world, held_out, model.prompt_builder(), settings, 0
         ).evaluate()
