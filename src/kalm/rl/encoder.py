@@ -96,7 +96,7 @@ class GoalEncoder:
             found = np.flatnonzero(widths == width)
             rows = _rows(int(width))
             for part in (found[at : at + rows] for at in range(0, len(found), rows)):
-                vectors[part] = self._batch([texts[row] for row in part], int(width))
+                vectors[part] = self._batch([texts[int(row)] for row in part], int(width))
         return vectors
 
     def _batch(self, texts: Sequence[str], width: int) -> np.ndarray:
