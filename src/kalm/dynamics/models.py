@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from kalm.dynamics.ensemble import KIND, ForwardEnsemble, fit_ensemble, load_ens
 from kalm.dynamics.inverse import InverseModel
 from kalm.dynamics.settings import DynamicsConfig, RefineConfig
 from kalm.runs.io import fingerprint, read_json, recover_folder, write_json
+from kalm.runs.output import clear
 from kalm.runs.progress import Advance
 
 FITTED = "fitted.json"
@@ -101,5 +101,5 @@ def _claim(folder: Path, identity: str) -> None:
     if path.exists() and read_json(path, "fitted models")["identity"] == identity:
         return
     if folder.exists():
-        shutil.rmtree(folder)
+        clear(folder)
     write_json(path, {"identity": identity})
