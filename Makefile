@@ -34,7 +34,7 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/pyright --ignoreexternal --verifytypes kalm  # fails unless every public name has a known type
+	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --ignoreexternal --verifytypes kalm  # fails unless every public name has a known type
 
 docs: $(VENV)/docs
 	@echo "Building the documentation into site/ ..."
