@@ -27,7 +27,7 @@ from kalm.evaluation.episodes import play
 from kalm.evaluation.results import read_rows
 from kalm.report.films import Filmstrip, film, filmstrip
 from kalm.report.scores import NOVEL, Score, scores
-from kalm.report.style import PRINT, axes_of, color_of, percent, to_bytes
+from kalm.report.style import INK, PAPER, axes_of, color_of, percent, to_bytes
 from kalm.report.tables import spoken
 from kalm.runs.folder import IMAGINED, POLICIES, trained_policies
 from kalm.types import Rollout
@@ -44,7 +44,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     (IMAGES / "success.svg").write_bytes(chart())
     if len(sys.argv) > 1:
-        (IMAGES / "rollouts.png").write_bytes(filmstrip(example(Path(sys.argv[1])), PRINT))
+        (IMAGES / "rollouts.png").write_bytes(to_bytes(filmstrip(example(Path(sys.argv[1]))), "png"))
 
 
 def example(run: Path) -> Filmstrip:
@@ -86,11 +86,11 @@ def chart() -> bytes:
             for other in found
             if one.algorithm == other.algorithm and not one.kalm and other.kalm
         ]
-        panel(axes_of(axes, PRINT), title, pairs)
-    percent(panels[0], "success on novel goals", PRINT)
+        panel(axes_of(axes), title, pairs)
+    percent(panels[0], "success on novel goals")
     panels[0].set_ylim(0, 0.58)
     with rc_context({"svg.hashsalt": "kalm"}):  # the same file every time
-        return to_bytes(figure, "svg", PRINT)
+        return to_bytes(figure, "svg", PAPER)
 
 
 def panel(axes: Axes, title: str, pairs: list[tuple[Score, Score]]) -> None:
@@ -99,10 +99,10 @@ def panel(axes: Axes, title: str, pairs: list[tuple[Score, Score]]) -> None:
         for shift, score in zip((-0.2, 0.2), pair, strict=True):
             rate = score.rates[NOVEL]
             reach = [[rate.mean - rate.low], [rate.high - rate.mean]]
-            axes.bar(place + shift, rate.mean, 0.38, color=color_of(score.algorithm, score.kalm, PRINT))
-            axes.errorbar(place + shift, rate.mean, reach, color=PRINT.ink, linewidth=0.8)
+            axes.bar(place + shift, rate.mean, 0.38, color=color_of(score.algorithm, score.kalm))
+            axes.errorbar(place + shift, rate.mean, reach, color=INK, linewidth=0.8)
     axes.set_xticks(range(len(pairs)), [spoken(plain.policy) for plain, _ in pairs], fontsize=7)
-    axes.set_title(f"{title}: plain (pale) and with imagined rollouts", fontsize=8, color=PRINT.ink)
+    axes.set_title(f"{title}: plain (pale) and with imagined rollouts", fontsize=8, color=INK)
 
 
 if __name__ == "__main__":

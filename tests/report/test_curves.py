@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from kalm.evaluation.results import Episode
 from kalm.report.curves import learning_curves, round_curves
-from kalm.report.style import DARK
+from kalm.report.style import to_bytes
 
 ROW = Episode("BC", "bc", False, 0, "seen", "w", False, "text", 0, True, 3, 1.0, 100)
 
@@ -17,10 +17,12 @@ def looks():
     ]
 
 
-def test_curves_are_drawn_in_both_formats():
-    assert learning_curves(looks()).startswith(b"\x89PNG")
-    page = learning_curves(looks(), DARK, "svg").decode()
-    assert "<svg" in page and "gradient steps" in page.replace("<!-- ", "")
+def png(figure):
+    return to_bytes(figure, "png")
+
+
+def test_curves_are_drawn():
+    assert "gradient steps" in to_bytes(learning_curves(looks()), "svg").decode()
     assert learning_curves([]) is None
 
 
@@ -33,9 +35,9 @@ def test_a_step_that_one_seed_has_not_reached_is_left_out():
             if row.seed == 0 and row.checkpoint_step == 300
         ),
     ]
-    assert learning_curves(ahead) == learning_curves(looks())
+    assert png(learning_curves(ahead)) == png(learning_curves(looks()))
 
 
 def test_one_round_is_no_curve():
     assert round_curves({0: [ROW]}) is None
-    assert round_curves({0: [ROW], 1: [ROW]}).startswith(b"\x89PNG")
+    assert png(round_curves({0: [ROW], 1: [ROW]})).startswith(b"\x89PNG")

@@ -3,7 +3,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from kalm import envs
@@ -13,12 +13,25 @@ from kalm.evaluation.statistics import rate
 from kalm.report.figures import Curve, ability_curves, loss_curves, policy_curves, quality_bars, success_bars
 from kalm.report.films import Film, Filmstrip, film, filmstrip
 from kalm.report.scores import Score
-from kalm.report.style import DARK, LEVEL_COLORS, PRINT, color_of
+from kalm.report.style import (
+    DARK_INK,
+    DARK_PAPER,
+    INK,
+    LEVEL_COLORS,
+    PAPER,
+    color_of,
+    for_dark_screens,
+    to_bytes,
+)
 from kalm.types import Goal, Instruction, Rollout
 
 
-def picture(data):
-    return np.asarray(Image.open(BytesIO(data)).convert("RGBA")).astype(int)
+def png(figure):
+    return to_bytes(figure, "png", PAPER)
+
+
+def picture(figure):
+    return np.asarray(Image.open(BytesIO(png(figure))).convert("RGBA")).astype(int)
 
 
 def near(pixels, color):
@@ -32,27 +45,43 @@ def score(policy, share):
 
 
 def test_bars_are_as_high_as_the_success():
-    pixels = picture(success_bars([score("BC", 0.4), score("BC+KALM", 0.8)], PRINT))
+    pixels = picture(success_bars([score("BC", 0.4), score("BC+KALM", 0.8)]))
     pale, full = near(pixels, color_of("bc", False)), near(pixels, color_of("bc", True))
     assert full == pytest.approx(2 * pale, rel=0.1)
 
 
 def test_an_algorithm_is_pale_without_imagined_rollouts():
     assert sum(color_of("cql", False)) > sum(color_of("cql", True))
-    assert sum(color_of("cql", False, DARK)) < sum(color_of("cql", True, DARK))
+    assert sum(color_of("cql", False, DARK_PAPER)) < sum(color_of("cql", True, DARK_PAPER))
     assert color_of("never heard of", True) == pytest.approx((0.498,) * 3, abs=1e-3)
 
 
-def test_figures_come_as_svg_too():
-    assert b"<svg" in success_bars([score("BC", 0.4)], fmt="svg")
+def test_figures_come_as_svg_for_light_and_for_dark_screens():
+    light = to_bytes(success_bars([score("BC", 0.4), score("BC+KALM", 0.8)]), "svg")
+    dark = for_dark_screens(light)
+    assert b"<svg" in light and len(dark) == len(light)
+    pale = [to_hex(color_of("bc", False, paper)).encode() for paper in (PAPER, DARK_PAPER)]
+    full = to_hex(color_of("bc", True)).encode()
+    for before, after in ((INK.encode(), DARK_INK.encode()), pale):
+        assert before in light and before not in dark
+        assert dark.count(after) == light.count(before) and after not in light
+    assert light.count(full) == dark.count(full) > 0
+
+
+def test_every_format_has_the_same_layout():
+    figure = success_bars([score("BC", 0.4)])
+    to_bytes(figure, "png")
+    first = figure.axes[0].get_position().bounds
+    to_bytes(figure, "svg")
+    assert figure.axes[0].get_position().bounds == first
 
 
 def test_paper_figures_are_marked_where_given():
     found = {"easy": Quality(9, 1.0, rate(3, 9), None, None, {"off_table": (rate(1, 9), 0.1)}, {})}
-    without = quality_bars(found, PRINT)
-    assert without == quality_bars(found, PRINT, match={"rephrase": 0.7})  # a level that is not drawn
-    assert without != quality_bars(found, PRINT, match={"easy": 0.7})
-    assert without != quality_bars(found, PRINT, violations={"off_table": {"easy": 0.7}})
+    without = png(quality_bars(found))
+    assert without == png(quality_bars(found, match={"rephrase": 0.7}))  # a level that is not drawn
+    assert without != png(quality_bars(found, match={"easy": 0.7}))
+    assert without != png(quality_bars(found, violations={"off_table": {"easy": 0.7}}))
 
 
 def test_curves():
@@ -60,19 +89,18 @@ def test_curves():
         {"step": 1, "train/text": 2.0, "train/gradient_norm": 1.0},
         {"step": 2, "train/text": 1.0, "match/seen": 0.5},
     ]
-    drawn = loss_curves(rows, PRINT)
-    assert drawn != loss_curves(rows[:1], PRINT)
+    assert png(loss_curves(rows)) != png(loss_curves(rows[:1]))
     assert loss_curves([{"step": 1, "train/body_lr": 1.0}]) is None and loss_curves([]) is None
     other = [{"step": 1, "train/text": 1.0}, {"step": 2, "train/text": 1.5}]
     curves = [Curve(Label("BC", "bc", False, 0), other), Curve(Label("BC+KALM", "bc", True, 0), rows)]
-    one, both = (picture(policy_curves(part, PRINT)) for part in (curves[1:], curves))
+    one, both = (picture(policy_curves(part)) for part in (curves[1:], curves))
     assert near(one, color_of("bc", True)) > 500 and near(one, color_of("bc", False)) < 100  # smoothed edges
     assert near(both, color_of("bc", False)) > near(one, color_of("bc", False)) + 100
     assert policy_curves([]) is None
 
 
 def test_a_metric_that_reaches_zero_or_is_constant():
-    assert loss_curves([{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}])
+    assert png(loss_curves([{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}]))
 
 
 def test_abilities_have_a_panel_per_family_and_leave_losses_out():
@@ -80,10 +108,10 @@ def test_abilities_have_a_panel_per_family_and_leave_losses_out():
         {"step": step, "train/text": 2.0, "held_out/dynamics_state": 1.0, "match/seen": 0.1 * step}
         for step in (1, 2)
     ]
-    one = picture(ability_curves(rows, PRINT))
+    one = picture(ability_curves(rows))
     assert ability_curves([{"step": 1, "train/text": 2.0}]) is None
     more = [{**row, "explanation/seen_prompt": 0.5, "dynamics/model": 0.03} for row in rows]
-    assert picture(ability_curves(more, PRINT)).shape[1] > 1.5 * one.shape[1]
+    assert picture(ability_curves(more)).shape[1] > 1.5 * one.shape[1]
     assert near(one, to_rgb(LEVEL_COLORS["seen"])) > 100
 
 
@@ -113,8 +141,8 @@ def test_filmstrip_draws_every_frame():
 
 
 def test_threads_do_not_disturb_each_other():
-    alone, found = success_bars([score("BC", 0.4)], PRINT), []
-    draw = [lambda: found.append(success_bars([score("BC", 0.4)], PRINT)) for _ in range(3)]
+    alone, found = png(success_bars([score("BC", 0.4)])), []
+    draw = [lambda: found.append(png(success_bars([score("BC", 0.4)]))) for _ in range(3)]
     threads = [threading.Thread(target=one) for one in draw]
     for thread in threads:
         thread.start()

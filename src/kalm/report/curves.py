@@ -12,14 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Rate, pooled
 from kalm.report.scores import ordered
-from kalm.report.style import LIGHT, Format, Theme, axes_of, color_of, legend, percent, to_bytes
+from kalm.report.style import INK, axes_of, color_of, legend, percent
 
 Points = Mapping[int, Sequence[Episode]]  # gradient steps, or round -> episodes
 
 
-def learning_curves(
-    evaluations: Sequence[Episode], theme: Theme = LIGHT, fmt: Format = "png"
-) -> bytes | None:
+def learning_curves(evaluations: Sequence[Episode]) -> Figure | None:
     """Draw success over gradient steps, from the evaluations of training; None where nothing was played.
 
     A band is the 95 % interval over training seeds. A step that only some seeds have reached is left out.
@@ -34,15 +32,15 @@ def learning_curves(
         step: [row for row in rows if _seeds(rows, row.policy) == seeds[row.policy]]
         for step, rows in sorted(points.items())
     }
-    return _panels(whole, "gradient steps", theme, fmt)
+    return _panels(whole, "gradient steps")
 
 
-def round_curves(rounds: Points, theme: Theme = LIGHT, fmt: Format = "png") -> bytes | None:
+def round_curves(rounds: Points) -> Figure | None:
     """Draw success over the rounds of the online loop; None with fewer than two rounds."""
-    return _panels(rounds, "round", theme, fmt) if len(rounds) > 1 else None
+    return _panels(rounds, "round") if len(rounds) > 1 else None
 
 
-def _panels(points: Points, across: str, theme: Theme, fmt: Format) -> bytes | None:
+def _panels(points: Points, across: str) -> Figure | None:
     rows = [row for episodes in points.values() for row in episodes]
     levels = ordered({row.level for row in rows})
     if not levels:
@@ -50,18 +48,18 @@ def _panels(points: Points, across: str, theme: Theme, fmt: Format) -> bytes | N
     figure = Figure((max(5.0, 2.8 * len(levels)), 3.1), layout="constrained")
     grid = np.atleast_1d(figure.subplots(1, len(levels), sharey=True))
     for axes, level in zip(grid, levels, strict=True):
-        axes_of(axes, theme)
+        axes_of(axes)
         for policy in _policies(rows):
-            _line(axes, points, policy, level, theme)
-        axes.set_title(level, color=theme.ink, fontsize=10)
-        axes.set_xlabel(across, color=theme.ink, fontsize=8)
+            _line(axes, points, policy, level)
+        axes.set_title(level, color=INK, fontsize=10)
+        axes.set_xlabel(across, color=INK, fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    percent(grid[0], "success", theme)
-    legend(figure, grid[0], theme)
-    return to_bytes(figure, fmt, theme)
+    percent(grid[0], "success")
+    legend(figure, grid[0])
+    return figure
 
 
-def _line(axes: Axes, points: Points, policy: str, level: str, theme: Theme) -> None:
+def _line(axes: Axes, points: Points, policy: str, level: str) -> None:
     mine = {
         at: [row for row in rows if row.policy == policy and row.level == level]
         for at, rows in points.items()
@@ -70,7 +68,7 @@ def _line(axes: Axes, points: Points, policy: str, level: str, theme: Theme) -> 
     if not rates:
         return
     label = next(row for rows in mine.values() for row in rows)
-    color = color_of(label.algorithm, label.kalm, theme)
+    color = color_of(label.algorithm, label.kalm)
     places = list(rates)
     axes.plot(places, [rate.mean for rate in rates.values()], color=color, linewidth=1.4, label=policy)
     low, high = [rate.low for rate in rates.values()], [rate.high for rate in rates.values()]

@@ -1,4 +1,4 @@
-"""Plots as PNG or SVG bytes: success bars, quality of imagined rollouts, training curves."""
+"""Plots: success bars, quality of imagined rollouts, training curves."""
 
 from __future__ import annotations
 
@@ -18,16 +18,13 @@ from kalm.evaluation.statistics import Rate
 from kalm.report.scores import MIX, TITLES, Score, columns_of
 from kalm.report.style import (
     COLORS,
+    INK,
     LEVEL_COLORS,
-    LIGHT,
     OTHER,
-    Format,
-    Theme,
     axes_of,
     color_of,
     legend,
     percent,
-    to_bytes,
 )
 
 INTERNAL = ("_lr", "gradient_norm")  # metrics that say nothing about quality
@@ -44,11 +41,11 @@ class Curve:
     rows: Sequence[Mapping[str, float]]
 
 
-def success_bars(found: Sequence[Score], theme: Theme = LIGHT, fmt: Format = "png") -> bytes:
+def success_bars(found: Sequence[Score]) -> Figure:
     """One group of bars per level and novel mean, one bar per policy, with 95 % intervals."""
     columns = [column for column in columns_of(found) if column != MIX]
     figure = Figure((max(6.0, 1.4 + 1.5 * len(columns)), 3.6), layout="constrained")
-    axes = axes_of(figure.add_subplot(), theme)
+    axes = axes_of(figure.add_subplot())
     width = 0.82 / max(1, len(found))
     for place, score in enumerate(found):
         here = [(x, score.rates[column]) for x, column in enumerate(columns) if column in score.rates]
@@ -57,29 +54,24 @@ def success_bars(found: Sequence[Score], theme: Theme = LIGHT, fmt: Format = "pn
             [x + (place - (len(found) - 1) / 2) * width for x, _ in here],
             [rate for _, rate in here],
             0.92 * width,
-            color_of(score.algorithm, score.kalm, theme),
+            color_of(score.algorithm, score.kalm),
             score.policy,
-            theme,
         )
     axes.set_xticks(range(len(columns)), [TITLES.get(column, column) for column in columns])
-    percent(axes, "success", theme)
-    legend(figure, axes, theme)
-    return to_bytes(figure, fmt, theme)
+    percent(axes, "success")
+    legend(figure, axes)
+    return figure
 
 
 def quality_bars(
     found: Mapping[str, Quality],
-    theme: Theme = LIGHT,
-    fmt: Format = "png",
     match: Mapping[str, float] | None = None,
     violations: Mapping[str, Mapping[str, float]] | None = None,
-) -> bytes:
+) -> Figure:
     """Match rate and violations of imagined rollouts per level; diamonds mark the paper's figures.
 
     Args:
         found: level -> quality.
-        theme: colours.
-        fmt: kind of file.
         match: level -> published match rate.
         violations: measure -> level -> published share of rollouts.
     """
@@ -96,20 +88,18 @@ def quality_bars(
     figure = Figure((max(5.0, 3.1 * len(panels)), 3.2), layout="constrained")
     grid = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     for axes, (title, rates) in zip(grid, panels.items(), strict=True):
-        _quality_panel(axes_of(axes, theme), title, rates, marks[title], theme)
-    percent(grid[0], "share of imagined rollouts", theme)
-    return to_bytes(figure, fmt, theme)
+        _quality_panel(axes_of(axes), title, rates, marks[title])
+    percent(grid[0], "share of imagined rollouts")
+    return figure
 
 
-def _quality_panel(
-    axes: Axes, title: str, rates: Mapping[str, Rate], marks: Mapping[str, float], theme: Theme
-) -> None:
+def _quality_panel(axes: Axes, title: str, rates: Mapping[str, Rate], marks: Mapping[str, float]) -> None:
     for place, (level, rate) in enumerate(rates.items()):
-        _bars(axes, [place], [rate], 0.62, to_rgb(LEVEL_COLORS.get(level, OTHER)), level, theme)
+        _bars(axes, [place], [rate], 0.62, to_rgb(LEVEL_COLORS.get(level, OTHER)), level)
         if level in marks:
-            axes.plot(place + 0.38, marks[level], marker="D", color=theme.ink, markersize=4, linestyle="none")
+            axes.plot(place + 0.38, marks[level], marker="D", color=INK, markersize=4, linestyle="none")
     axes.set_xticks(range(len(rates)), list(rates))
-    axes.set_title(title, color=theme.ink, fontsize=10)
+    axes.set_title(title, color=INK, fontsize=10)
 
 
 def _bars(
@@ -119,12 +109,11 @@ def _bars(
     width: float,
     color: ColorType,
     label: str,
-    theme: Theme,
 ) -> None:
     means = [rate.mean for rate in rates]
     sides = [[rate.mean - rate.low for rate in rates], [rate.high - rate.mean for rate in rates]]
     axes.bar(places, means, width, color=color, label=label)
-    axes.errorbar(places, means, sides, fmt="none", ecolor=theme.ink, elinewidth=0.9, capsize=2, capthick=0.9)
+    axes.errorbar(places, means, sides, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2, capthick=0.9)
     for place, rate in zip(places, rates, strict=True):
         at = (place, rate.high)
         axes.annotate(
@@ -134,24 +123,20 @@ def _bars(
             textcoords="offset points",
             ha="center",
             fontsize=7,
-            color=theme.ink,
+            color=INK,
         )
 
 
-def loss_curves(
-    rows: Sequence[Mapping[str, float]], theme: Theme = LIGHT, fmt: Format = "png"
-) -> bytes | None:
+def loss_curves(rows: Sequence[Mapping[str, float]]) -> Figure | None:
     """Losses of the language model, in training and on held-out rollouts; None where there are none."""
     families = {name: lines for name, lines in _families(rows).items() if name in LOSSES}
-    return _panels(rows, families, theme, fmt)
+    return _panels(rows, families)
 
 
-def ability_curves(
-    rows: Sequence[Mapping[str, float]], theme: Theme = LIGHT, fmt: Format = "png"
-) -> bytes | None:
+def ability_curves(rows: Sequence[Mapping[str, float]]) -> Figure | None:
     """Whatever else was measured while the language model was grounded; None where nothing was."""
     families = {name: lines for name, lines in _families(rows).items() if name not in LOSSES}
-    return _panels(rows, families, theme, fmt)
+    return _panels(rows, families)
 
 
 def _families(rows: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
@@ -162,9 +147,7 @@ def _families(rows: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
     return families
 
 
-def _panels(
-    rows: Sequence[Mapping[str, float]], families: Mapping[str, Sequence[str]], theme: Theme, fmt: Format
-) -> bytes | None:
+def _panels(rows: Sequence[Mapping[str, float]], families: Mapping[str, Sequence[str]]) -> Figure | None:
     """One panel per family, one line per metric."""
     if not families:
         return None
@@ -173,19 +156,19 @@ def _panels(
     figure = Figure((max(5.0, 3.4 * across), 2.9 * down + 0.3), layout="constrained")
     grid = np.atleast_1d(figure.subplots(down, across)).ravel()
     for axes, (family, names) in zip(grid, families.items(), strict=False):
-        axes_of(axes, theme)
+        axes_of(axes)
         for place, name in enumerate(names):
             short = name.rpartition("/")[2]
             color = LEVEL_COLORS.get(short, list(COLORS.values())[place % len(COLORS)])
             axes.plot(*_line(rows, name), color=color, linewidth=1.4, label=short.replace("_", " "))
-        _finish_curves(axes, family or "loss", names, [rows], theme, family not in (*LOSSES, *SIZES))
-        axes.legend(frameon=False, fontsize=7, labelcolor=theme.ink)
+        _finish_curves(axes, family or "loss", names, [rows], family not in (*LOSSES, *SIZES))
+        axes.legend(frameon=False, fontsize=7, labelcolor=INK)
     for axes in grid[len(families) :]:
         axes.set_visible(False)
-    return to_bytes(figure, fmt, theme)
+    return figure
 
 
-def policy_curves(curves: Sequence[Curve], theme: Theme = LIGHT, fmt: Format = "png") -> bytes | None:
+def policy_curves(curves: Sequence[Curve]) -> Figure | None:
     """One panel per metric, one line per training; None where there is nothing to draw."""
     every = dict.fromkeys(name for curve in curves for name in _metrics(curve.rows))
     names = [name for name in every if not name.startswith(PLAYED)]
@@ -196,20 +179,20 @@ def policy_curves(curves: Sequence[Curve], theme: Theme = LIGHT, fmt: Format = "
     figure = Figure((max(5.0, 3.4 * across), 2.7 * down + 0.4), layout="constrained")
     grid = np.atleast_1d(figure.subplots(down, across)).ravel()
     for axes, name in zip(grid, names, strict=False):
-        axes_of(axes, theme)
+        axes_of(axes)
         told: set[str] = set()
         for curve in curves:
             label = curve.label
-            color = color_of(label.algorithm, label.kalm, theme)
+            color = color_of(label.algorithm, label.kalm)
             shown = "_" if label.policy in told else label.policy
             told.add(label.policy)
             if name in _metrics(curve.rows):
                 axes.plot(*_line(curve.rows, name), color=color, linewidth=1.3, label=shown)
-        _finish_curves(axes, name, [name], [curve.rows for curve in curves], theme, "success" in name)
+        _finish_curves(axes, name, [name], [curve.rows for curve in curves], "success" in name)
     for axes in grid[len(names) :]:
         axes.set_visible(False)
-    legend(figure, grid[0], theme)
-    return to_bytes(figure, fmt, theme)
+    legend(figure, grid[0])
+    return figure
 
 
 def _metrics(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -227,7 +210,6 @@ def _finish_curves(
     title: str,
     names: Sequence[str],
     runs: Sequence[Sequence[Mapping[str, float]]],
-    theme: Theme,
     shares: bool,
 ) -> None:
     values = [value for rows in runs for name in names for value in _line(rows, name)[1]]
@@ -236,6 +218,6 @@ def _finish_curves(
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
     elif min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
-    axes.set_title(title.replace("_", " ").replace("/", ": "), color=theme.ink, fontsize=10)
-    axes.set_xlabel("gradient steps", color=theme.ink, fontsize=8)
+    axes.set_title(title.replace("_", " ").replace("/", ": "), color=INK, fontsize=10)
+    axes.set_xlabel("gradient steps", color=INK, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -5,11 +5,12 @@ Everything comes in through `ReportData`. A part that was not run is left out, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from matplotlib.figure import Figure
 
 from kalm.envs.base import Published
 from kalm.evaluation.effects import Effect
@@ -25,7 +26,7 @@ from kalm.report.grid import grid_table
 from kalm.report.grounding import effects_table, inspection_tables
 from kalm.report.loop import PRACTISED, Round, collected_table, rounds_table
 from kalm.report.scores import NOVEL, Gain, Score, gains, scores
-from kalm.report.style import DARK, LIGHT, PRINT, Format, Theme
+from kalm.report.style import PAPER, for_dark_screens, to_bytes
 from kalm.report.tables import (
     Table,
     gain_table,
@@ -40,7 +41,6 @@ from kalm.types import JsonObject
 
 PICTURES = "figures"
 FRAME_WIDTH = 92  # pixels on the page
-Draw = Callable[[Theme, Format], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _results(found: Sequence[Score], data: ReportData) -> tuple[Block, ...]:
         return ("No results: no policy has been evaluated.",)
     bars = _plot(
         "success",
-        lambda theme, fmt: success_bars(found, theme, fmt),
+        success_bars(found),
         "Bars of success per level and policy with 95 % intervals.",
         "Success per level. Faint: real rollouts only; full: with imagined ones; lines: 95 % intervals.",
     )
@@ -182,7 +182,7 @@ def _results(found: Sequence[Score], data: ReportData) -> tuple[Block, ...]:
 def _rounds(data: ReportData) -> tuple[Block, ...]:
     curves = _plot(
         "rounds",
-        lambda theme, fmt: round_curves({i: one.rows for i, one in enumerate(data.rounds)}, theme, fmt),
+        round_curves({i: one.rows for i, one in enumerate(data.rounds)}),
         "Lines of success over rounds, one panel per level, one line per policy.",
         f"Success after each round of the online loop, with 95 % intervals. {PRACTISED}",
     )
@@ -199,7 +199,7 @@ def _imagined(data: ReportData) -> tuple[Block, ...]:
     diamonds = " Diamonds: the paper's figures, for orientation." if match or violations else ""
     bars = _plot(
         "imagined",
-        lambda theme, fmt: quality_bars(data.imagined, theme, fmt, match, violations),
+        quality_bars(data.imagined, match, violations),
         "Bars of the match rate and of violations of imagined rollouts per level.",
         f"Share of imagined rollouts that reach their goal, and that hold an impossible state.{diamonds}",
     )
@@ -217,7 +217,7 @@ def _films(data: ReportData) -> tuple[Block, ...]:
             f"film-{place}",
             f"Frames of {' and '.join(film.title for film in strip.films)} rollouts for: {strip.text}",
             f"“{strip.text}” ({strip.level}). Numbers count the actions before each frame.",
-            filmstrip(strip),
+            to_bytes(filmstrip(strip), "png"),
             width=FRAME_WIDTH * across(strip),
         )
         for place, strip in enumerate(data.filmstrips, start=1)
@@ -227,7 +227,7 @@ def _films(data: ReportData) -> tuple[Block, ...]:
 def _grounding(data: ReportData) -> tuple[Block, ...]:
     curves = _plot(
         "grounding",
-        lambda theme, fmt: ability_curves(data.grounding, theme, fmt),
+        ability_curves(data.grounding),
         "Lines of match rates, explanation accuracy and prediction errors over gradient steps.",
         "What the language model can do while it is grounded, from few rollouts each time: goals reached per "
         "level, right action and state change of one-step goals, explanations with all keywords right when "
@@ -250,19 +250,19 @@ def _effects(data: ReportData) -> tuple[Block, ...]:
 def _training(data: ReportData) -> tuple[Block, ...]:
     losses = _plot(
         "losses",
-        lambda theme, fmt: loss_curves(data.grounding, theme, fmt),
+        loss_curves(data.grounding),
         "Lines of losses over gradient steps, in training and on held-out rollouts.",
         "Grounding the language model.",
     )
     training = _plot(
         "training",
-        lambda theme, fmt: policy_curves(data.training, theme, fmt),
+        policy_curves(data.training),
         "Lines of losses over gradient steps, one per policy and training seed.",
         "Training the policies, one line per training seed.",
     )
     success = _plot(
         "learning",
-        lambda theme, fmt: learning_curves(data.evaluations, theme, fmt),
+        learning_curves(data.evaluations),
         "Lines of success over gradient steps, one panel per level, one line per policy.",
         "Success while the policies were trained, with 95 % intervals over training seeds. Every evaluation "
         "plays the same episodes, others than those of the results.",
@@ -287,9 +287,9 @@ def _provenance(data: ReportData) -> tuple[Block, ...]:
     return tuple(blocks) or ("Neither settings nor versions were recorded.",)
 
 
-def _plot(name: str, draw: Draw, alt: str, caption: str) -> Picture | None:
-    """Draw for paper, light and dark screens; None where there is nothing to draw."""
-    png, light, dark = draw(PRINT, "png"), draw(LIGHT, "svg"), draw(DARK, "svg")
-    if png is None or light is None or dark is None:
+def _plot(name: str, figure: Figure | None, alt: str, caption: str) -> Picture | None:
+    """Render for paper, light and dark screens; None where there is nothing to draw."""
+    if figure is None:
         return None
-    return Picture(name, alt, caption, png, (light, dark))
+    png, svg = to_bytes(figure, "png", PAPER), to_bytes(figure, "svg")
+    return Picture(name, alt, caption, png, (svg, for_dark_screens(svg)))
