@@ -23,9 +23,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(small_lm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "arm"
-    done = kalm("run", "--env", "metaworld", "--preset", "demo", "--out", folder, *SMALL, "--json")
+    done = kalm("run", "--env", "metaworld", "--preset", "demo", "--out", folder, *SMALL, *small_lm, "--json")
     return folder, json.loads(done.stdout)
 
 

@@ -27,12 +27,18 @@ SMALL = [
 ]  # fmt: skip
 
 
-def do(out, rounds, *more):
-    here("run", "--out", out, "--rounds", rounds, "--workers", 1, *SMALL, *more)
+@pytest.fixture(scope="module")
+def do(small_lm):
+    """Run so many rounds."""
+
+    def run_rounds(out, rounds, *more):
+        here("run", "--out", out, "--rounds", rounds, "--workers", 1, *SMALL, *small_lm, *more)
+
+    return run_rounds
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(do, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     do(folder, 2)
     return folder
@@ -71,7 +77,7 @@ def test_every_round_plays_the_same_episodes_and_is_reported(run):
 
 
 @pytest.mark.parametrize("cut", ["collected", "real", "grounded", "imagined", "policies", "evaluation"])
-def test_stopped_at_any_stage_it_ends_with_the_same_numbers(run, tmp_path, cut):
+def test_stopped_at_any_stage_it_ends_with_the_same_numbers(run, do, tmp_path, cut):
     """Whatever a stop left of a round: the stages before `cut` are kept, it and those behind are done."""
     folder = shutil.copytree(run, tmp_path / "run")
     stages = ["collected", "real", "grounded", "imagined", "policies", "evaluation"]
@@ -88,7 +94,7 @@ def test_stopped_at_any_stage_it_ends_with_the_same_numbers(run, tmp_path, cut):
         assert (folder / "rounds/2" / name).read_bytes() == (run / "rounds/2" / name).read_bytes()
 
 
-def test_rounds_can_be_asked_for_later(run, tmp_path):
+def test_rounds_can_be_asked_for_later(run, do, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(folder / "rounds/2")
     settings = json.loads((folder / "config.json").read_text())

@@ -29,9 +29,14 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def small(small_lm) -> list[str]:
+    return [*SMALL, *small_lm]
+
+
+@pytest.fixture(scope="module")
+def run(small, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    printed = kalm("run", "--out", folder, *SMALL, "--json")
+    printed = kalm("run", "--out", folder, *small, "--json")
     summary = json.loads(printed.stdout)
     assert {policy["policy"] for policy in summary["policies"]} == {"BC", "BC+KALM"}
     return folder
@@ -49,15 +54,15 @@ def test_the_report_is_one_page_without_outside_requests(run):
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
 
 
-def test_a_second_call_skips_everything(run):
+def test_a_second_call_skips_everything(run, small):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("done.json")}
     assert len(before) == 7
-    here("run", "--out", run, *SMALL)
+    here("run", "--out", run, *small)
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("done.json")}
 
 
-def test_other_settings_are_refused_unless_resumed(run):
-    changed = [*SMALL, "--set", "evaluate.episodes=5"]
+def test_other_settings_are_refused_unless_resumed(run, small):
+    changed = [*small, "--set", "evaluate.episodes=5"]
     with pytest.raises(KalmError, match="other settings"):
         here("run", "--out", run, *changed)
     model = (run / "grounded" / "done.json").stat().st_mtime_ns
@@ -65,10 +70,10 @@ def test_other_settings_are_refused_unless_resumed(run):
     assert (run / "grounded" / "done.json").stat().st_mtime_ns == model, "stages before are kept"
     rows = (run / "evaluation" / "rows.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 4 * 5
-    here("run", "--out", run, *SMALL, "--resume")
+    here("run", "--out", run, *small, "--resume")
 
 
-def test_killed_and_started_again_it_ends_with_the_same_numbers(run, tmp_path):
+def test_killed_and_started_again_it_ends_with_the_same_numbers(run, small, tmp_path):
     folder = tmp_path / "killed"
     marks = [
         "real/shard-00001.parquet",
@@ -76,8 +81,9 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(run, tmp_path):
         "imagined/shard-00000.parquet",
         "policies/encodings",
     ]
+    arguments = ["run", "--out", str(folder), "--workers", "1", *small]
+    command = [sys.executable, "-m", "kalm", *arguments]
     for mark in marks:
-        command = [sys.executable, "-m", "kalm", "run", "--out", str(folder), *SMALL]
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -86,7 +92,7 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(run, tmp_path):
         assert process.poll() is None, f"ended before {mark} appeared"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    kalm("run", "--out", folder, *SMALL)
+    kalm(*arguments)
     assert digest(folder) == digest(run)
 
 

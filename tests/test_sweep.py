@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from kalm import envs
+from kalm.config import load_config
 from kalm.data import storage
 from kalm.data.collect import collect_rollouts
 from kalm.data.settings import CollectConfig
 from kalm.errors import KalmError
 from kalm.evaluation.results import read_rows
 from kalm.lm import sft
-from kalm.lm.settings import GroundConfig
 from whole_runs import here
 
 TINY = [
@@ -41,15 +41,15 @@ def sweep(*more, workers=1):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> list[str]:
-    """Real rollouts, and the same with other sentences as if they were imagined."""
+def inputs(small_lm, tmp_path_factory) -> list[str]:
+    """Real rollouts, the same with other sentences as if they were imagined, and small models."""
     folder = tmp_path_factory.mktemp("inputs")
     world = envs.make("clevr")
     real = collect_rollouts(world, CollectConfig(rollouts=30, shard=30), 0, folder / "real")
     novel = [replace(one, held_back=False) for one in world.suite("rephrase")[: len(real.instructions)]]
     dreams = replace(real, instructions=tuple(novel), source=np.ones_like(real.source))
     storage.write(dreams, folder / "imagined", {})
-    return ["--real", str(folder / "real"), "--imagined", str(folder / "imagined")]
+    return ["--real", str(folder / "real"), "--imagined", str(folder / "imagined"), *small_lm]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def altered(inputs, tmp_path, change):
     """Return the inputs with other imagined rollouts."""
     dreams = storage.read(Path(inputs[3]))
     storage.write(change(dreams), tmp_path / "dreams", {})
-    return [*inputs[:3], str(tmp_path / "dreams")]
+    return [*inputs[:3], str(tmp_path / "dreams"), *inputs[4:]]
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,9 @@ def test_rollouts_that_cannot_be_learnt_from_are_told_before_training(inputs, tm
     assert not list(tmp_path.glob("out/policies/*/*"))
 
 
-def test_the_language_model_and_the_decision_transformer_are_cells(inputs, tmp_path):
-    model = sft.fresh(GroundConfig(state_network=False), envs.make("clevr"), 0, "cpu")
+def test_the_language_model_and_the_decision_transformer_are_cells(inputs, small_lm, tmp_path):
+    config = load_config(None, [*small_lm[1::2], "ground.state_network=false"])
+    model = sft.fresh(config.ground, envs.make("clevr"), 0, "cpu")
     model.fit_scales(storage.read(Path(inputs[1])))
     model.save(tmp_path / "run" / "grounded" / "model")
     sweep(*inputs, "--out", tmp_path / "out", "--algos", "lm", "dt", "--seeds", 0, "--levels", "seen",

@@ -59,10 +59,10 @@ def test_the_tests_of_every_world_accept_it(plugged):
     )
 
 
-def test_its_demo_runs_from_collection_to_report(plugged, tmp_path):
+def test_its_demo_runs_from_collection_to_report(plugged, small_lm, tmp_path):
     run = tmp_path / "run"
     printed = python(
-        plugged, "kalm", "run", "--env", "taxi", "--preset", "demo", "--out", run, *SMALL, "--json"
+        plugged, "kalm", "run", "--env", "taxi", "--preset", "demo", "--out", run, *SMALL, *small_lm, "--json"
     )
     assert {policy["policy"] for policy in json.loads(printed)["policies"]} == {"BC", "BC+KALM"}
     assert len(list(run.rglob("done.json"))) == 7

@@ -146,7 +146,7 @@ def load_policy(
     Args:
         path: a policy folder, or one of its checkpoints.
         device: torch device to act on.
-        encoder: a sentence encoder to share, where the policy needs one.
+        encoder: a sentence encoder to share, where it is the policy's.
         world: name or spec of the world that it shall act in; None: whatever it was made for.
 
     Raises:

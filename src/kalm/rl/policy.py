@@ -124,12 +124,12 @@ def load_mlp_policy(
     Args:
         path: the folder that `MLPPolicy.save` wrote.
         device: torch device to act on.
-        encoder: use this one (shared memory of texts) instead of loading the policy's by name.
+        encoder: used, with its memory of texts, where it is the policy's; else that is loaded by its name.
         world: name or spec of the world it shall act in; None: whatever it was trained for.
 
     Raises:
-        KalmError: no policy there, a damaged or newer one, another world, or another encoder than it was
-            trained with.
+        KalmError: no policy there, a damaged or newer one, another world, or an encoder that is not here
+            or has other weights than it was trained with.
     """
     folder = Path(path)
     facts = read_json(folder / FACTS, "policy")
@@ -139,8 +139,7 @@ def load_mlp_policy(
         _check_world(spec, world, folder)
         sizes = [spec.state_size + saved["size"], *facts["hidden"], spec.action_size]
         members = _read_members(folder, facts["weights_sha256"], facts["members"], sizes, device)
-        encoder = encoder or GoalEncoder(saved["name"], device)
-        _check_encoder(encoder, saved, folder)
+        encoder = _encoder_of(saved, encoder, folder, device)
         output = _output(facts, folder)
         return MLPPolicy(spec, facts["algorithm"], encoder, members, device, facts["provenance"], output)
     except (KeyError, TypeError, AttributeError) as error:
@@ -180,12 +179,16 @@ def _described(spec: WorldSpec) -> str:
     return f"{spec.name!r} ({spec.state_size} state numbers, {spec.action_size} {spec.action_kind} actions)"
 
 
-def _check_encoder(encoder: GoalEncoder, saved: JsonObject, folder: Path) -> None:
-    if encoder.identity != saved["identity"]:
+def _encoder_of(saved: JsonObject, given: GoalEncoder | None, folder: Path, device: str) -> GoalEncoder:
+    if given is not None and given.identity == saved["identity"]:
+        return given
+    found = GoalEncoder(saved["name"], device)
+    if found.identity != saved["identity"]:
         raise KalmError(
-            f"policy {folder} was trained with other weights of the encoder {saved['name']!r} than those of "
-            f"{encoder.name!r} here. Give it the encoder that it was trained with."
+            f"policy {folder} was trained with other weights of the encoder {saved['name']!r} than those it "
+            "has here. Give it the encoder that it was trained with."
         )
+    return found
 
 
 def _read_members(
