@@ -27,7 +27,7 @@ mini: $(VENV)/installed
 
 test: $(VENV)/installed
 	@echo "Running the tests ..."
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/installed
 	@echo "Checking style and types ..."

@@ -94,9 +94,10 @@ def test_results_are_episodes_and_rates(place, policies):
         kalm.evaluate(place / "policies", place / "x", levels=["hrad"])
 
 
-def test_a_run_and_its_parts_as_inputs(place):
+def test_a_run_and_its_parts_as_inputs(place, small_lm):
+    small = dict(setting.split("=", 1) for setting in small_lm[1::2])
     settings = {
-        **{f"ground.{name}": value for name, value in GROUND.items()}, **TRAIN,
+        **small, **{f"ground.{name}": value for name, value in GROUND.items()}, **TRAIN,
         "collect.rollouts": 30, "train.algorithms": ["bc"], "train.seeds": [0],
         "inspect": {"rollouts": 1, "explanations": 1, "transitions": 2},
         "imagine": {"rephrase": 0, "easy": 1, "hard": 0, "horizon": 2},

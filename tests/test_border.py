@@ -161,6 +161,14 @@ def test_options_out_of_bounds_are_refused(arguments, says, capsys, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def interruptible():
+    """Let processes hear Ctrl-C even where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def kalm(code: str, **options):
     """Start a process that runs some code under the border."""
     script = f"from kalm.cli.border import run_guarded\nimport sys, time\n{code}\nsys.exit(run_guarded(work))"
@@ -174,7 +182,7 @@ GOES_ON = "except BaseException: time.sleep(60)"
 
 
 @pytest.mark.parametrize("then", ["finally: pass", SWALLOWED], ids=["raised", "turned"])
-def test_ctrl_c_says_that_the_same_command_goes_on(then):
+def test_ctrl_c_says_that_the_same_command_goes_on(then, interruptible):
     process = kalm(
         f"def work():\n try:\n  print('on', flush=True); time.sleep(60)\n {then}\n",
     )
@@ -184,7 +192,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(then):
     assert process.returncode == 130 and said == "Stopped. The same command goes on where this one ended.\n"
 
 
-def test_a_second_ctrl_c_ends_what_swallowed_the_first():
+def test_a_second_ctrl_c_ends_what_swallowed_the_first(interruptible):
     process = kalm(f"def work():\n try:\n  print('on', flush=True); time.sleep(60)\n {GOES_ON}\n")
     assert process.stdout.readline() == "on\n"
     process.send_signal(signal.SIGINT)
@@ -195,7 +203,7 @@ def test_a_second_ctrl_c_ends_what_swallowed_the_first():
     assert process.returncode == 130 and said.startswith("Stopped.")
 
 
-def test_the_real_command_line_stops_in_the_same_way(tmp_path):
+def test_the_real_command_line_stops_in_the_same_way(tmp_path, interruptible):
     command = [sys.executable, "-m", "kalm", "collect", "--out", str(tmp_path / "o"), "--workers", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "o" / "started.json").exists():

@@ -8,7 +8,7 @@ import pytest
 
 from kalm.data import storage
 from kalm.envs.metaworld.spec import ENTITIES, ENTITY, TASKS
-from whole_runs import TINY, kalm
+from whole_runs import TINY, here
 
 SMALL = [
     *TINY, "--set", "collect.rollouts=40", "--set", "collect.shard=20",
@@ -25,7 +25,20 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(small_lm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "arm"
-    done = kalm("run", "--env", "metaworld", "--preset", "demo", "--out", folder, *SMALL, *small_lm, "--json")
+    done = here(
+        "run",
+        "--env",
+        "metaworld",
+        "--preset",
+        "demo",
+        "--out",
+        folder,
+        "--workers",
+        1,
+        *SMALL,
+        *small_lm,
+        "--json",
+    )
     return folder, json.loads(done.stdout)
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint
 from safetensors.torch import load_file
 
+from checkpoints import write_checkpoint
 from kalm.config import load_config
 from kalm.errors import KalmError
 from kalm.lm import lora, packing, sft
@@ -19,7 +19,10 @@ def few(rollouts):
     return rollouts.take(np.arange(60))
 
 
-@pytest.fixture(params=["lora", "frozen"])
+SPARING = ["lora", "frozen"]  # tunings that leave the base alone
+
+
+@pytest.fixture(params=SPARING)
 def sparing(request, config):
     """Settings of a tuning that leaves the base alone."""
     return config.changed(tuning=request.param, checkpoint_every=3, lora={"rank": 4})
@@ -86,10 +89,12 @@ class Stop(Exception):
     pass
 
 
-def test_a_stopped_training_resumes_to_the_same_weights(sparing, world, few, tmp_path):
+@pytest.mark.parametrize("tuning", SPARING)
+def test_a_stopped_training_resumes_to_the_same_weights(tuning, single, world, few, tmp_path):
     from contextlib import contextmanager
 
-    dropping = sparing.changed(lora={"dropout": 0.3})  # its random numbers resume too
+    # Dropout's random numbers resume too.
+    dropping = single.changed(tuning=tuning, checkpoint_every=3, lora={"rank": 4, "dropout": 0.3})
     whole = trained(dropping, world, few, tmp_path / "whole")
 
     @contextmanager

@@ -14,12 +14,12 @@ def run(config, world, rollouts, folder, seed=0):
 
 
 def test_losses_fall(config, world, rollouts, tmp_path):
-    long = config.changed(epochs=8.0)
+    long = config.changed(rollouts=80, epochs=6.0)
     run(long, world, rollouts, tmp_path)
     rows = [row for row in read_metrics(tmp_path) if "train/text" in row]
     for name in ("text", "state", "action"):
         losses = [row[f"train/{name}"] for row in rows if row[f"train/{name}"] > 0]  # 0: no such answer
-        assert np.mean(losses[-3:]) < losses[0], name
+        assert np.mean(losses[-3:]) < np.mean(losses[:3]), name
 
 
 class Stop(Exception):
@@ -27,7 +27,7 @@ class Stop(Exception):
 
 
 def test_a_stopped_training_resumes_to_the_same_weights(config, world, rollouts, tmp_path):
-    config = config.changed(checkpoint_every=5)
+    config = config.changed(rollouts=60, checkpoint_every=5)
     whole = run(config, world, rollouts, tmp_path / "whole")
 
     from contextlib import contextmanager
@@ -55,8 +55,8 @@ def test_a_stopped_training_resumes_to_the_same_weights(config, world, rollouts,
     assert steps == sorted(steps) and steps == [row["step"] for row in read_metrics(tmp_path / "whole")]
 
 
-def test_a_checkpoint_of_other_data_is_refused(config, world, rollouts, tmp_path):
-    config = config.changed(checkpoint_every=2)
+def test_a_checkpoint_of_other_data_is_refused(single, world, rollouts, tmp_path):
+    config = single.changed(rollouts=60, checkpoint_every=2)
     run(config, world, rollouts, tmp_path)
     with pytest.raises(KalmError, match="other data, settings or seed"):
         run(config, world, rollouts.take(np.arange(100)), tmp_path)
@@ -110,7 +110,7 @@ def test_a_damaged_model_is_refused(model, tmp_path):
 
 
 def test_frozen_parts_do_not_move(config, world, rollouts, tmp_path):
-    frozen = config.changed(tuning="frozen")
+    frozen = config.changed(rollouts=60, tuning="frozen")
     before = sft.fresh(frozen, world, 0, "cpu")
     after = run(frozen, world, rollouts, tmp_path)
     for (name, one), two in zip(

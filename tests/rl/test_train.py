@@ -71,11 +71,11 @@ class TestBattery:
         assert (steps[-1].values(states, texts) == policy.values(states, texts)).all()
 
     def test_resumes_exactly(self, name, line, sets, config, encoder, tmp_path):
-        config = config.changed(lr_decay=0.5)
+        config = config.changed(steps=120, checkpoint_every=40, lr_decay=0.5)
         train_offline(line.spec, *sets, name, 0, config, encoder, tmp_path / "whole")
-        with pytest.raises(Stopped):  # at 200 steps, the last checkpoint being at 160
+        with pytest.raises(Stopped):  # at 100 steps, the last checkpoint being at 80
             train_offline(
-                line.spec, *sets, name, 0, config, encoder, tmp_path / "cut", advance=stop_after(200)
+                line.spec, *sets, name, 0, config, encoder, tmp_path / "cut", advance=stop_after(100)
             )
         assert not (tmp_path / "cut" / "policy.json").exists()
         torch.manual_seed(99)
@@ -85,6 +85,7 @@ class TestBattery:
         assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "cut")
 
     def test_seed_decides_everything(self, name, line, sets, config, encoder, tmp_path):
+        config = config.changed(steps=60)
         for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
             torch.manual_seed(seed + 5)
             train_offline(line.spec, *sets, name, seed, config, encoder, tmp_path / folder)
