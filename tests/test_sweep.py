@@ -138,7 +138,7 @@ def test_killed_and_started_again_with_workers_it_ends_with_the_same_rows(done, 
     process.wait()
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/policies/*/rows.csv")}
     assert 0 < len(finished) < 4
-    subprocess.run(command, check=True, capture_output=True)
+    sweep(*more)
     assert finished == {path: path.stat().st_mtime_ns for path in finished}, "finished cells are kept"
     for path in tmp_path.glob("out/policies/*/rows.csv"):
         assert path.read_bytes() == (done / path.relative_to(tmp_path / "out")).read_bytes()

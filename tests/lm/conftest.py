@@ -1,12 +1,13 @@
 """A grounded model of every family of small random checkpoints, and a few real rollouts."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import SPECIAL, write_checkpoint
 
+from checkpoints import SPECIAL, write_checkpoint
 from kalm import envs
 from kalm.data.collect import collect_rollouts
 from kalm.data.settings import CollectConfig
@@ -25,21 +26,27 @@ def rollouts(world, tmp_path_factory):
     return collect_rollouts(world, CollectConfig(rollouts=160, shard=160), 0, folder)
 
 
-@pytest.fixture(scope="session", params=SPECIAL)
-def checkpoint(request, tmp_path_factory) -> Path:
-    """A random model of each family, with a tokenizer that has the special tokens of its family."""
-    return write_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """Return where a random model of a family is, with a tokenizer that has the family's special tokens."""
+    return cache(lambda family: write_checkpoint(family, tmp_path_factory.mktemp(family)))
+
+
+@pytest.fixture(params=SPECIAL)
+def checkpoint(request, saved) -> Path:
+    return saved(request.param)
 
 
 @pytest.fixture(scope="session")
-def llama(tmp_path_factory) -> Path:
-    """A random model of one family, for tests that need no other."""
-    return write_checkpoint("llama", tmp_path_factory.mktemp("llama"))
+def llama(saved) -> Path:
+    """A model of one family, for tests that need no other."""
+    return saved("llama")
 
 
-@pytest.fixture
-def config(checkpoint) -> GroundConfig:
-    return small(checkpoint)
+@pytest.fixture(params=[family for family in SPECIAL if family != "qwen2"])
+def config(request, saved) -> GroundConfig:
+    """Settings with each family; to train it, Qwen2 is a Llama."""
+    return small(saved(request.param))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def settings(llama):
         rows=4,
         row_tokens=128,
         network_steps=5,
-        rollouts=40,
+        rollouts=24,
         held_out=8,
         checkpoint_every=2,
         match_rollouts=2,
