@@ -147,7 +147,9 @@ def test_a_table_of_effects_is_shown_and_reported(run, tmp_path):
     table = tmp_path / "effects.csv"
     table.write_text("variant,seed,measure,value,count\nno gate,0,match/easy,0.5,10\n")
     assert "no gate" in here("inspect", "--effects", table).stdout
-    here("report", "--run", run, "--out", tmp_path / "report", "--effects", table)
+    shutil.copytree(run / "evaluation", tmp_path / "run" / "evaluation")
+    shutil.copy(run / "config.json", tmp_path / "run")
+    here("report", "--run", tmp_path / "run", "--out", tmp_path / "report", "--effects", table)
     assert "no gate" in (tmp_path / "report" / "report.md").read_text()
 
 
@@ -189,8 +191,9 @@ def test_bad_input_is_one_clear_error(arguments, says, tmp_path, monkeypatch, ca
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    done = kalm("run", "--out", tmp_path, "--overwrite", check=False)
-    assert done.returncode == 2 and (tmp_path / "mine.txt").read_text() == "precious"
+    with pytest.raises(KalmError, match="no run"):
+        here("run", "--out", tmp_path, "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_goals_can_be_shown_written_and_checked(tmp_path):

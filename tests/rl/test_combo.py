@@ -351,7 +351,7 @@ def test_settings_that_cannot_work_are_refused(config, dynamics, message, real, 
 def test_it_finds_what_the_data_never_show(real, encoder, tmp_path):
     success = {}
     for name in ("combo", "cql", "bc"):
-        config = CONFIG.changed(steps=1500, checkpoint_every=1500, evaluate_every=250)
+        config = CONFIG.changed(steps=1000, checkpoint_every=1000, evaluate_every=250)
         seen = success[name] = []
 
         def look(policy, step, seen=seen):

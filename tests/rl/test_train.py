@@ -46,9 +46,9 @@ class TestBattery:
     """What every algorithm of the table must do."""
 
     def test_learns_what_real_and_imagined_rollouts_show(self, name, line, sets, config, encoder, tmp_path):
-        policy = train_offline(line.spec, *sets, name, 0, config.changed(steps=600), encoder, tmp_path)
+        policy = train_offline(line.spec, *sets, name, 0, config.changed(steps=400), encoder, tmp_path)
         rows = read_metrics(tmp_path)
-        assert [row["step"] for row in rows] == [100, 200, 300, 400, 500, 600]
+        assert [row["step"] for row in rows] == [100, 200, 300, 400]
         assert rows[0].keys() == rows[-1].keys()
         assert rows[-1].get("loss", 0) < rows[0].get("loss", 1)  # critics' losses may grow with what they say
         for level in ("seen", "rephrase"):
