@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
-from checkpoints import SPECIAL, make_tokenizer, write_checkpoint
 from transformers import AutoConfig, AutoTokenizer, DynamicCache
 
+from checkpoints import SPECIAL, make_tokenizer, write_checkpoint
 from kalm.errors import KalmError
 from kalm.lm import compatibility, sft
 from kalm.lm.loading import load_backbone, plan_backbone

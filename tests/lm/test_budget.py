@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from checkpoints import write_checkpoint
 from typer.testing import CliRunner
 
+from checkpoints import write_checkpoint
 from kalm.cli.main import app
 from kalm.data.collect import collect_rollouts
 from kalm.data.settings import CollectConfig

@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 import torch
-from checkpoints import SPECIAL, make_tokenizer, write_checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from checkpoints import SPECIAL, make_tokenizer, write_checkpoint
 from kalm.errors import KalmError
 from kalm.lm.loading import load_backbone, plan_backbone
 

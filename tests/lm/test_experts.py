@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
-from checkpoints import write_checkpoint
 
+from checkpoints import write_checkpoint
 from kalm.errors import KalmError
 from kalm.lm import lora
 from kalm.lm.loading import load_backbone

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from checkpoints import FURTHER, SPECIAL, write_checkpoint
 from torch.nn import functional as F
 
+from checkpoints import FURTHER, SPECIAL, write_checkpoint
 from kalm import envs
 from kalm.lm.heads import Design, name_vectors
 from kalm.lm.loading import load_backbone
