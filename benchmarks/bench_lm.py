@@ -88,7 +88,7 @@ class Bench:
 
 def main() -> None:
     """Read the options and print one line per measurement."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--turns", type=int, default=2, help="turns per side")
@@ -180,7 +180,8 @@ def imagining(bench: Bench) -> None:
     goal = next(item for item in bench.world.suite("easy") if item.goal.kind == TASK)
     rows, steps = [goal] * GOALS * PER_GOAL, bench.world.spec.horizon
     bench.world.initial_states([goal.goal], [0])  # scenes are built once
-    scene, expert = ENVIRONMENTS[f"{TASK}-v3-goal-observable"](seed=0), ENV_POLICY_MAP[f"{TASK}-v3"]()
+    scene = ENVIRONMENTS[f"{TASK}-v3-goal-observable"](seed=0)  # pyright: ignore[reportCallIssue]
+    expert = ENV_POLICY_MAP[f"{TASK}-v3"]()
 
     def ours() -> None:
         imagine_rollouts(
@@ -334,14 +335,20 @@ def training_work(model: GroundedLM, groups: Sequence[PackedRow]) -> float:
         for g in groups
     )
     words = sum(int((body.asks == 0).sum()) for g in groups for body in g.bodies)
-    head = sum(weight.numel() for weight in model.backbone.text_head.parameters())
+    head = table_size(model.lm.get_output_embeddings())
     return 6 * body_weights(model) * tokens + 4 * head * words + 12 * WIDTH * LAYERS * pairs
 
 
 def body_weights(model: GroundedLM) -> int:
     """Count the weights that every token goes through: all of the transformer but its table of words."""
-    words = model.lm.get_input_embeddings().weight.numel()
+    words = table_size(model.lm.get_input_embeddings())
     return sum(weight.numel() for weight in model.backbone.body.parameters()) - words
+
+
+def table_size(layer: nn.Module | None) -> int:
+    """Count the weights of a table of words."""
+    assert layer is not None
+    return layer.get_parameter("weight").numel()
 
 
 def triangle(size: int) -> int:

@@ -203,7 +203,7 @@ def measure_memory(count: int, length: int, width: int, kind: str) -> None:
 
 def main() -> None:
     """Measure batch sampling, whole updates of each algorithm, and memory."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="*", choices=STOCK, default=list(STOCK), help="algorithms")
     parser.add_argument("--steps", type=int, default=100, help="updates per turn")
     parser.add_argument("--turns", type=int, default=5, help="turns per side")
@@ -218,7 +218,11 @@ def main() -> None:
     rng, options.encoder = np.random.default_rng(0), GoalEncoder()
     data = rollouts(6_400, 1_440, "real", rng), rollouts(10_000, 1_400, "imagined", rng)
     mixed = {
-        vectors: MixedReplayBuffer(*(stock_buffer(part, options.encoder, vectors) for part in data), 0.5)
+        vectors: MixedReplayBuffer(
+            stock_buffer(data[0], options.encoder, vectors),
+            stock_buffer(data[1], options.encoder, vectors),
+            0.5,
+        )
         for vectors in {learner_class(name, SPEC).vectors for name in options.only}
     }
     buffer = MixedBuffer(*data, options.encoder, 0.5, rng)

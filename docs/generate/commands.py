@@ -83,7 +83,6 @@ def _value(parameter: Parameter) -> str:
         return ""
     kind = parameter.type_descriptor.annotation
     kind = next((part for part in get_args(kind) if part is not type(None)), kind)
-    name = {"Path": "PATH", "str": "TEXT", "int": "INTEGER", "float": "NUMBER"}.get(
-        kind.__name__, kind.__name__
-    )
+    name: str = kind.__name__
+    name = {"Path": "PATH", "str": "TEXT", "int": "INTEGER", "float": "NUMBER"}.get(name, name)
     return f"{name} ..." if parameter.multiple else name

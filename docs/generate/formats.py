@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 
@@ -45,6 +46,6 @@ def manifest() -> str:
     return "\n".join(["```json", json.dumps(written, indent=2), "```"])
 
 
-def _spec(action_kind: str) -> WorldSpec:
+def _spec(action_kind: Literal["discrete", "continuous"]) -> WorldSpec:
     """Return an environment of three state numbers and two actions, or two numbers per action."""
     return WorldSpec("boxes", ("x", "y", "height"), action_kind, 2, horizon=20)

@@ -49,7 +49,7 @@ def left(goal: Goal) -> np.ndarray:
     """Return how many actions each possible state is from the goal: -> (125,)."""
     riding = STATES[:, 4] == 1
     taxi, passenger = (
-        (STATES[:, i : i + 2] == STANDS.get(dict(goal.slots).get("to"), -1)).all(axis=1) for i in (0, 2)
+        (STATES[:, i : i + 2] == STANDS.get(str(dict(goal.slots).get("to")), -1)).all(axis=1) for i in (0, 2)
     )
     met = {"drive": taxi, "collect": riding, "carry": taxi & riding, "deliver": passenger & ~riding}
     steps = np.where(met[goal.kind], 0.0, np.inf)
