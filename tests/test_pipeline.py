@@ -149,7 +149,8 @@ def test_a_table_of_effects_is_shown_and_reported(run, tmp_path):
     assert "no gate" in here("inspect", "--effects", table).stdout
     shutil.copytree(run / "evaluation", tmp_path / "run" / "evaluation")
     shutil.copy(run / "config.json", tmp_path / "run")
-    here("report", "--run", tmp_path / "run", "--out", tmp_path / "report", "--effects", table)
+    done = here("report", "--run", tmp_path / "run", "--out", tmp_path / "report", "--effects", table)
+    assert done.stderr.startswith("report: into")
     assert "no gate" in (tmp_path / "report" / "report.md").read_text()
 
 

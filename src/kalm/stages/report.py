@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kalm.runs.folder import SETTINGS
 from kalm.runs.io import read_json
+from kalm.runs.progress import announce
 from kalm.stages.base import Figures, StageSpec, whole_sections
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def report_run(run: Path, folder: Path, effects: Path | None = None) -> Figures:
     Raises:
         KalmError: no run there, or one whose settings this version does not know.
     """
+    announce(f"report: into {folder}")  # before what takes seconds to load
     from kalm.config import parse_config
     from kalm.session import Session
 
