@@ -25,20 +25,8 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(small_lm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "arm"
-    done = here(
-        "run",
-        "--env",
-        "metaworld",
-        "--preset",
-        "demo",
-        "--out",
-        folder,
-        "--workers",
-        1,
-        *SMALL,
-        *small_lm,
-        "--json",
-    )
+    settings = ["--preset", "demo", "--workers", 1, *SMALL, *small_lm]
+    done = here("run", "--env", "metaworld", "--out", folder, *settings, "--json")
     return folder, json.loads(done.stdout)
 
 
