@@ -36,8 +36,6 @@ COLORS = {
 OTHER = "#7f7f7f"
 LEVEL_COLORS = {"seen": "#7f7f7f", "rephrase": "#009e73", "easy": "#e69f00", "hard": "#cc79a7"}
 PALE = 0.45  # how much of an algorithm's colour remains without imagined rollouts
-
-
 INK, FAINT, PAPER = "#1f2933", "#d9dee5", "#ffffff"  # text, faint lines, background
 DARK_INK, DARK_FAINT, DARK_PAPER = "#e4e8ee", "#3d4653", "#161b22"
 EITHER = "#808a96"  # text readable on white and on black
@@ -93,4 +91,4 @@ def for_dark_screens(svg: bytes) -> bytes:
     changes = {INK: DARK_INK, FAINT: DARK_FAINT}
     for algorithm in (*COLORS, ""):
         changes[to_hex(color_of(algorithm, False))] = to_hex(color_of(algorithm, False, DARK_PAPER))
-    return re.sub(rb"#[0-9a-f]{6}\b", lambda old: changes.get(old[0].decode(), old[0].decode()).encode(), svg)
+    return re.sub(r"#[0-9a-f]{6}\b", lambda old: changes.get(old[0], old[0]), svg.decode()).encode()
