@@ -123,7 +123,7 @@ def metaworld(threads: int) -> None:
     begins = []
     for count in dict.fromkeys((1, threads)):
         simulator = world.simulator(EPISODES, count)
-        times, begins, after = [], [], np.zeros(0)
+        times, begins = [], []
         for _ in range(ROUNDS + 1):  # the first builds the models
             start = time.perf_counter()
             simulator.reset(goals, range(EPISODES))
@@ -131,8 +131,8 @@ def metaworld(threads: int) -> None:
             start = time.perf_counter()
             after = [simulator.step(action) for action in actions][-1]
             times.append(time.perf_counter() - start)
+            assert np.abs(after[:, 0] - ends).max() < 1e-4, "the two disagree"
         simulator.close()
-        assert np.abs(after[:, 0] - ends).max() < 1e-4, "the two disagree"
         report(f"arm steps, {count} thread(s)", EPISODES * LENGTH / min(times), EPISODES * LENGTH / slow)
     report("arm resets", EPISODES / min(begins), EPISODES / slow_reset)
 
