@@ -121,6 +121,25 @@ class World(Protocol):
         """Compile goals into arrays for verdicts and rewards."""
         ...
 
+    def counterfactuals(self, goal: Goal) -> tuple[Goal, ...]:
+        """Return goals that come true in its place when a sentence is misunderstood, e.g. left for right.
+
+        Empty where there is none. Whether a goal comes true before its counterfactuals tells understanding
+        from luck: a success test alone cannot.
+        """
+        ...
+
+    def plan_of(self, goal: Goal) -> tuple[Goal, ...]:
+        """Return the goals of the data that make up a goal, in order; empty where they cannot."""
+        ...
+
+    def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
+        """Whether these goals of the data, one after another, are what a goal asks for.
+
+        For a goal that goals of the data cannot make up, only the empty plan is.
+        """
+        ...
+
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Whether a sentence says what a goal asks, by keywords: slot -> verdict; empty: not to be judged."""
         ...

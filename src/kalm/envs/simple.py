@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from kalm.envs.base import Expert, Judge, Published, Simulator
-from kalm.envs.sentences import held_back
+from kalm.envs.sentences import held_back, plain_steps
 from kalm.errors import KalmError, unknown
 from kalm.types import LEVELS, Conditions, Goal, Instruction, WorldSpec
 
@@ -110,6 +110,23 @@ class SimpleWorld:
             if not isinstance(value, str) or value not in known[name]:
                 raise unknown(f"value of goal slot {name!r}", value, known[name])
         return Goal.of(kind, **{name: slots[name] for name in known})
+
+    def counterfactuals(self, goal: Goal) -> tuple[Goal, ...]:
+        """Return the goals that differ in the value of a single slot."""
+        return tuple(
+            Goal.of(goal.kind, **{**dict(goal.slots), slot: value})
+            for slot, values in self.kinds[goal.kind].items()
+            for value in values
+            if value != goal[slot]
+        )
+
+    def plan_of(self, goal: Goal) -> tuple[Goal, ...]:
+        """Return the goal itself where the data have it."""
+        return (goal,) if goal in plain_steps(self) else ()
+
+    def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
+        """Whether these steps are `plan_of` the goal."""
+        return tuple(steps) == self.plan_of(goal)
 
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Nothing: whether a sentence tells a goal is not to be judged."""

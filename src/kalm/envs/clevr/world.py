@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kalm.envs.clevr import keywords, plausibility, sentences, simulator
+from kalm.envs.clevr import keywords, plans, plausibility, sentences, simulator
 from kalm.envs.clevr.expert import ClevrExpert
 from kalm.envs.clevr.goals import REWARD_FORMS, ClevrJudge, RewardForm, parse_goal
 from kalm.envs.clevr.published import PUBLISHED
@@ -51,6 +51,18 @@ class ClevrWorld:
     def judge(self, goals: Sequence[Goal]) -> ClevrJudge:
         """Compile goals into arrays for verdicts and rewards."""
         return ClevrJudge(goals, self.reward)
+
+    def counterfactuals(self, goal: Goal) -> tuple[Goal, ...]:
+        """Return the goal with its directions turned round; for a gathering, those around other balls."""
+        return plans.counterfactuals(goal)
+
+    def plan_of(self, goal: Goal) -> tuple[Goal, ...]:
+        """Return the relations that make up a goal; none for a move."""
+        return plans.plan_of(goal)
+
+    def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
+        """Whether these relations are what a goal asks for, in any order."""
+        return plans.is_plan(steps, goal)
 
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Whether a sentence says what a goal asks: verdicts on object, direction and reference object."""

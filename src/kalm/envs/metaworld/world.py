@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kalm.envs.metaworld import keywords, plausibility, sentences
+from kalm.envs.metaworld import keywords, plans, plausibility, sentences
 from kalm.envs.metaworld.distractors import Distractors, When
 from kalm.envs.metaworld.goals import MetaWorldJudge, parse_goal
 from kalm.envs.metaworld.render import render
@@ -62,6 +62,18 @@ class MetaWorld:
     def judge(self, goals: Sequence[Goal]) -> MetaWorldJudge:
         """Compile goals into arrays for verdicts and rewards."""
         return MetaWorldJudge(goals)
+
+    def counterfactuals(self, goal: Goal) -> tuple[Goal, ...]:
+        """Return the other tasks on the same things."""
+        return plans.counterfactuals(goal)
+
+    def plan_of(self, goal: Goal) -> tuple[Goal, ...]:
+        """Return the tasks of the data that make up a task; none where it needs a skill that they lack."""
+        return plans.plan_of(goal)
+
+    def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
+        """Whether these tasks of the data, in this order, are what a task asks for."""
+        return tuple(steps) == self.plan_of(goal)
 
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Whether a sentence says what a goal asks, by keywords."""
