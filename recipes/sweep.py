@@ -48,7 +48,7 @@ def main() -> None:
     inputs = [part for option, name in folders.items() for part in (option, asked.run / name)]
     kalm(
         "sweep", "--preset", "mini", *inputs, "--out", asked.out,
-        "--algos", *asked.algos, "--seeds", *asked.seeds, *sets,
+        "--algos", *asked.algos, "--seeds", *asked.seeds, *sets, "--final",
     )  # fmt: skip
     if asked.results:
         shutil.copyfile(asked.out / "sweep.csv", asked.results / "clevr-sweep.csv")

@@ -2,18 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kalm.data.goal_files import write_goals
 from kalm.envs.clevr.sentences import suite
+from kalm.envs.sentences import of_split
 from kalm.errors import KalmError
 from kalm.evaluation.episodes import sample_episodes
 from kalm.evaluation.results import read_rows
 from kalm.stages import evaluate
 from whole_runs import TINY, here
 
+GOALS = [*of_split(suite("easy"), "test")[:3], *of_split(suite("hard"), "test")[:2]]
 FAST = ["--set", "evaluate.horizon=3", "--workers", 1]
 
 
@@ -32,7 +35,7 @@ def policies(tmp_path_factory) -> Path:
 def goals(tmp_path) -> Path:
     """Three goals of one level and two of another."""
     path = tmp_path / "goals.jsonl"
-    write_goals(path, [*suite("easy")[:3], *suite("hard")[:2]])
+    write_goals(path, GOALS)
     return path
 
 
@@ -42,7 +45,7 @@ def texts(folder: Path, seed: int = 0) -> list[str]:
 
 def test_every_line_is_played_once_and_more_only_if_asked(policies, goals, tmp_path):
     here("evaluate", "--policy", policies, "--goals", goals, "--out", tmp_path / "once", *FAST)
-    wanted = [instruction.text for instruction in (*suite("easy")[:3], *suite("hard")[:2])]
+    wanted = [instruction.text for instruction in GOALS]
     assert texts(tmp_path / "once") == wanted == texts(tmp_path / "once", seed=1)
     more = ["--set", "evaluate.episodes=4"]
     here("evaluate", "--policy", policies, "--goals", goals, "--out", tmp_path / "more", *FAST, *more)
@@ -52,9 +55,27 @@ def test_every_line_is_played_once_and_more_only_if_asked(policies, goals, tmp_p
 def test_a_level_filters_the_goal_file(policies, goals, tmp_path):
     ask = ["evaluate", "--policy", policies, "--goals", goals, *FAST]
     here(*ask, "--level", "hard", "--out", tmp_path / "hard")
-    assert texts(tmp_path / "hard") == [instruction.text for instruction in suite("hard")[:2]]
+    assert texts(tmp_path / "hard") == [instruction.text for instruction in GOALS[3:]]
     with pytest.raises(KalmError, match="goals.jsonl: no goal of level seen; .* there are: easy, hard"):
         here(*ask, "--level", "seen", "--out", tmp_path / "seen")
+
+
+def test_sentences_are_played_in_their_split_and_undivided_ones_in_any(policies, tmp_path):
+    tune, test, mine = suite("easy")[5], suite("easy")[0], replace(suite("easy")[10], text="Mine.", split="")
+    assert (tune.split, test.split) == ("tune", "test")
+    write_goals(tmp_path / "goals.jsonl", [tune, test, mine])
+    ask = ["evaluate", "--policy", policies / "bc-seed0", "--goals", tmp_path / "goals.jsonl", *FAST]
+    expected = {"tune": [tune, mine], "test": [test, mine], "all": [tune, test, mine], None: [test, mine]}
+    for split, wanted in expected.items():
+        out = tmp_path / str(split)
+        here(*ask, "--out", out, *(["--split", split] if split else []))
+        assert texts(out) == [one.text for one in wanted]
+        assert [row.split for row in read_rows(out / "rows.csv")] == [one.split for one in wanted]
+    with pytest.raises(KalmError, match="evaluate.split.* 'tune', 'test' or 'all'"):
+        here(*ask, "--out", tmp_path / "bad", "--split", "train")
+    write_goals(tmp_path / "goals.jsonl", [tune])
+    with pytest.raises(KalmError, match="no sentence of level 'easy' is of the split 'test'. Of every list"):
+        here(*ask, "--out", tmp_path / "none")
 
 
 def test_evaluation_writes_nothing_beside_the_policies(policies, goals, tmp_path):
@@ -88,7 +109,7 @@ def test_a_stopped_evaluation_goes_on(policies, goals, tmp_path, monkeypatch):
 
 
 def test_without_a_number_every_instruction_comes_once_in_order():
-    given = [*suite("hard")[:3], *suite("easy")[:2]]
+    given = [*of_split(suite("hard"), "test")[:3], *suite("easy")[:2]]
     chosen, seeds = sample_episodes(given, None, 7)
     assert list(chosen) == given and len(set(seeds.tolist())) == 5
     drawn, drawn_seeds = sample_episodes(given, 3, 7)

@@ -13,6 +13,7 @@ import pytest
 
 from kalm.cli.main import main
 from kalm.config import Config, load_config
+from kalm.data import storage
 from kalm.errors import KalmError
 from kalm.runs.folder import JOB
 from kalm.runs.io import write_json
@@ -129,7 +130,8 @@ def test_imagined_rollouts_are_refined_beside_the_raw_ones(run, tmp_path):
 
 def test_a_model_is_inspected_with_and_without_a_folder(run, tmp_path):
     stored = json.loads((run / "inspection" / "inspect.json").read_text())
-    assert set(stored["levels"]) == {"seen", "rephrase", "easy", "hard"}
+    assert set(stored["levels"]) == {"seen", "rephrase", "easy", "hard"} and stored["splits"] == ["test"]
+    assert {one.split for one in storage.read(run / "inspection" / "rollouts").instructions} == {"test"}
     small = ["--goals", goal_file(tmp_path), "--set", "inspect.explanations=3",
              "--set", "inspect.transitions=4", "--set", "imagine.horizon=2", "--rollouts", 3]  # fmt: skip
     printed = here("inspect", run, *small).stdout
@@ -201,6 +203,13 @@ def test_goals_can_be_shown_written_and_checked(tmp_path):
     path = tmp_path / "hard.jsonl"
     here("goals", "show", "--level", "hard", "--limit", 0, "--out", path)
     assert json.loads(here("goals", "check", path, "--json").stdout)["hard"] == 200
+    counts = []
+    for split in ("tune", "test"):
+        here("goals", "show", "--level", "hard", "--limit", 0, "--split", split, "--out", tmp_path / split)
+        counts.append(json.loads(here("goals", "check", tmp_path / split, "--json").stdout)["hard"])
+    assert counts == [70, 130]
+    with pytest.raises(KalmError, match="unknown split 'train'. Known: all, test, tune"):
+        here("goals", "show", "--split", "train")
     path.write_text(path.read_text() + "{broken\n")
     done = kalm("goals", "check", path, check=False)
     assert done.returncode == 2 and "201" in done.stderr

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def test_every_cell_is_in_one_table(done):
 
 
 def test_the_last_checkpoints_divide_the_episodes(done):
-    rows = read_rows(done / "policies" / "bc+kalm-seed0" / "rows.csv")
+    rows = read_rows(done / "policies" / "bc+kalm-seed0" / "rows-tune.csv")
     assert {row.checkpoint_step for row in rows} == {30, 40}
     assert (
         sum(row.checkpoint_step == 30 for row in rows) == sum(row.checkpoint_step == 40 for row in rows) == 10
@@ -89,7 +90,7 @@ def test_the_last_checkpoints_divide_the_episodes(done):
         mine = [row for row in rows if row.level == level]
         assert len({row.episode_seed for row in mine}) == 5, "every episode is another draw"
         assert {row.checkpoint_step for row in mine} == {30, 40}
-    other = read_rows(done / "policies" / "td3bc-seed0" / "rows.csv")
+    other = read_rows(done / "policies" / "td3bc-seed0" / "rows-tune.csv")
     assert [(row.text, row.episode_seed) for row in rows] == [(row.text, row.episode_seed) for row in other]
 
 
@@ -101,13 +102,14 @@ def test_looks_are_rows_metrics_and_a_figure(done):
     assert [row["step"] for row in metrics if "success/seen" in row] == [20, 40]
     won = [row.success for row in looks if row.level == "seen" and row.checkpoint_step == 40]
     assert metrics[-1]["success/seen"] == sum(won) / 2
-    played = read_rows(place / "rows.csv")
+    played = read_rows(place / "rows-tune.csv")
+    assert {row.split for row in looks} == {"tune"} == {row.split for row in played}
     assert not {row.episode_seed for row in looks} & {row.episode_seed for row in played}
     assert (done / "report" / "figures" / "learning.png").exists()
 
 
 def test_more_algorithms_levels_and_seeds_join_the_same_table(done, inputs, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in done.glob("policies/*/rows.csv")}
+    before = {path: path.stat().st_mtime_ns for path in done.glob("policies/*/rows-tune.csv")}
     first = sweep(*inputs, "--out", done, "--algos", "iql", "--seeds", 0, "--json")
     assert {policy["policy"] for policy in json.loads(first.stdout)["policies"]} == {
         *("BC", "BC+KALM", "TD3BC", "TD3BC+KALM", "IQL", "IQL+KALM"),
@@ -118,11 +120,27 @@ def test_more_algorithms_levels_and_seeds_join_the_same_table(done, inputs, tmp_
     name = "policies/iql+kalm-seed0"
     weights = f"{name}/policy.safetensors"
     assert (done / weights).read_bytes() == (tmp_path / weights).read_bytes()
-    rows = read_rows(done / name / "rows.csv")
-    assert read_rows(tmp_path / name / "rows.csv") == [row for row in rows if row.level == "seen"]
+    rows = read_rows(done / name / "rows-tune.csv")
+    assert read_rows(tmp_path / name / "rows-tune.csv") == [row for row in rows if row.level == "seen"]
     sweep(*inputs, *alone, "seen", "hard")
-    levels = [row.level for row in read_rows(tmp_path / name / "rows.csv")]
+    levels = [row.level for row in read_rows(tmp_path / name / "rows-tune.csv")]
     assert levels == ["seen"] * 5 + ["hard"] * 5
+
+
+def test_the_final_call_plays_test_with_the_same_policies(done, inputs, tmp_path):
+    shutil.copytree(done, tmp_path / "sweep")
+    weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("policy.safetensors")}
+    tuned = read_rows(tmp_path / "sweep" / "evaluation" / "rows.csv")
+    ask = [*inputs, "--out", tmp_path / "sweep", "--algos", "bc", "--seeds", 0]
+    printed = sweep(*ask, "--final")
+    assert weights == {path: path.stat().st_mtime_ns for path in weights}, "nothing is trained again"
+    rows = read_rows(tmp_path / "sweep" / "evaluation" / "rows.csv")
+    assert policies(rows) == [("BC", 0), ("BC+KALM", 0)] and {row.split for row in rows} == {"test"}
+    assert not {row.text for row in rows} & {row.text for row in tuned}
+    assert not {row.episode_seed for row in rows} & {row.episode_seed for row in tuned}
+    assert "of `test`, on which no setting was chosen" in " ".join(printed.stdout.split())
+    sweep(*ask)
+    assert read_rows(tmp_path / "sweep" / "evaluation" / "rows.csv") == tuned
 
 
 def test_killed_and_started_again_with_workers_it_ends_with_the_same_rows(done, inputs, tmp_path):
@@ -131,23 +149,29 @@ def test_killed_and_started_again_with_workers_it_ends_with_the_same_rows(done, 
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    while process.poll() is None and not list(tmp_path.glob("out/policies/*/rows.csv")):
+    while process.poll() is None and not list(tmp_path.glob("out/policies/*/rows-tune.csv")):
         time.sleep(0.02)
     assert process.poll() is None, "ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/policies/*/rows.csv")}
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/policies/*/rows-tune.csv")}
     assert 0 < len(finished) < 4
     sweep(*more)
     assert finished == {path: path.stat().st_mtime_ns for path in finished}, "finished cells are kept"
-    for path in tmp_path.glob("out/policies/*/rows.csv"):
+    for path in tmp_path.glob("out/policies/*/rows-tune.csv"):
         assert path.read_bytes() == (done / path.relative_to(tmp_path / "out")).read_bytes()
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--set", "train.lr=0.1"], "a sweep with other train.lr. Only algorithms, levels and seeds"),
+        (
+            ["--set", "train.lr=0.1"],
+            "a sweep with other train.lr. Only algorithms, levels, seeds and --final",
+        ),
+        (["--set", "evaluate.split=test"], "kalm sweep plays `tune`.*evaluate.split=test.*give --final once"),
+        (["--set", "evaluate.split=all"], "kalm sweep plays `tune`.*evaluate.split=all"),
+        (["--final", "--set", "evaluate.split=tune"], "--final plays what is reported"),
         (["--set", "evaluate.episodes=6"], "other evaluate.episodes"),
         (["--algos", "ppo"], "unknown algorithm 'ppo'. Known: awac, bc"),
         (["--algos", "lm"], "needs a grounded language model. Give --model FOLDER"),
@@ -216,7 +240,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(inputs, tmp_path):
     where.parent.rmdir()
     sweep(*inputs, "--out", tmp_path, "--algos", "bc", "--seeds", 0, "--levels", "seen")
     for name in ("bc-seed0", "bc+kalm-seed0"):
-        (tmp_path / "policies" / name / "rows.csv").unlink()
+        (tmp_path / "policies" / name / "rows-tune.csv").unlink()
     (where / "steps" / "00000040" / "policy.safetensors").write_bytes(b"")
     with pytest.raises(KalmError, match=r"1 of 2 cells failed.* bc-seed0: policy .*policy.safetensors"):
         sweep(*inputs, "--out", tmp_path, "--algos", "bc", "--seeds", 0, "--levels", "seen")

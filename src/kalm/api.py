@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from kalm.runs.folder import EVALUATION, GROUNDED, IMAGINED, MODEL, POLICIES, REAL, ROWS, trained_policies
-from kalm.types import LEVELS, Instruction
+from kalm.types import LEVELS, Instruction, SplitChoice
 
 if TYPE_CHECKING:
     from kalm.data.rollouts import RolloutSet
@@ -264,6 +264,7 @@ def evaluate(
     goals: str | Path | Sequence[Instruction] | None = None,
     levels: Sequence[str] | None = None,
     episodes: int | None = None,
+    split: SplitChoice | None = None,
     **options: Unpack[StageOptions],
 ) -> Results:
     """Play policies in the simulator.
@@ -274,6 +275,8 @@ def evaluate(
         goals: goal file, or instructions, instead of the levels' own.
         levels: only these.
         episodes: per level, policy and seed.
+        split: sentences and initial states that are played: ``"tune"``, ``"test"`` or ``"all"``; None: as the
+            settings say, which is ``"test"`` by default.
         options: see `StageOptions`.
 
     Raises:
@@ -281,7 +284,7 @@ def evaluate(
     """
     from kalm.stages.evaluate import EVALUATE, EvaluateInputs
 
-    session = _session(options, {"evaluate.episodes": episodes})
+    session = _session(options, {"evaluate.episodes": episodes, "evaluate.split": split})
     inputs = EvaluateInputs(Path(policies), _goals(goals), LEVELS if levels is None else _levels(levels))
     EVALUATE.alone(session, inputs, Path(out), options.get("overwrite", False))
     return _results(Path(out), session)

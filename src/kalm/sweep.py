@@ -6,12 +6,14 @@ algorithms, seeds or levels can be asked for in the same folder later: the table
 there. ::
 
     config.json               settings and inputs: what every cell has in common
-    policies/NAME/rows.csv    episodes of one cell, written when it is done
-    evaluation/rows.csv       all episodes so far
-    sweep.csv, sweep.md       the table
-    report/                   report.html, report.md
+    policies/NAME/rows-tune.csv    episodes of one cell, written when it is done; of the final call: rows-test
+    evaluation/rows.csv            all episodes so far of the split that was asked for last
+    sweep.csv, sweep.md            the table of those
+    report/                        report.html, report.md
 
-Unusual: a cell that fails does not stop the others; what failed is told at the end.
+Unusual: settings are chosen by sweeps, so cells play the split `tune`; the split `test` is played by a call
+that says it is final, with the same policies. A cell that fails does not stop the others; what failed is told
+at the end.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ from kalm.stages.train import (
 from kalm.types import JsonObject
 
 if TYPE_CHECKING:
+    from kalm.config import Config
     from kalm.session import Session
 
 TABLE_CSV, TABLE_MD = "sweep.csv", "sweep.md"
@@ -75,14 +78,25 @@ def run_sweep(
     folder: Path,
     levels: Sequence[str],
     overwrite: bool = False,
+    final: bool = False,
 ) -> list[Episode]:
-    """Do the cells that are not done yet, write the table and the report, and return all rows.
+    """Do the cells that are not done yet, write the table and the report, and return all rows of the split.
+
+    Args:
+        session: settings and environment; `evaluate.split` is `tune` unless all is chosen.
+        inputs: what the cells learn from.
+        folder: of the sweep.
+        levels: which are played.
+        overwrite: delete first what the folder holds.
+        final: all is chosen: play the split `test`, or all.
 
     Raises:
-        KalmError: bad input, before anything starts; a folder with other settings or inputs; failed cells.
+        KalmError: bad input, such as a split that does not fit `final`, before anything starts; a folder with
+            other settings or inputs; failed cells.
     """
+    session = session.changed(_of_split(session.config, final))
     announce(f"sweep: into {folder}")
-    inputs, world = TRAIN.located(inputs), session.config.env
+    inputs = TRAIN.located(inputs)
     require_learners(session, inputs.model)
     session.require_device()
     reads = [value for value in named_inputs(inputs).values() if isinstance(value, Path)]
@@ -90,7 +104,7 @@ def run_sweep(
         _claim(session, inputs, folder, overwrite)
         cells = policy_jobs(session.config, inputs.imagined is not None)
         failures = _do_cells(session, cells, inputs, folder, levels)
-        rows = _write_table(folder, world)
+        rows = _write_table(folder, session.config)
         if rows:
             write_run_report(session, ReportInputs(folder), folder / REPORT)
     if failures:
@@ -99,11 +113,28 @@ def run_sweep(
     return rows
 
 
+def _of_split(config: Config, final: bool) -> Config:
+    """Return the settings with the split that is played: `tune`, or what is reported, in a final call."""
+    asked = config.evaluate.split
+    if not final and asked in ("test", "all"):
+        raise KalmError(
+            "kalm sweep plays `tune`, the third of the wordings on which settings are chosen; "
+            f"evaluate.split={asked} holds those that figures are reported of. Leave it out, or give --final "
+            "once all is chosen."
+        )
+    if final and asked == "tune":
+        raise KalmError(
+            "--final plays what is reported, and evaluate.split=tune is not. Leave out one of them."
+        )
+    return config.changed(evaluate={"split": asked or ("test" if final else "tune")})
+
+
 def _do_cells(
     session: Session, cells: Sequence[PolicyJob], inputs: TrainInputs, folder: Path, levels: Sequence[str]
 ) -> dict[str, str]:
     """Do the cells that are not done yet, several at a time; return why some failed."""
-    left = [job for job in cells if _missing(folder, job, levels)]
+    split = session.config.evaluate.played
+    left = [job for job in cells if _missing(folder, job, levels, split)]
     failures: dict[str, str] = {}
     with track("sweep", len(cells)) as advance:
         advance(len(cells) - len(left), resumed=True)
@@ -113,7 +144,7 @@ def _do_cells(
             for job, failure in processes.each(work, left, session.config.workers):
                 if failure is not None:
                     failures[job.name] = failure
-                _write_table(folder, session.config.env)
+                _write_table(folder, session.config)
                 advance(cell=job.name)
     return failures
 
@@ -136,15 +167,22 @@ def _do_cell(
     place = folder / POLICIES / job.name
     if not (place / JOB).exists():
         train_policy(session, job, inputs, folder / POLICIES)
-    suite = instructions(session.world, None, _missing(folder, job, levels))
+    split = session.config.evaluate.played
+    suite = instructions(session.world, None, _missing(folder, job, levels, split), split)
     encoder = session.encoder(folder / POLICIES)
-    earlier = read_rows(place / ROWS) if (place / ROWS).exists() else []
-    write_rows(place / ROWS, [*earlier, *play_policy(session, job, place, suite, encoder)])
+    path = _rows_of(place, split)
+    earlier = read_rows(path) if path.exists() else []
+    write_rows(path, [*earlier, *play_policy(session, job, place, suite, encoder)])
 
 
-def _missing(folder: Path, job: PolicyJob, levels: Sequence[str]) -> list[str]:
+def _rows_of(place: Path, split: str) -> Path:
+    """Return the file of the episodes that a cell played of a split."""
+    return place / f"rows-{split}.csv"
+
+
+def _missing(folder: Path, job: PolicyJob, levels: Sequence[str], split: str) -> list[str]:
     """Return the levels that a cell has still to play; a policy of one level plays only that."""
-    path = folder / POLICIES / job.name / ROWS
+    path = _rows_of(folder / POLICIES / job.name, split)
     there = {row.level for row in read_rows(path)} if path.exists() else set()
     return [level for level in levels if level not in there and job.level in (None, level)]
 
@@ -172,7 +210,7 @@ def _claim(session: Session, inputs: TrainInputs, folder: Path, overwrite: bool)
 
 def _common(session: Session, inputs: TrainInputs) -> JsonObject:
     """Return what all cells have in common, JSON-ready: a folder holds cells of one such only."""
-    settings = session.config.model_dump(mode="json", exclude={"train": set(CHOSEN)})
+    settings = session.config.model_dump(mode="json", exclude={"train": set(CHOSEN), "evaluate": {"split"}})
     kept = {name: settings[name] for name in ("env", "seed", *SECTIONS)}
     traces = {name: fingerprint(trace(value)) for name, value in named_inputs(inputs).items()}
     return {**kept, "inputs": traces}
@@ -183,8 +221,8 @@ def _require_same(there: Mapping[str, object], asked: Mapping[str, object], fold
     differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if differing:
         raise KalmError(
-            f"{folder} holds a sweep with other {', '.join(differing)}. Only algorithms, levels and seeds "
-            "may change between calls. Give another --out, or --overwrite to delete it first."
+            f"{folder} holds a sweep with other {', '.join(differing)}. Only algorithms, levels, seeds and "
+            "--final may change between calls. Give another --out, or --overwrite to delete it first."
         )
 
 
@@ -199,19 +237,20 @@ def _flat(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return found
 
 
-def _write_table(folder: Path, world: str) -> list[Episode]:
-    """Write all rows and the table of the cells that are done, whichever call asked for them."""
+def _write_table(folder: Path, config: Config) -> list[Episode]:
+    """Write all rows of the split and the table of the cells that are done, whichever call asked for them."""
     from kalm.report.grid import grid_table, write_grid
     from kalm.report.scores import scores
     from kalm.report.tables import markdown
 
-    done = [place / ROWS for _, place in trained_policies(folder / POLICIES) if (place / ROWS).exists()]
+    places = [place for _, place in trained_policies(folder / POLICIES)]
+    done = [path for place in places if (path := _rows_of(place, config.evaluate.played)).exists()]
     order = list(registry.table())
     rows = sorted(
         (row for path in done for row in read_rows(path)), key=lambda row: order.index(row.algorithm)
     )
     if rows:
-        found = scores(rows, envs.published(world))
+        found = scores(rows, envs.published(config.env))
         write_rows(folder / EVALUATION / ROWS, rows)
         write_grid(folder / TABLE_CSV, found)
         with atomic_write(folder / TABLE_MD) as temporary:

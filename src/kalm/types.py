@@ -23,6 +23,11 @@ NOVEL_LEVELS: tuple[Level, ...] = ("rephrase", "easy", "hard")
 Source = Literal["real", "imagined"]
 SOURCES: tuple[Source, ...] = ("real", "imagined")
 
+# Settings are chosen on the sentences and initial states of `tune`; what is reported is of `test`.
+Split = Literal["tune", "test"]
+SPLITS: tuple[Split, ...] = ("tune", "test")
+SplitChoice = Literal["tune", "test", "all"]
+
 # Under which episodes are played: as the world is, as policies are measured, or in more ways than those.
 Conditions = Literal["plain", "tested", "varied"]
 
@@ -87,6 +92,7 @@ class Instruction:
         wording: name of the sentence pattern, e.g. ``"rephrase/17"``; empty for sentences of goal files.
         held_back: the wording is kept out of imagination, to measure policies on it.
         state: an initial state that goes with it, or None to draw one.
+        split: one of `SPLITS`; empty where sentences are not divided, as in goal files: such are in both.
     """
 
     text: str
@@ -95,6 +101,7 @@ class Instruction:
     wording: str = ""
     held_back: bool = False
     state: tuple[float, ...] | None = None
+    split: str = ""
 
     def to_json(self) -> JsonObject:
         """Return the line of a goal file."""
@@ -105,6 +112,8 @@ class Instruction:
             line["held_back"] = True
         if self.state is not None:
             line["state"] = list(self.state)
+        if self.split:
+            line["split"] = self.split
         return line
 
     @classmethod
@@ -118,6 +127,7 @@ class Instruction:
             wording=line.get("wording", ""),
             held_back=bool(line.get("held_back", False)),
             state=None if state is None else tuple(float(x) for x in state),
+            split=line.get("split", ""),
         )
 
 

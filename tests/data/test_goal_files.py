@@ -73,6 +73,7 @@ def test_the_example_of_the_specification(tmp_path):
     (instruction,) = read(tmp_path, text, "", "   ")
     assert instruction.goal == Goal.of("relation", ball="red", reference="blue", direction="behind")
     assert (instruction.wording, instruction.held_back, instruction.state) == ("", False, None)
+    assert instruction.split == ""
 
 
 def test_whole_numbers_and_an_absent_state_are_fine(tmp_path):
@@ -99,6 +100,8 @@ def test_whole_numbers_and_an_absent_state_are_fine(tmp_path):
         ({**LINE, "goal": {**LINE["goal"], "speed": 2}}, "slots ball, direction; got ball, direction, speed"),
         ({**LINE, "wording": 3}, "'wording' must be a name"),
         ({**LINE, "held_back": 1}, "'held_back' must be true or false"),
+        ({**LINE, "split": "train"}, "unknown split 'train'. Known: test, tune"),
+        ({**LINE, "split": ["tune"]}, "unknown split"),
         ({**LINE, "state": [0.0] * 9}, "list of 10 numbers, got 9 values"),
         ({**LINE, "state": "0 0"}, "list of 10 numbers, got '0 0'"),
         ({**LINE, "state": [0.0] * 9 + ["x"]}, r"'state'\[9\] must be a finite number, got 'x'"),

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from sets import SPECS, assert_same, make, ragged
 
 from kalm.data import storage
+from kalm.data.columns import InstructionTable
 from kalm.errors import KalmError
 from kalm.runs.io import file_sha256
 
@@ -24,6 +25,14 @@ def test_round_trip(rollouts):
     with tempfile.TemporaryDirectory() as name:
         storage.write(rollouts, Path(name), {"made_by": "test"})
         assert_same(storage.read(Path(name)), rollouts)
+
+
+def test_instructions_of_earlier_datasets_are_of_no_split():
+    table = InstructionTable()
+    new = make(SPECS["discrete"], [1]).instructions[0].to_json() | {"split": "tune"}
+    old = {name: value for name, value in new.items() if name != "split"}
+    assert [table.index(json.dumps(line)) for line in (old, new)] == [0, 1]
+    assert [one.split for one in table.rows] == ["", "tune"]
 
 
 def test_shards_join_in_order(tmp_path):

@@ -55,6 +55,8 @@ def test_sentences_are_told_for_every_value(line):
     assert held == ["Off to the left with you!", "Off to the right with you!"]
     assert line.suite("hard") == () and not any(one.held_back for one in line.suite("seen"))
     assert [one.wording for one in line.suite("rephrase")][-1] == "rephrase/go/5"
+    tuned = [one.text for one in line.suite("seen") if one.split == "tune"]
+    assert tuned == ["Please go left.", "Please go right."]
     with pytest.raises(KalmError, match="unknown level 'hrad'"):
         line.suite("hrad")
 

@@ -9,7 +9,9 @@ import pytest
 
 from kalm import envs
 from kalm.envs import registry
+from kalm.envs.sentences import of_split
 from kalm.errors import KalmError
+from kalm.evaluation.episodes import sample_episodes
 from kalm.types import LEVELS, Conditions
 
 
@@ -179,6 +181,30 @@ def test_suites_parse_and_are_judged(world, level):
     np.testing.assert_array_equal(
         judge.take(rows).success(before[rows], actions[rows], after[rows]), verdicts[rows]
     )
+
+
+def kinds_of(instructions):
+    return {one.goal.label for one in instructions}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_wordings_and_initial_states_are_of_tune_or_of_test(world, level):
+    suite = world.suite(level)
+    if not suite:
+        pytest.skip(f"{world.spec.name} has no {level} instructions")
+    tune, test = of_split(suite, "tune"), of_split(suite, "test")
+    assert len(tune) + len(test) == len(suite) and 0.2 < len(tune) / len(suite) < 0.5
+    assert not {one.wording for one in tune} & {one.wording for one in test}
+    assert not {one.text for one in tune} & {one.text for one in test}
+    assert kinds_of(tune) == kinds_of(test) == kinds_of(suite)
+    for held_back in (False, True) if level != "seen" else ():
+        parts = [[one for one in side if one.held_back == held_back] for side in (suite, tune, test)]
+        assert kinds_of(parts[0]) == kinds_of(parts[1]) == kinds_of(parts[2]) == kinds_of(suite)
+    episodes = [sample_episodes(side, 50, seed=3) for side in (tune, test, suite)]
+    assert not set(episodes[0][1]) & set(episodes[1][1]), "no initial state is of both"
+    for one, seed in zip(*episodes[2], strict=True):
+        place = list(episodes[2][1]).index(seed)
+        assert seed == episodes[one.split == "test"][1][place], "in an evaluation of all, a side has its own"
 
 
 def test_unknown_level_is_named(world):

@@ -65,7 +65,7 @@ def test_everything_is_measured_with_its_numbers(found, goals):
     for slots in inspection.explanation.values():
         assert slots.keys() == {"object", "direction", "reference", "all"} and slots["all"].n == 5
     assert [error.transitions for error in inspection.dynamics.values()] == [20, 20]
-    assert inspection.dropped == 0
+    assert inspection.dropped == 0 and inspection.splits == ("test", "tune")
     assert len(evidence.imagined) == 24 and len(evidence.explained) == 10
     assert evidence.lines()[0].keys() == {"prompt", "label", "text"}
 
@@ -88,6 +88,13 @@ def test_a_few_goals_are_taken_in_turn(model, world, real):
 
 def test_fresh_rollouts_reach_their_goals(real):
     assert len(real) == 20 and real.success.all() and set(real.levels) == {"seen"}
+
+
+def test_the_splits_share_no_sentence_and_no_initial_state(world, real):
+    tuned = fresh_rollouts(world, CONFIG.changed(split="tune"), CollectConfig(), 0)
+    for one, split in ((real, "test"), (tuned, "tune")):
+        assert {instruction.split for instruction in one.instructions} == {split}
+    assert not set(map(tuple, real.first_states)) & set(map(tuple, tuned.first_states))
 
 
 def test_a_model_of_which_nothing_is_finite_is_refused(model, world, goals, real):

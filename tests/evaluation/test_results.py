@@ -7,7 +7,9 @@ from kalm.evaluation.results import Episode, read_rows, write_rows
 
 ROWS = [
     Episode("BC", "bc", False, 0, "seen", "seen/3", False, 'say "left",\nplease – ü', 2**62, True, 7, 101.25),
-    Episode("CQL+KALM", "cql", True, 1, "hard", "", True, "gather", 0, False, 50, -0.1, 7000, "gather"),
+    Episode(
+        "CQL+KALM", "cql", True, 1, "hard", "", True, "gather", 0, False, 50, -0.1, 7000, "gather", "tune"
+    ),
 ]
 
 
@@ -21,12 +23,12 @@ def test_earlier_files_are_read(tmp_path):
     path = tmp_path / "rows.csv"
     write_rows(path, ROWS[1:])
     header, row = path.read_text("utf-8").splitlines()
-    path.write_text(f"{header.removesuffix(',kind')}\n{row.removesuffix(',gather')}\n", "utf-8")
-    assert read_rows(path) == [replace(ROWS[1], kind="")]
-    path.write_text(
-        f"{header.removesuffix(',checkpoint_step,kind')}\n{row.removesuffix(',7000,gather')}\n", "utf-8"
-    )
-    assert read_rows(path) == [replace(ROWS[1], checkpoint_step=0, kind="")]
+    later = {"checkpoint_step": 0, "kind": "", "split": ""}  # what earlier files lack, and is read instead
+    for count in range(1, len(later) + 1):
+        lines = [",".join(line.split(",")[:-count]) for line in (header, row)]
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+        missing = dict([*later.items()][-count:])
+        assert read_rows(path) == [replace(ROWS[1], **missing)]
 
 
 def test_files_with_the_names_of_earlier_columns_are_read(tmp_path):
@@ -55,7 +57,7 @@ def edited(tmp_path, old, new):
         ("policy,", "name,", "rows.csv line 1: the columns are"),
         ("gather,0,0,50", "gather,0,no,50", "rows.csv line 4: column 'success' holds 'no', not a bool"),
         (",50,", ",fifty,", "rows.csv line 4: column 'length' holds 'fifty', not a int"),
-        (",-0.1,", ",", "rows.csv line 4: 13 values, expected 14"),
+        (",-0.1,", ",", "rows.csv line 4: 14 values, expected 15"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path, old, new, message):

@@ -35,6 +35,13 @@ def test_a_look_measures_everything(look, world):
     assert found == look(), "the same model gives the same numbers"
 
 
+def test_goals_are_of_tune(model, world, rollouts, config):
+    settings = config.changed(match_rollouts=20)
+    monitor = GroundingMonitor(model, world, rollouts.take(np.arange(2)), model.prompt_builder(), settings, 0)
+    assert {one.split for tries, _ in monitor.tries.values() for one in tries} == {"tune"}
+    assert list(monitor.tries) == list(LEVELS)
+
+
 def test_dynamics_stand_beside_nothing_moves(look, model, rollouts):
     found = look(match_rollouts=0, explain_rollouts=0)
     assert found["relative_error/dynamics"] == pytest.approx(

@@ -1,8 +1,11 @@
 from dataclasses import replace
 
+import pytest
+
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate, rate
+from kalm.report.grid import grid_table
 from kalm.report.scores import scores
 from kalm.report.tables import (
     Table,
@@ -41,6 +44,27 @@ def test_success_table_leaves_gaps_open():
     assert table.rows[0] == ("BC", "50.0 ± 20.1 (20)", "–", "–")
     assert table.rows[1][:2] == ("BC+KALM", "–")
     assert "Training seeds per policy: 1." in table.note
+
+
+@pytest.mark.parametrize(
+    ("splits", "says"),
+    [
+        (["test"], "are of `test`, on which no setting was chosen."),
+        (["tune"], "are of `tune`, on which settings are chosen: figures to report are of `test`."),
+        (["tune", "test"], "are of `tune`, on which settings are chosen, and of `test`."),
+        ([""], ""),
+    ],
+)
+def test_tables_say_which_split_they_show(splits, says):
+    both = [*episodes("BC", "rephrase", 1, 4), *episodes("BC", "rephrase", 1, 4, held_back=True)]
+    both += [replace(row, kind=kind) for row in episodes("BC+KALM", "rephrase", 1, 4) for kind in ("a", "b")]
+    rows = [replace(row, split=split) for row in both for split in splits]
+    found = scores(rows)
+    for table in (
+        *(success_table(found), gain_table(found), grid_table(found)),
+        *(held_back_table(rows), kind_table(rows)),
+    ):
+        assert table is not None and says in table.note and ("`t" in table.note) == bool(says)
 
 
 def test_gain_table_needs_both_variants():

@@ -17,6 +17,7 @@ from kalm.cli.options import (
     Seed,
     Set,
     Workers,
+    known_split,
     open_session,
     tell,
 )
@@ -55,6 +56,7 @@ def collect_command(
 def show_goals(
     env: Annotated[str, typer.Option("--env", help="Environment.")] = "clevr",
     level: Annotated[str, typer.Option(help="seen, rephrase, easy or hard.")] = "rephrase",
+    split: Annotated[str, typer.Option(help="tune, test or all.")] = "all",
     limit: Annotated[int, typer.Option(min=0, help="Show this many; 0: all.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Write them as a goal file.")] = None,
     as_json: Json = False,
@@ -64,11 +66,14 @@ def show_goals(
     For example:
 
         kalm goals show --level hard --limit 0 --out hard.jsonl
+
+        kalm goals show --env metaworld --level rephrase --split test --limit 0 --out rephrase-test.jsonl
     """
     from kalm import envs
     from kalm.data.goal_files import write_goals
+    from kalm.envs.sentences import require_split
 
-    suite = envs.make(env).suite(level)
+    suite = require_split(envs.make(env).suite(level), known_split(split))
     shown = suite if limit == 0 else suite[:limit]
     if out is not None:
         write_goals(out, shown)

@@ -19,10 +19,12 @@ from kalm.cli.options import (
     Preset,
     Seed,
     Set,
+    Split,
     Workers,
     as_yaml,
     known_levels,
     open_session,
+    split_settings,
     tell,
 )
 from kalm.errors import KalmError
@@ -125,6 +127,7 @@ def inspect_command(
     ] = None,
     goals: Goals = None,
     level: Levels = None,
+    split: Split = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Real rollouts that the model has not learnt from; fresh ones by default."),
@@ -149,6 +152,8 @@ def inspect_command(
 
         kalm inspect grounded/model --level easy --set imagine.temperature=0.5 --out inspected
 
+        kalm inspect runs/demo --split tune
+
         kalm inspect --effects results/clevr-effects.csv
     """
     from kalm.evaluation.effects import effects_to_json, read_effects
@@ -156,7 +161,11 @@ def inspect_command(
 
     if model is None and effects is None:
         raise KalmError("nothing to inspect. Give a grounded model or a run folder, or --effects FILE.")
-    extra = [*(set_ or []), *([f"inspect.rollouts={rollouts}"] if rollouts is not None else [])]
+    extra = [
+        *(set_ or []),
+        *split_settings(split, "inspect"),
+        *([f"inspect.rollouts={rollouts}"] if rollouts is not None else []),
+    ]
     session = open_session(env, preset, extra, seed, device, workers)
     figures, tables = {}, []
     if model is not None:

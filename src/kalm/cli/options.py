@@ -7,13 +7,13 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
 
 from kalm.errors import unknown
-from kalm.types import LEVELS
+from kalm.types import LEVELS, SplitChoice
 
 if TYPE_CHECKING:
     from kalm.session import Session
@@ -34,6 +34,12 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue a folder even i
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 Goals = Annotated[Path | None, typer.Option("--goals", help="Goal file (JSON lines) instead of the suites.")]
 Levels = Annotated[list[str] | None, typer.Option("--level", help="Only this level. Repeat for more.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="Sentences and initial states that are measured: tune, test (default) or all."
+    ),
+]
 Effects = Annotated[
     Path | None, typer.Option("--effects", help="Table of effects: CSV of variant,seed,measure,value,count.")
 ]
@@ -93,6 +99,19 @@ def cells(algorithms: list[str] | None, seeds: list[int] | None) -> list[str]:
     """Return the settings that choose policies."""
     chosen = {"algorithms": algorithms, "seeds": seeds}
     return [f"train.{name}={as_yaml(value)}" for name, value in chosen.items() if value]
+
+
+def known_split(split: str) -> SplitChoice:
+    """Return the split asked for. Raises KalmError: there is none of that name."""
+    for known in get_args(SplitChoice):
+        if split == known:
+            return known
+    raise unknown("split", split, get_args(SplitChoice))
+
+
+def split_settings(split: str | None, *sections: str) -> list[str]:
+    """Return the settings that choose what these sections measure."""
+    return [] if split is None else [f"{section}.split={as_yaml(split)}" for section in sections]
 
 
 def as_yaml(value: object) -> str:

@@ -23,10 +23,12 @@ from kalm.cli.options import (
     Real,
     Seed,
     Set,
+    Split,
     Workers,
     cells,
     known_levels,
     open_session,
+    split_settings,
     tell,
 )
 from kalm.runs.folder import ROWS
@@ -82,6 +84,7 @@ def evaluate_command(
     out: Out,
     goals: Goals = None,
     level: Levels = None,
+    split: Split = None,
     env: Env = None,
     preset: Preset = None,
     set_: Set = None,
@@ -98,13 +101,16 @@ def evaluate_command(
         kalm evaluate --policy runs/demo/policies --out evaluation
 
         kalm evaluate --policy runs/demo/policies/bc+kalm-seed0 --out mine --goals my_goals.jsonl
+
+        kalm evaluate --policy policies --out tuned --split tune
     """
     from kalm import envs
     from kalm.evaluation.results import read_rows
     from kalm.report import scores, tables
     from kalm.stages.evaluate import EVALUATE, EvaluateInputs
 
-    session = open_session(env, preset, set_, seed, device, workers)
+    changes = [*(set_ or []), *split_settings(split, "evaluate")]
+    session = open_session(env, preset, changes, seed, device, workers)
     inputs = EvaluateInputs(policy, goals, known_levels(level) or LEVELS)
     EVALUATE.alone(session, inputs, out, overwrite)
     rows, published = read_rows(out / ROWS), envs.published(session.config.env)

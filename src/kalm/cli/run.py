@@ -23,10 +23,12 @@ from kalm.cli.options import (
     Resume,
     Seed,
     Set,
+    Split,
     Workers,
     cells,
     known_levels,
     open_session,
+    split_settings,
     tell,
 )
 from kalm.runs.folder import EVALUATION, REPORT, ROWS, SETTINGS, STAGES
@@ -49,6 +51,7 @@ def run_command(
     rounds: Annotated[
         int | None, typer.Option(min=0, help="Rounds of the online loop after the first training.")
     ] = None,
+    split: Split = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -68,7 +71,11 @@ def run_command(
     from kalm.pipeline import run_pipeline
     from kalm.report import tables
 
-    extra = [*(set_ or []), *([] if rounds is None else [f"online.rounds={rounds}"])]
+    extra = [
+        *(set_ or []),
+        *split_settings(split, "evaluate", "inspect"),
+        *([] if rounds is None else [f"online.rounds={rounds}"]),
+    ]
     session = open_session(env, preset, extra, seed, device, workers)
     summary = run_pipeline(session, out, resume, overwrite)
     rows, published = out / EVALUATION / ROWS, envs.published(session.config.env)
@@ -92,16 +99,25 @@ def sweep_command(
     seed: Seed = None,
     device: Device = None,
     workers: Workers = None,
+    final: Annotated[
+        bool,
+        typer.Option(
+            "--final", help="All is chosen: play the split test, which is what figures are reported of."
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Train and play every algorithm, plain and with imagined rollouts, for every seed; make one table.
 
-    It can be stopped and started again, and asked for more algorithms, levels or seeds in the same folder.
+    It can be stopped and started again, and asked for more algorithms, levels or seeds in the same folder. It
+    plays the split `tune`, on which settings are chosen; with --final the same policies play `test`.
 
     For example:
 
         kalm sweep --algos bc cql --levels seen rephrase --seeds 0 1 --real real --imagined im --out sw
+
+        kalm sweep --algos bc cql --seeds 0 1 2 --real real --imagined im --out sw --final
     """
     from kalm import envs
     from kalm.report.grid import grid_table
@@ -112,7 +128,7 @@ def sweep_command(
 
     session = open_session(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
     inputs = TrainInputs(real, imagined, model)
-    rows = run_sweep(session, inputs, out, known_levels(levels) or LEVELS, overwrite)
+    rows = run_sweep(session, inputs, out, known_levels(levels) or LEVELS, overwrite, final)
     found = scores(rows, envs.published(session.config.env))
     tell(scores_to_json(found), as_json, lambda: show_all([grid_table(found)]))
     if not as_json:

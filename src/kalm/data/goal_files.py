@@ -14,12 +14,12 @@ from pathlib import Path
 
 from kalm.errors import KalmError, unknown
 from kalm.runs.io import atomic_write
-from kalm.types import LEVELS, Goal, Instruction, JsonObject
+from kalm.types import LEVELS, SPLITS, Goal, Instruction, JsonObject
 
 ParseGoal = Callable[[Mapping[str, object]], Goal]
 
 _NEEDED = ("text", "level", "goal")
-_OPTIONAL = ("wording", "held_back", "state")
+_OPTIONAL = ("wording", "held_back", "state", "split")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell them, no file can hold them
 
 
@@ -80,6 +80,8 @@ def _instruction(data: JsonObject, parse_goal: ParseGoal, state_size: int | None
         raise KalmError(f"'wording' must be a name, got {data['wording']!r}.")
     if not isinstance(data.get("held_back", False), bool):
         raise KalmError(f"'held_back' must be true or false, got {data['held_back']!r}.")
+    if data.get("split", "") not in ("", *SPLITS):
+        raise unknown("split", data["split"], SPLITS)
     if data.get("state") is not None:
         _check_state(data["state"], state_size)
     return Instruction.from_json({**data, "goal": parse_goal(data["goal"]).to_json()})

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from kalm.envs.base import Expert, Judge, Published, Simulator
-from kalm.envs.sentences import held_back, plain_steps
+from kalm.envs.sentences import held_back, plain_steps, split_of
 from kalm.errors import KalmError, unknown
 from kalm.types import LEVELS, Conditions, Goal, Instruction, WorldSpec
 
@@ -85,6 +85,7 @@ class SimpleWorld:
                     goal=Goal.of(kind, **slots),
                     wording=f"{level}/{kind}/{number}",
                     held_back=held_back(level, number),
+                    split=split_of(number),
                 )
                 for number, wording in enumerate(wordings)
                 for slots in values

@@ -3,8 +3,10 @@
 All episodes step together in the one episode loop (`kalm.envs.rollout`); finished ones drop out, so a network
 is asked once per step for all of them.
 
-Unusual: which instruction and initial state an episode has depends only on the evaluation seed and the level.
-Policies evaluated with the same seed play the same episodes, and more episodes contain the fewer ones.
+Unusual: which instruction and initial state an episode has depends only on the evaluation seed, the level and
+the split. Policies evaluated with the same seed play the same episodes, and more episodes contain the fewer
+ones. The seed of an initial state is derived from its instruction's own split, so that none of those that
+settings were chosen on is ever one of those that are reported.
 
 An actor may have a memory of the episodes that it plays (`Remembering`), such as what a language model has
 read of them. It says how many it can hold at a time, and episodes then run in parts of that size.
@@ -96,15 +98,14 @@ def sample_episodes(
     by_level: dict[str, list[Instruction]] = {}
     for instruction in instructions:
         by_level.setdefault(instruction.level, []).append(instruction)
-    chosen, seeds = [], []
+    chosen: list[Instruction] = []
+    seeds: list[int] = []
     for level, suite in by_level.items():
-        if episodes is None:
-            chosen += suite
-        else:
+        if episodes is not None:
             rng = derive_rng(seed, "episodes", level)
-            chosen += [suite[index] for index in _rounds(len(suite), episodes, rng)]
-        count = len(suite) if episodes is None else episodes
-        seeds += [derive_seed(seed, "episode", level, index) for index in range(count)]
+            suite = [suite[index] for index in _rounds(len(suite), episodes, rng)]
+        chosen += suite
+        seeds += [derive_seed(seed, "episode", one.split, level, place) for place, one in enumerate(suite)]
     return tuple(chosen), np.array(seeds, dtype=np.int64)
 
 
@@ -137,6 +138,7 @@ def evaluate_policy(
             length=int(length),
             reward=float(reward),
             kind=instruction.goal.label,
+            split=instruction.split,
         )
         for instruction, seed, success, length, reward in zip(
             instructions, seeds, played.success, played.lengths, rewards, strict=True

@@ -7,7 +7,8 @@
 * predicting: the error of the next state, on the expert's transitions and on random actions.
 
 Nothing here is training data: goals are drawn from the suites, real rollouts are fresh ones of the expert
-unless others are given, and random transitions are simulated on the spot.
+unless others are given, and random transitions are simulated on the spot. Each split (`inspect.split`) has
+sentences, initial states and random numbers of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.settings import CollectConfig
 from kalm.envs.base import World
 from kalm.envs.rollout import initial_states
+from kalm.envs.sentences import require_split
 from kalm.errors import KalmError
 from kalm.evaluation.imagined import Quality, quality
 from kalm.evaluation.settings import InspectConfig
@@ -50,6 +52,7 @@ class Inspection:
         explanation: prompt -> slot (and ``all``) -> share of texts that name it.
         dynamics: kind of transitions -> error of the predicted next state.
         dropped: imagined rollouts that are in no figure, because a state of theirs is not finite.
+        splits: those that the goals are of, see `kalm.types.SPLITS`.
     """
 
     levels: dict[str, Quality]
@@ -57,6 +60,7 @@ class Inspection:
     explanation: dict[str, dict[str, Rate]]
     dynamics: dict[str, Error]
     dropped: int = 0
+    splits: tuple[str, ...] = ()
 
     def to_json(self) -> JsonObject:
         """Return JSON-ready values."""
@@ -69,6 +73,7 @@ class Inspection:
             },
             "dynamics": {name: found.to_json() for name, found in self.dynamics.items()},
             "dropped": self.dropped,
+            "splits": list(self.splits),
         }
 
     @classmethod
@@ -83,6 +88,7 @@ class Inspection:
             },
             {name: Error.from_json(found) for name, found in data["dynamics"].items()},
             data["dropped"],
+            tuple(data.get("splits", ())),  # of inspections before 0.3: none
         )
 
 
@@ -147,14 +153,16 @@ def inspect(
         explanation=rates,
         dynamics=_dynamics(model, world, real, config, sampling.precision, seed, threads),
         dropped=rollouts_needed(goals, config) - len(imagined),
+        splits=tuple(sorted({goal.split for goal in goals} - {""})),
     )
     return inspection, Evidence(imagined, texts)
 
 
 def fresh_rollouts(world: World, config: InspectConfig, collect: CollectConfig, seed: int) -> RolloutSet:
     """Let the expert make as many real rollouts as an inspection needs, none of them in any dataset."""
-    rng = derive_rng(seed, "inspect", "expert")
-    instructions = _deal(world.suite("seen"), max(config.explanations, config.transitions), rng)
+    rng = derive_rng(seed, "inspect", config.split, "expert")
+    suite = require_split(world.suite("seen"), config.split)
+    instructions = _deal(suite, max(config.explanations, config.transitions), rng)
     return run_expert(world, instructions, collect, rng)[0]
 
 
@@ -178,11 +186,11 @@ def _imagine(
     advance: Advance,
 ) -> RolloutSet:
     """Imagine `config.rollouts` rollouts for each level that has goals."""
-    rng = derive_rng(seed, "inspect", "goals")
+    rng = derive_rng(seed, "inspect", config.split, "goals")
     chosen: list[Instruction] = []
     for level in dict.fromkeys(instruction.level for instruction in goals):
         chosen += _deal([i for i in goals if i.level == level], config.rollouts, rng)
-    seeds = [derive_seed(seed, "inspect", row) for row in range(len(chosen))]
+    seeds = [derive_seed(seed, "inspect", one.split, row) for row, one in enumerate(chosen)]
     result = imagine_rollouts(
         model,
         world,
@@ -225,7 +233,7 @@ def _dynamics(
     seed: int,
     threads: int,
 ) -> dict[str, Error]:
-    rng = derive_rng(seed, "inspect", "transitions")
+    rng = derive_rng(seed, "inspect", config.split, "transitions")
     expert = real.take(np.arange(min(config.transitions, len(real))))
     # One transition per rollout: those of the same rollout are alike.
     picked = expert.action_starts + rng.integers(expert.lengths)

@@ -1,7 +1,7 @@
 """The results file: CSV, one row per episode, so that every number of a report can be counted again.
 
-Files of earlier versions are read too. They lack the last columns, the checkpoint's step (read as 0) and the
-kind of goal (read as nothing), and call two columns otherwise (`RENAMED`).
+Files of earlier versions are read too. They lack the last columns (`Episode` says how these are read), and
+call two columns otherwise (`RENAMED`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kalm.errors import KalmError
 from kalm.runs.folder import PolicyJob
 from kalm.runs.io import atomic_write
 
+ALWAYS = 12  # columns that every version had
 RENAMED = {"steps": "length", "step": "checkpoint_step"}  # columns of kalm 0.1
 
 
@@ -44,7 +45,7 @@ def label_of(job: PolicyJob, step: int = 0) -> Label:
 
 @dataclass(frozen=True)
 class Episode:
-    """One row; `Label` explains the first four fields and `checkpoint_step`, `Instruction` four."""
+    """One row; `Label` explains the first four fields and `checkpoint_step`, `Instruction` five."""
 
     policy: str
     algorithm: str
@@ -60,6 +61,7 @@ class Episode:
     reward: float  # sum over the episode
     checkpoint_step: int = 0
     kind: str = ""  # of the goal, see `Goal.label`
+    split: str = ""
 
 
 def _flag(text: str) -> bool:
@@ -94,7 +96,7 @@ def read_rows(path: Path) -> list[Episode]:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.reader(stream, strict=True)
             header = [RENAMED.get(name, name) for name in next(reader, [])]
-            if header not in (names, names[:-1], names[:-2]):
+            if header != names[: max(len(header), ALWAYS)]:
                 raise KalmError(f"{path} line 1: the columns are {header}, expected {names}.")
             columns = fields(Episode)[: len(header)]
             return [_parse(line, columns, f"{path} line {reader.line_num}") for line in reader]

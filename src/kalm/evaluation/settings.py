@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from kalm.runs.section import Section
+from kalm.types import SplitChoice
 
 
 class EvaluateConfig(Section):
@@ -23,6 +24,16 @@ class EvaluateConfig(Section):
     horizon: int | None = Field(
         default=None, gt=0, description="largest number of actions; None: the environment's"
     )
+    split: SplitChoice | None = Field(
+        default=None,
+        description="sentences and initial states that are played: tune, test or all; None: test, but tune "
+        "for a sweep that is not final",
+    )
+
+    @property
+    def played(self) -> SplitChoice:
+        """The split that is played where none is asked for too."""
+        return self.split or "test"
 
 
 class InspectConfig(Section):
@@ -30,4 +41,7 @@ class InspectConfig(Section):
 
     rollouts: int = Field(default=64, gt=0, description="imagined rollouts per level")
     explanations: int = Field(default=128, gt=0, description="real rollouts explained, with either prompt")
+    split: SplitChoice = Field(
+        default="test", description="sentences and initial states that are measured: tune, test or all"
+    )
     transitions: int = Field(default=512, gt=0, description="real transitions, and as many random ones")

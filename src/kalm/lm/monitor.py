@@ -2,7 +2,9 @@
 
 This is quick, so its numbers come from few rollouts; `kalm.evaluation.grounding` measures the final model
 with intervals. Every evaluation takes the same goals, initial states and held-out rollouts, so that curves
-move because the model does. Names of numbers are ``family/line``: a family is one panel of the report.
+move because the model does. Goals are of the split `tune`, for this is what one looks at while choosing
+settings; a level without a sentence of that split has no curve. Names of numbers are ``family/line``: a
+family is one panel of the report.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import one_step, violated
 from kalm.envs.base import World
 from kalm.envs.rollout import initial_states
+from kalm.envs.sentences import of_split
 from kalm.lm import packing
 from kalm.lm.explain import ALL, explain, verdicts
 from kalm.lm.generate import imagine_rollouts
@@ -65,7 +68,9 @@ class GroundingMonitor:
         ]
         self.tries: dict[str, tuple[list[Instruction], np.ndarray]] = {}  # what to do, and from where
         for level in LEVELS:
-            suite = world.suite(level)
+            suite = of_split(world.suite(level), "tune")
+            if not suite:
+                continue
             picked = [suite[i] for i in rng.integers(len(suite), size=config.match_rollouts)]
             self.tries[level] = picked, initial_states(world, picked, self.seeds, conditions)
         # One transition per rollout: those of the same rollout are alike.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kalm.evaluation.statistics import Difference, Rate
 from kalm.report.scores import TITLES, Gain, Score, columns_of, gains
-from kalm.report.tables import EXPLAINED, Table, cell, points
+from kalm.report.tables import EXPLAINED, Table, cell, noted, of_scores, points
 from kalm.runs.io import atomic_write
 
 RATE = ("success", "low", "high", "seeds", "episodes")
@@ -38,7 +38,11 @@ def grid_table(found: Sequence[Score]) -> Table:
         "All algorithms (success in %, differences in points)",
         ("policy", *(TITLES.get(column, column) for column in columns), "seeds"),
         tuple(rows),
-        f"{EXPLAINED} Differences have their 95 % interval in brackets; * where it leaves out zero.",
+        noted(
+            EXPLAINED,
+            "Differences have their 95 % interval in brackets; * where it leaves out zero.",
+            of_scores(found),
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from kalm.evaluation.effects import Effect, EffectSpread, summarize
 from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.simulated import Agreement, Error
 from kalm.evaluation.statistics import Estimate, Rate
-from kalm.report.tables import MISSING, Table, cell, quality_table, spoken
+from kalm.report.tables import MISSING, Table, cell, measured_on, noted, quality_table, spoken
 
 
 def inspection_tables(found: Inspection) -> list[Table]:
@@ -46,7 +46,8 @@ def effects_table(effects: Sequence[Effect]) -> Table:
 def _quality(found: Inspection) -> Table:
     table = quality_table(found.levels)
     lost = f" {found.dropped} more rollouts were not finite and are in no figure." if found.dropped else ""
-    return replace(table, title="Imagined rollouts by level", note=table.note + lost)
+    note = noted(table.note + lost, measured_on(found.splits))
+    return replace(table, title="Imagined rollouts by level", note=note)
 
 
 def _agreement(found: Inspection) -> Table:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import difference
 from kalm.report.scores import NOVEL, TITLES, columns_of, scores
-from kalm.report.tables import EXPLAINED, Table, cell, points
+from kalm.report.tables import EXPLAINED, Table, cell, noted, of_rows, points
 from kalm.types import JsonObject
 
 PRACTISED = (
@@ -48,8 +48,13 @@ def rounds_table(rounds: Sequence[Round]) -> Table:
         "Success per round (%)",
         ("policy", *(TITLES.get(column, column) for column in columns), "novel mean, gain since round 0"),
         tuple(rows),
-        f"{EXPLAINED} {PRACTISED} The gain's interval takes the rounds as independent samples, which is "
-        "cautious; * where it leaves out zero.",
+        noted(
+            EXPLAINED,
+            PRACTISED,
+            "The gain's interval takes the rounds as independent samples, which is cautious; * where it "
+            "leaves out zero.",
+            of_rows(row for one in rounds for row in one.rows),
+        ),
     )
 
 

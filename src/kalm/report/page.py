@@ -232,7 +232,7 @@ def _grounding(data: ReportData) -> tuple[Block, ...]:
         "What the language model can do while it is grounded, from few rollouts each time: goals reached per "
         "level, right action and state change of one-step goals, explanations with all keywords right when "
         "asked in the words of training and in others, error of the next state beside that of nothing moves, "
-        "and impossible states per level.",
+        "and impossible states per level. Goals are of the split `tune`.",
     )
     tables = inspection_tables(data.inspection) if data.inspection else []
     return (
@@ -265,7 +265,7 @@ def _training(data: ReportData) -> tuple[Block, ...]:
         learning_curves(data.evaluations),
         "Lines of success over gradient steps, one panel per level, one line per policy.",
         "Success while the policies were trained, with 95 % intervals over training seeds. Every evaluation "
-        "plays the same episodes, others than those of the results.",
+        "plays the same episodes, of the split `tune`.",
     )
     return (
         success or "Policies were not played while they were trained (`train.evaluate_every`).",

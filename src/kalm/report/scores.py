@@ -27,6 +27,7 @@ class Score:
         seeds: training seeds.
         rates: level (and `NOVEL`, `MIX` where all novel levels were played, `MIX` where the paper has one for
             this world) -> success.
+        splits: those that its sentences are of, see `kalm.types.SPLITS`.
     """
 
     policy: str
@@ -34,6 +35,7 @@ class Score:
     kalm: bool
     seeds: tuple[int, ...]
     rates: dict[str, Rate]
+    splits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def _score(episodes: Sequence[Episode], mix: Mapping[str, int] | None) -> Score:
             rates[NOVEL] = stratified(*parts, [1.0] * len(columns))
             if mix:
                 rates[MIX] = stratified(*parts, [mix[level] for level in NOVEL_LEVELS])
-    return Score(first.policy, first.algorithm, first.kalm, seeds, rates)
+    splits = tuple(sorted({row.split for row in episodes} - {""}))
+    return Score(first.policy, first.algorithm, first.kalm, seeds, rates, splits)
 
 
 def _counts(
@@ -128,7 +131,13 @@ def scores_to_json(found: Sequence[Score]) -> JsonObject:
     """Return JSON-ready scores and gains, shares in [0, 1]."""
     return {
         "policies": [
-            {**asdict(score), "seeds": list(score.seeds), "rates": _rates(score.rates)} for score in found
+            {
+                **asdict(score),
+                "seeds": list(score.seeds),
+                "rates": _rates(score.rates),
+                "splits": list(score.splits),
+            }
+            for score in found
         ],
         "gains": [
             {

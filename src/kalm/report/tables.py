@@ -6,7 +6,7 @@ of its 95 % interval, and the number of episodes; nothing measured is ``–``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 
@@ -50,9 +50,13 @@ def success_table(found: Sequence[Score]) -> Table:
         "Success (%)",
         ("policy", *(TITLES.get(column, column) for column in columns), "novel mean by seed"),
         rows,
-        f"{EXPLAINED} {_seeds(found)} The novel mean weighs the three novel levels equally"
-        + (", the paper's mix 800 rephrase : 400 easy : 200 hard." if MIX in columns else "."),
+        noted(EXPLAINED, _seeds(found), _means(columns), of_scores(found)),
     )
+
+
+def _means(columns: Sequence[str]) -> str:
+    mix = ", the paper's mix 800 rephrase : 400 easy : 200 hard" if MIX in columns else ""
+    return f"The novel mean weighs the three novel levels equally{mix}."
 
 
 EXPLAINED = (
@@ -60,6 +64,35 @@ EXPLAINED = (
     "episodes. Intervals are Wilson's, widened where training seeds differ by more than chance (roughly, "
     "with few seeds)."
 )
+
+
+def measured_on(splits: Iterable[str]) -> str:
+    """Say which split the sentences and initial states are of; nothing where they are not divided."""
+    return {
+        frozenset({"test"}): "Sentences and initial states are of `test`, on which no setting was chosen.",
+        frozenset(
+            {"tune"}
+        ): "Sentences and initial states are of `tune`, on which settings are chosen: figures "
+        "to report are of `test`.",
+        frozenset(
+            {"tune", "test"}
+        ): "Sentences and initial states are of `tune`, on which settings are chosen, and of `test`.",
+    }.get(frozenset(splits), "")
+
+
+def noted(*parts: str) -> str:
+    """Return a note of these parts."""
+    return " ".join(part for part in parts if part)
+
+
+def of_scores(found: Iterable[Score]) -> str:
+    """Say which split these scores are of."""
+    return measured_on(split for score in found for split in score.splits)
+
+
+def of_rows(rows: Iterable[Episode]) -> str:
+    """Say which split these episodes are of."""
+    return measured_on({row.split for row in rows} - {""})
 
 
 def _seeds(found: Sequence[Score]) -> str:
@@ -87,7 +120,9 @@ def gain_table(found: Sequence[Score]) -> Table | None:
         "What imagined rollouts add (percentage points)",
         ("difference", *(TITLES.get(column, column) for column in columns)),
         rows,
-        "In brackets the 95 % interval of the difference; * where it leaves out zero.",
+        noted(
+            "In brackets the 95 % interval of the difference; * where it leaves out zero.", of_scores(found)
+        ),
     )
 
 
@@ -112,7 +147,7 @@ def held_back_table(rows: Sequence[Episode]) -> Table | None:
             (policy, *(cell(lookup.get((policy, level, held))) for level in levels for held in (False, True)))
             for policy in policies
         ),
-        f"No rollout was imagined for the held-back wordings. {EXPLAINED}",
+        noted("No rollout was imagined for the held-back wordings.", EXPLAINED, of_rows(rows)),
     )
 
 
@@ -131,7 +166,12 @@ def kind_table(rows: Sequence[Episode]) -> Table | None:
     for level, kind in places:
         rates = {score.policy: score.rates[level] for score in scores(by_place[level, kind])}
         lines.append((level, kind, *(cell(rates.get(policy)) for policy in policies)))
-    return Table("Success per kind of goal (%)", ("level", "kind", *policies), tuple(lines), EXPLAINED)
+    return Table(
+        "Success per kind of goal (%)",
+        ("level", "kind", *policies),
+        tuple(lines),
+        noted(EXPLAINED, of_rows(rows)),
+    )
 
 
 def quality_table(

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from kalm import registry
 from kalm.data.goal_files import read_goals
+from kalm.envs.sentences import require_split
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
 from kalm.runs.folder import POLICIES, ROWS, PolicyJob, trained_policies
 from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, whole_sections
-from kalm.types import LEVELS, Instruction
+from kalm.types import LEVELS, Instruction, SplitChoice
 
 if TYPE_CHECKING:
     from kalm.envs.base import World
@@ -39,7 +40,7 @@ class EvaluateInputs:
     Attributes:
         policies: folder of policies, of one policy, or of the run that made them.
         goals: goal file, or instructions, instead of the levels' suites.
-        levels: which suites, or which instructions of `goals`.
+        levels: which suites, or which instructions of `goals`: those of the split `evaluate.split`.
     """
 
     policies: Path
@@ -53,7 +54,8 @@ def evaluate_policies(session: Session, inputs: EvaluateInputs, folder: Path) ->
     Raises:
         KalmError: no policy in the folder, unknown level, or a malformed goal file.
     """
-    suite = instructions(session.world, inputs.goals, inputs.levels)
+    split = session.config.evaluate.played
+    suite = instructions(session.world, inputs.goals, inputs.levels, split)
     found = trained_policies(inputs.policies)
     if not found:
         raise KalmError(f"no trained policy in {inputs.policies}. Train one with: kalm train --help.")
@@ -117,12 +119,20 @@ def play_policy(
     return rows
 
 
-def instructions(world: World, goals: Goals | None, levels: Sequence[str]) -> list[Instruction]:
-    """Return the instructions of these levels: of those given, of a goal file, or of the suites.
+def instructions(
+    world: World, goals: Goals | None, levels: Sequence[str], split: SplitChoice = "all"
+) -> list[Instruction]:
+    """Return the instructions of these levels and this split: of those given, a goal file, or the suites.
+
+    Those that are not divided, as in most goal files, are of every split.
 
     Raises:
-        KalmError: a malformed goal file, or one without an instruction of these levels.
+        KalmError: a malformed goal file, or nothing of these levels or of this split.
     """
+    return require_split(_of_levels(world, goals, levels), split)
+
+
+def _of_levels(world: World, goals: Goals | None, levels: Sequence[str]) -> list[Instruction]:
     if goals is None:
         return [instruction for level in levels for instruction in world.suite(level)]
     is_file = isinstance(goals, Path)

@@ -61,7 +61,7 @@ def measure_model(session: Session, inputs: InspectInputs) -> tuple[Inspection, 
 
     config, world = session.config, session.world
     model = session.load_model(inputs.model)
-    chosen = instructions(world, inputs.goals, inputs.levels)
+    chosen = instructions(world, inputs.goals, inputs.levels, config.inspect.split)
     if inputs.data is not None:
         real = session.read(inputs.data)
     else:

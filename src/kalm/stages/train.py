@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kalm import registry
+from kalm.envs.sentences import of_split
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
 from kalm.runs import processes
@@ -183,20 +184,22 @@ def _eval_callback(
 ) -> Callable[[TrainedPolicy, int], Mapping[str, float]]:
     """Return what plays a policy while it is trained: rows to a file, success per level as metrics.
 
-    It plays the same episodes every time, which are not those of the evaluation.
+    It plays the same episodes every time, of the split `tune`, for this is what one looks at while choosing
+    settings. A level without a sentence of that split is left out.
     """
     from kalm.evaluation.episodes import evaluate_policy, sample_episodes
 
     config, world, file = session.config, session.world, place / EVALUATIONS
     seed = session.seed("looks", job.seed)
-    chosen, seeds = sample_episodes(instructions(world, None, LEVELS), config.train.evaluate_episodes, seed)
+    suite = of_split(instructions(world, None, LEVELS), "tune")
+    chosen, seeds = sample_episodes(suite, config.train.evaluate_episodes, seed)
 
     def evaluate(policy: TrainedPolicy, step: int) -> Mapping[str, float]:
         rows = evaluate_policy(policy, world, chosen, seeds, config.evaluate.horizon, 1, label_of(job, step))
         # What a stopped training played after its last checkpoint is played again.
         earlier = [row for row in read_rows(file) if row.checkpoint_step < step] if file.exists() else []
         write_rows(file, [*earlier, *rows])
-        return {f"success/{level}": _share(rows, level) for level in LEVELS}
+        return {f"success/{level}": _share(rows, level) for level in dict.fromkeys(row.level for row in rows)}
 
     return evaluate
 

@@ -16,7 +16,7 @@ from itertools import permutations, product, repeat
 import numpy as np
 
 from kalm.envs.clevr.spec import BALLS, DIRECTIONS, SPEC
-from kalm.envs.sentences import held_back, read_bank
+from kalm.envs.sentences import held_back, read_bank, split_of
 from kalm.errors import unknown
 from kalm.types import Goal, Instruction, JsonObject
 
@@ -25,7 +25,7 @@ PLACES = ("first", "second", "third", "fourth", "fifth")
 DRAWS = 4  # compositions per pattern of two or three relations
 DRAW_SEED = 2404_09248
 Tables = Mapping[str, Mapping[str, str]]
-Filling = Iterator[tuple[int, str, Goal]]  # (index of the wording, pattern, goal)
+Filling = Iterator[tuple[int, int, str, Goal]]  # (index of the wording, place of its pattern, pattern, goal)
 
 
 @cache
@@ -44,9 +44,10 @@ def suite(level: str) -> tuple[Instruction, ...]:
             level=level,
             goal=goal,
             wording=f"{level}/{index:02d}",
-            held_back=held_back(level, index),
+            held_back=held_back(level, place),
+            split=split_of(place),
         )
-        for index, pattern, goal in _FILLINGS[level](bank)
+        for index, place, pattern, goal in _FILLINGS[level](bank)
     )
 
 
@@ -73,22 +74,22 @@ def _seen(bank: JsonObject) -> Filling:
     for index, pattern in enumerate(bank["patterns"]):
         for pair in PAIRS:
             for direction in DIRECTIONS:
-                yield index, pattern, _relation(*pair, direction)
+                yield index, index, pattern, _relation(*pair, direction)
 
 
 def _rephrase(bank: JsonObject) -> Filling:
     """Every pattern for every pair, the directions taking turns: 40 patterns x 20 pairs."""
     for index, pattern in enumerate(bank["patterns"]):
         for number, pair in enumerate(PAIRS):
-            yield index, pattern, _relation(*pair, DIRECTIONS[(index + number) % len(DIRECTIONS)])
+            yield index, index, pattern, _relation(*pair, DIRECTIONS[(index + number) % len(DIRECTIONS)])
 
 
 def _easy(bank: JsonObject) -> Filling:
     """Every pattern in every direction for every ball: 20 x 4 wordings x 5 balls."""
-    wordings = product(DIRECTIONS, bank["patterns"])
-    for index, (direction, pattern) in enumerate(wordings):
+    wordings = product(DIRECTIONS, enumerate(bank["patterns"]))
+    for index, (direction, (place, pattern)) in enumerate(wordings):
         for ball in BALLS:
-            yield index, pattern, Goal.of("move", ball=ball, direction=direction)
+            yield index, place, pattern, Goal.of("move", ball=ball, direction=direction)
 
 
 def _hard(bank: JsonObject) -> Filling:
@@ -100,10 +101,10 @@ def _hard(bank: JsonObject) -> Filling:
         "two": _compositions(2, rng),
         "three": _compositions(3, rng),
     }
-    wordings = ((kind, pattern) for kind in goals for pattern in bank[kind])
-    for index, (kind, pattern) in enumerate(wordings):
+    wordings = ((kind, *numbered) for kind in goals for numbered in enumerate(bank[kind]))
+    for index, (kind, place, pattern) in enumerate(wordings):
         for _ in range(DRAWS if kind in ("two", "three") else 1):
-            yield index, pattern, next(goals[kind])
+            yield index, place, pattern, next(goals[kind])
 
 
 _FILLINGS: dict[str, Callable[[JsonObject], Filling]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from kalm.envs.metaworld.spec import SPEC, TASKS
-from kalm.envs.sentences import held_back, read_bank
+from kalm.envs.sentences import held_back, read_bank, split_of
 from kalm.errors import unknown
 from kalm.types import LEVELS, Goal, Instruction
 
@@ -27,6 +27,7 @@ def suite(level: str) -> tuple[Instruction, ...]:
             goal=Goal.of(task.name),
             wording=f"{level}/{task.name}/{index:02d}",
             held_back=held_back(level, index),
+            split=split_of(index),
         )
         for task in TASKS.values()
         if level in task.levels
