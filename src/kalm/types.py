@@ -93,6 +93,8 @@ class Instruction:
         held_back: the wording is kept out of imagination, to measure policies on it.
         state: an initial state that goes with it, or None to draw one.
         split: one of `SPLITS`; empty where sentences are not divided, as in goal files: such are in both.
+        family: name of the words that tell directions, where a world has several kinds, e.g. ``"hand"`` for
+            "on the left-hand side of"; measures are broken down by it.
     """
 
     text: str
@@ -102,6 +104,7 @@ class Instruction:
     held_back: bool = False
     state: tuple[float, ...] | None = None
     split: str = ""
+    family: str = ""
 
     def to_json(self) -> JsonObject:
         """Return the line of a goal file."""
@@ -114,6 +117,8 @@ class Instruction:
             line["state"] = list(self.state)
         if self.split:
             line["split"] = self.split
+        if self.family:
+            line["family"] = self.family
         return line
 
     @classmethod
@@ -128,6 +133,7 @@ class Instruction:
             held_back=bool(line.get("held_back", False)),
             state=None if state is None else tuple(float(x) for x in state),
             split=line.get("split", ""),
+            family=line.get("family", ""),
         )
 
 

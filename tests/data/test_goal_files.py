@@ -99,6 +99,7 @@ def test_whole_numbers_and_an_absent_state_are_fine(tmp_path):
         ({**LINE, "goal": {**LINE["goal"], "ball": "pink"}}, "'ball'.*'pink'"),
         ({**LINE, "goal": {**LINE["goal"], "speed": 2}}, "slots ball, direction; got ball, direction, speed"),
         ({**LINE, "wording": 3}, "'wording' must be a name"),
+        ({**LINE, "family": ["hand"]}, "'family' must be a name"),
         ({**LINE, "held_back": 1}, "'held_back' must be true or false"),
         ({**LINE, "split": "train"}, "unknown split 'train'. Known: test, tune"),
         ({**LINE, "split": ["tune"]}, "unknown split"),

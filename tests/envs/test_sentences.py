@@ -125,6 +125,18 @@ def test_tables_have_other_words_for_each_direction(level):
         assert len(set(words.values())) == 4, name
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_family_of_a_wording_is_the_table_of_its_words(level):
+    tables = read_bank("clevr", level)["tables"]
+    for instruction in SUITES[level]:
+        if instruction.goal.kind in ("line", "gather"):
+            assert instruction.family == ""
+        else:
+            parts = instruction.goal["goals"] if instruction.goal.kind == "all" else [instruction.goal]
+            words = tables[instruction.family]
+            assert all(words[part["direction"]] in instruction.text for part in parts), instruction
+
+
 def test_complaints_are_about_the_opposite_arrangement():
     tables = read_bank("clevr", "rephrase")["tables"]
     for wrong, right in (("wrong", "plain"), ("wrong_hand", "hand")):

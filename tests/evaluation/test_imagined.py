@@ -3,7 +3,7 @@ import pytest
 
 from kalm import envs
 from kalm.data.rollouts import RolloutSet
-from kalm.evaluation.imagined import Quality, quality
+from kalm.evaluation.imagined import Quality, direction_of, quality
 from kalm.evaluation.statistics import rate
 from kalm.types import Goal, Instruction, Rollout
 
@@ -74,6 +74,41 @@ def test_motion_is_averaged_over_transitions(rollouts, world):
 def test_json_round_trip(rollouts, world):
     for found in quality(rollouts, world).values():
         assert Quality.from_json(found.to_json()) == found
+
+
+def test_goal_first_in_all_per_direction_and_per_family(world):
+    def red(ball, reference, direction, family):
+        goal = Goal.of("relation", ball=ball, reference=reference, direction=direction)
+        return Instruction(f"{ball} {direction} of {reference}, {family}", "rephrase", goal, family=family)
+
+    left, right = moved(START, 1, -0.7, 0.0), moved(START, 1, -0.1, 0.0)  # blue, of red at -0.4
+    found = RolloutSet.from_rollouts(
+        world.spec,
+        [
+            rollout(red("blue", "red", "right", "hand"), [START, right], [8], True),
+            rollout(red("blue", "red", "right", "wrong"), [START, left, right], [8, 8], True),
+            rollout(red("blue", "red", "left", "wrong"), [START, left], [8], True),
+            rollout(red("blue", "red", "left", ""), [START, START], [8], False),
+        ],
+    )
+    measured = quality(found, world)["rephrase"]
+    assert measured.match == rate(3, 4) and measured.goal_first == rate(2, 3)
+    assert measured.first_by_direction == {"left": rate(1, 1), "right": rate(1, 2)}
+    assert measured.first_by_family == {"hand": rate(1, 1), "wrong": rate(1, 2)}
+    assert Quality.from_json(measured.to_json()) == measured
+    none = quality(found.take(np.array([3])), world)["rephrase"]
+    assert none.goal_first is None and none.first_by_direction == {}
+
+
+def test_goals_without_a_single_direction_are_told_apart_by_kind(rollouts, world):
+    assert set(quality(rollouts, world)["easy"].first_by_direction) == {"left"}
+    assert direction_of(HARD) == "gather"
+
+
+def test_figures_of_earlier_versions_are_read(rollouts, world):
+    found = quality(rollouts, world)["hard"]
+    old = {name: part for name, part in found.to_json().items() if "first" not in name}
+    assert Quality.from_json(old) == found
 
 
 def test_nothing_imagined(rollouts, world):

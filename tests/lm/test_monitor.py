@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from kalm.data.scoring import first_true
 from kalm.lm import packing
 from kalm.lm.explain import explain, verdicts
+from kalm.lm.generate import imagine_rollouts
 from kalm.lm.monitor import GroundingMonitor
 from kalm.lm.prompts import GOAL_ORIENTED, explanation_prompts
 from kalm.types import LEVELS
@@ -29,7 +31,7 @@ def test_a_look_measures_everything(look, world):
     assert families == {
         "held_out", "dynamics", "relative_error", "explanation", "seen_prompt", "unseen_prompt", "match",
         "one_step_easy", "off_table", "interpenetrating",
-    }  # fmt: skip
+    } | (families & {"goal_first"})  # fmt: skip
     assert {f"{family}/{level}" for family in ("match", "off_table") for level in LEVELS} <= set(found)
     assert all(np.isfinite(value) for value in found.values())
     assert found == look(), "the same model gives the same numbers"
@@ -40,6 +42,20 @@ def test_goals_are_of_tune(model, world, rollouts, config):
     monitor = GroundingMonitor(model, world, rollouts.take(np.arange(2)), model.prompt_builder(), settings, 0)
     assert {one.split for tries, _ in monitor.tries.values() for one in tries} == {"tune"}
     assert list(monitor.tries) == list(LEVELS)
+
+
+def test_goal_first_stands_beside_match(model, world, rollouts, config):
+    settings = config.changed(match_rollouts=60)
+    prompt_builder, held_out = model.prompt_builder(), rollouts.take(np.arange(12))
+    monitor = GroundingMonitor(model.float(), world, held_out, prompt_builder, settings, 0)
+    found = monitor._imagined("easy")
+    instructions, starts = monitor.tries["easy"]
+    imagined = imagine_rollouts(model, world, instructions, monitor.seeds, starts=starts, precision="float32")
+    first = first_true(imagined.rollouts, world).tolist()
+    if won_or_lost := first.count("goal") + first.count("counterfactual"):
+        assert found["goal_first/easy"] == first.count("goal") / won_or_lost
+    else:
+        assert "goal_first/easy" not in found
 
 
 def test_dynamics_stand_beside_nothing_moves(look, model, rollouts):

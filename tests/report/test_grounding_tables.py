@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from kalm.evaluation.effects import Effect
@@ -41,6 +43,19 @@ def test_every_part_of_an_inspection_has_its_table(found):
     assert explanation.rows[1][:2] == ("unseen prompt", "–")
     assert dynamics.rows == (("random actions", "9", "0.03 ± 0.01", "0.1 ± 0", "0.3 ± 0.1"),)
     assert all(table.title in plain(table) for table in inspection_tables(found))
+
+
+def test_goal_first_has_a_table_where_it_was_measured(found):
+    level = found.levels["hard"]
+    measured = replace(
+        level, goal_first=rate(3, 4), first_by_direction={"line": rate(3, 4)}, first_by_family={}
+    )
+    quality, first, *_ = inspection_tables(replace(found, levels={"hard": measured, "easy": level}))
+    assert quality.rows[3][:2] == ("goal first, % (of so many)", "75.0 ± 44.9 (4)")
+    assert quality.rows[3][2] == "–" and "Goal first:" in quality.note
+    assert first.header == ("rollouts", "hard")
+    assert [row[0] for row in first.rows] == ["all", "direction: line"]
+    assert "Goal first" not in inspection_tables(found)[0].note
 
 
 def test_effects_are_variants_by_measures():

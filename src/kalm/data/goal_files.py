@@ -19,7 +19,7 @@ from kalm.types import LEVELS, SPLITS, Goal, Instruction, JsonObject
 ParseGoal = Callable[[Mapping[str, object]], Goal]
 
 _NEEDED = ("text", "level", "goal")
-_OPTIONAL = ("wording", "held_back", "state", "split")
+_OPTIONAL = ("wording", "held_back", "state", "split", "family")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell them, no file can hold them
 
 
@@ -76,8 +76,9 @@ def _instruction(data: JsonObject, parse_goal: ParseGoal, state_size: int | None
         raise KalmError(f"'text' must be a sentence, with letters in it, got {data['text']!r}.")
     if data["level"] not in LEVELS:
         raise unknown("level", data["level"], LEVELS)
-    if not isinstance(data.get("wording", ""), str):
-        raise KalmError(f"'wording' must be a name, got {data['wording']!r}.")
+    for name in ("wording", "family"):
+        if not isinstance(data.get(name, ""), str):
+            raise KalmError(f"{name!r} must be a name, got {data[name]!r}.")
     if not isinstance(data.get("held_back", False), bool):
         raise KalmError(f"'held_back' must be true or false, got {data['held_back']!r}.")
     if data.get("split", "") not in ("", *SPLITS):

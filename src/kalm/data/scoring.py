@@ -5,10 +5,17 @@ All transitions of all rollouts are judged in one call, flat, each with the goal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, get_args
+
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import TOO_LARGE, Judge, World
+from kalm.types import Goal
+
+First = Literal["", "goal", "counterfactual"]
+FIRSTS: tuple[First, ...] = get_args(First)
 
 
 def score(rollouts: RolloutSet, world: World) -> RolloutSet:
@@ -57,6 +64,55 @@ def fulfilled(rollouts: RolloutSet, world: World) -> np.ndarray:
     done = rollouts.success.copy()
     done[judge.one_step[rollouts.which]] &= one_step(rollouts, world)[1]
     return done
+
+
+def first_true(rollouts: RolloutSet, world: World) -> np.ndarray:
+    """Tell what comes true first in each rollout: its goal, or a counterfactual of that goal.
+
+    The share of ``"goal"`` among both is *goal first*. Whoever does not understand which of them is asked for
+    reaches each equally often, whatever the match rate: with k counterfactuals chance is 1 / (k + 1).
+
+    Unusual: what says nothing about understanding counts on neither side, so that chance stays there. That is
+    where both come true with the same transition, and where one of them holds in the initial state already:
+    nobody brought that about, and the episode loop judges no initial state.
+
+    Returns:
+        (N,) str, each a `First`: empty also where neither comes true, or the goal has no counterfactual.
+    """
+    goals = [instruction.goal for instruction in rollouts.instructions]
+    rivals = [world.counterfactuals(goal) for goal in goals]
+    compared = [(goal,) if found else () for goal, found in zip(goals, rivals, strict=True)]
+    goal_at, goal_held = _comes_true(rollouts, world, compared)
+    rival_at, rival_held = _comes_true(rollouts, world, rivals)
+    which = np.select([goal_held | rival_held, goal_at < rival_at, rival_at < goal_at], [0, 1, 2], 0)
+    return np.array(FIRSTS)[which]
+
+
+def _comes_true(
+    rollouts: RolloutSet, world: World, wanted: Sequence[tuple[Goal, ...]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find when the first of several goals comes true, given a tuple of them per instruction.
+
+    Returns:
+        (N,) int64 row of that transition, or the number of all transitions where none does; (N,) bool, one
+        holds in the initial state.
+    """
+    at, held = np.full(len(rollouts), rollouts.transitions), np.zeros(len(rollouts), dtype=bool)
+    before, actions, after = transitions(rollouts)
+    for place in range(max(map(len, wanted), default=0)):
+        having = np.array([len(goals) > place for goals in wanted])  # (instructions,)
+        judge, row = (
+            world.judge([goals[place] for goals in wanted if len(goals) > place]),
+            having.cumsum() - 1,
+        )
+        mine = np.flatnonzero(having[rollouts.which])
+        start = rollouts.first_states[mine]
+        held[mine] |= judge.take(row[rollouts.which[mine]]).reached(start, start)
+        steps = np.flatnonzero(having[rollouts.which[rollouts.owner]])
+        asked = judge.take(row[rollouts.which[rollouts.owner[steps]]])
+        hits = steps[asked.success(before[steps], actions[steps], after[steps])]
+        np.minimum.at(at, rollouts.owner[hits], hits)
+    return at, held
 
 
 def impossible(rollouts: RolloutSet, world: World) -> dict[str, np.ndarray]:

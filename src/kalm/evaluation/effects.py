@@ -31,7 +31,7 @@ from kalm.types import JsonObject
 COLUMNS = ("variant", "seed", "measure", "value", "count")
 SHARES = (
     "match", "one_step_easy", "explanation", "seen_prompt", "unseen_prompt", "off_table", "interpenetrating",
-    "success",
+    "success", "goal_first",
 )  # fmt: skip
 
 

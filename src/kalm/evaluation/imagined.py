@@ -6,19 +6,23 @@ business.
 
 Unusual: the verdict on a one-step goal looks at the action, so a rollout can do the right thing and imagine
 the wrong outcome, or the reverse. Both shares are reported for one-step goals, as in the paper.
+
+A match rate says how often a goal comes true, not whether it was understood: *goal first* does
+(`kalm.data.scoring.first_true`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
-from kalm.data.scoring import one_step, transitions, violated
+from kalm.data.scoring import first_true, one_step, transitions, violated
 from kalm.envs.base import World
 from kalm.evaluation.statistics import Rate, rate
-from kalm.types import LEVELS, JsonObject
+from kalm.types import LEVELS, Instruction, JsonObject
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Quality:
         motion: measure -> mean over all transitions.
         kinds: kind of goal -> share that reaches it, where a level has several kinds; goals made of goals are
             told apart by how many, e.g. ``"all of 2"``.
+        goal_first: of the rollouts in which the goal or a counterfactual comes true, the share in which the
+            goal does first; None where there are none.
+        first_by_direction: the same per direction that is asked for, and per kind of goal where it names no
+            single one.
+        first_by_family: the same per family of wordings (`Instruction.family`).
     """
 
     rollouts: int
@@ -46,6 +55,9 @@ class Quality:
     violations: dict[str, tuple[Rate, float]]
     motion: dict[str, float]
     kinds: dict[str, Rate] = field(default_factory=dict)
+    goal_first: Rate | None = None
+    first_by_direction: dict[str, Rate] = field(default_factory=dict)
+    first_by_family: dict[str, Rate] = field(default_factory=dict)
 
     def to_json(self) -> JsonObject:
         """Return JSON-ready values."""
@@ -59,13 +71,16 @@ class Quality:
                 name: [some.to_json(), states] for name, (some, states) in self.violations.items()
             },
             "motion": self.motion,
-            "kinds": {kind: found.to_json() for kind, found in self.kinds.items()},
+            "kinds": _rates_to_json(self.kinds),
+            "goal_first": self.goal_first and self.goal_first.to_json(),
+            "first_by_direction": _rates_to_json(self.first_by_direction),
+            "first_by_family": _rates_to_json(self.first_by_family),
         }
 
     @classmethod
     def from_json(cls, data: JsonObject) -> Quality:
-        """Inverse of `to_json`."""
-        read = Rate.from_json
+        """Inverse of `to_json`; what earlier versions did not measure is missing."""
+        read, first = Rate.from_json, data.get("goal_first")
         return cls(
             rollouts=data["rollouts"],
             length=data["length"],
@@ -74,7 +89,10 @@ class Quality:
             change_match=data["change_match"] and read(data["change_match"]),
             violations={name: (read(some), states) for name, (some, states) in data["violations"].items()},
             motion=data["motion"],
-            kinds={kind: read(found) for kind, found in data["kinds"].items()},
+            kinds=_rates_from_json(data["kinds"]),
+            goal_first=first and read(first),
+            first_by_direction=_rates_from_json(data.get("first_by_direction", {})),
+            first_by_family=_rates_from_json(data.get("first_by_family", {})),
         )
 
 
@@ -91,6 +109,8 @@ def measure(rollouts: RolloutSet, world: World) -> Quality:
     assert len(rollouts) > 0, "nothing to measure"
     before, actions, after = transitions(rollouts)
     right, changed = one_step(rollouts, world)
+    first = first_true(rollouts, world)
+    asked = [rollouts.instructions[which] for which in rollouts.which]
     return Quality(
         rollouts=len(rollouts),
         length=float(rollouts.lengths.mean()),
@@ -106,7 +126,43 @@ def measure(rollouts: RolloutSet, world: World) -> Quality:
             for name, values in world.motion(before, actions, after).items()
         },
         kinds=_kinds(rollouts),
+        goal_first=goal_first(first),
+        first_by_direction=first_by(first, [direction_of(instruction) for instruction in asked]),
+        first_by_family=first_by(first, [instruction.family for instruction in asked]),
     )
+
+
+def goal_first(first: np.ndarray | Sequence[str]) -> Rate | None:
+    """Return the share of rollouts in which the goal came true first, of those in which anything did.
+
+    Args:
+        first: (N,) what came true first in each (`kalm.data.scoring.First`).
+
+    Returns:
+        None where nothing came true.
+    """
+    won, lost = (int(np.sum(np.asarray(first) == name)) for name in ("goal", "counterfactual"))
+    return rate(won, won + lost) if won + lost else None
+
+
+def first_by(first: np.ndarray | Sequence[str], names: Sequence[str]) -> dict[str, Rate]:
+    """Return goal first of the rollouts of each name, where anything came true; an empty name is none."""
+    first, labels = np.asarray(first), np.array(names, dtype=object)
+    found = {name: goal_first(first[labels == name]) for name in sorted({*names} - {""})}
+    return {name: part for name, part in found.items() if part}
+
+
+def direction_of(instruction: Instruction) -> str:
+    """Return the direction that an instruction asks for, or the kind of a goal that names no single one."""
+    return str(dict(instruction.goal.slots).get("direction", instruction.goal.label))
+
+
+def _rates_to_json(found: dict[str, Rate]) -> JsonObject:
+    return {name: part.to_json() for name, part in found.items()}
+
+
+def _rates_from_json(data: JsonObject) -> dict[str, Rate]:
+    return {name: Rate.from_json(part) for name, part in data.items()}
 
 
 def _kinds(rollouts: RolloutSet) -> dict[str, Rate]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from kalm.data.rollouts import RolloutSet
-from kalm.data.scoring import one_step, violated
+from kalm.data.scoring import first_true, one_step, violated
 from kalm.envs.base import World
 from kalm.envs.rollout import initial_states
 from kalm.envs.sentences import of_split
@@ -119,7 +119,7 @@ class GroundingMonitor:
         return values
 
     def _imagined(self, level: str) -> dict[str, float]:
-        """Shares of a level's rollouts that reach their goal, and that hold something impossible."""
+        """Shares of a level's rollouts that reach their goal, and reach it first, and hold what cannot be."""
         instructions, starts = self.tries[level]
         result = imagine_rollouts(
             self.model,
@@ -133,6 +133,9 @@ class GroundingMonitor:
         values = {f"match/{level}": float(found.success.sum() / len(self.seeds))}
         if not len(found):
             return values
+        first = first_true(found, self.world)
+        if (decided := first != "").any():
+            values[f"goal_first/{level}"] = float((first[decided] == "goal").mean())
         action, change = one_step(found, self.world)
         if len(action):
             family = f"one_step_{level}"

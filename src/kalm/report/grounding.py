@@ -13,7 +13,16 @@ from kalm.evaluation.effects import Effect, EffectSpread, summarize
 from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.simulated import Agreement, Error
 from kalm.evaluation.statistics import Estimate, Rate
-from kalm.report.tables import MISSING, Table, cell, measured_on, noted, quality_table, spoken
+from kalm.report.tables import (
+    MISSING,
+    Table,
+    cell,
+    first_table,
+    measured_on,
+    noted,
+    quality_table,
+    spoken,
+)
 
 
 def inspection_tables(found: Inspection) -> list[Table]:
@@ -22,7 +31,9 @@ def inspection_tables(found: Inspection) -> list[Table]:
     Where the world cannot be put into states there is no agreement to tell of.
     """
     compared = [_agreement(found)] if found.agreement else []
-    return [_quality(found), *compared, _explanation(found), _dynamics(found)]
+    first = first_table(found.levels)
+    imagined = [_quality(found), *([first] if first else [])]
+    return [*imagined, *compared, _explanation(found), _dynamics(found)]
 
 
 def effects_table(effects: Sequence[Effect]) -> Table:

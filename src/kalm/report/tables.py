@@ -189,8 +189,38 @@ def quality_table(
         "Quality of imagined rollouts",
         ("measure", *columns),
         tuple((name, *(column.get(name, MISSING) for column in columns.values())) for name in measures),
-        "± is the longer side of Wilson's 95 % interval. Given initial states are not counted.",
+        "± is the longer side of Wilson's 95 % interval. Given initial states are not counted."
+        + (f" {FIRST_EXPLAINED}" if any(found.goal_first for found in imagined.values()) else ""),
     )
+
+
+FIRST_EXPLAINED = (
+    "Goal first: of the rollouts or episodes in which the goal or a counterfactual (left for right, behind "
+    "for in front) comes true, the percentage in which the goal is first, ± the longer side of the 95 % "
+    "interval, and how many those are. Whoever does not understand directions is at 50."
+)
+
+
+def first_table(found: Mapping[str, Quality]) -> Table | None:
+    """Goal first per level, broken down by direction and family of wordings; None where there is none."""
+    columns = {level: _first(part) for level, part in found.items() if part.goal_first}
+    names = dict.fromkeys(name for cells in columns.values() for name in cells)
+    if not columns:
+        return None
+    return Table(
+        "Goal first (%)",
+        ("rollouts", *columns),
+        tuple((name, *(cells.get(name, MISSING) for cells in columns.values())) for name in names),
+        FIRST_EXPLAINED + " Compositions and gatherings have no single direction and other chances.",
+    )
+
+
+def _first(found: Quality) -> dict[str, str]:
+    return {
+        "all": cell(found.goal_first),
+        **{f"direction: {name}": cell(part) for name, part in found.first_by_direction.items()},
+        **{f"words: {name}": cell(part) for name, part in found.first_by_family.items()},
+    }
 
 
 def refined_table(figures: JsonObject) -> Table | None:
@@ -211,6 +241,8 @@ def _quality(found: Quality) -> dict[str, str]:
     cells["goal reached, % of rollouts"] = share(found.match)
     for kind, part in found.kinds.items():
         cells[f"goal reached, {kind}, %"] = share(part)
+    if found.goal_first:
+        cells["goal first, % (of so many)"] = cell(found.goal_first)
     if found.action_match and found.change_match:
         cells["right action, % of one-step rollouts"] = share(found.action_match)
         cells["right state change, % of one-step rollouts"] = share(found.change_match)

@@ -1,7 +1,8 @@
 """CLEVR-Robot's goals in sentences: patterns (``sentences/*.yaml``) filled for the goals of each level.
 
 A slot such as ``{ball}`` takes the goal's own value; any other slot names a table of the bank and takes its
-words for the goal's direction, so that one pattern serves all four.
+words for the goal's direction, so that one pattern serves all four. The table is the family of the wording:
+complaints take theirs from ``wrong``, and so on.
 
 Unusual: the compositions of level `hard` are read off balls on a small grid, so that they can always hold
 together. Their seed is fixed: a suite is a constant.
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import permutations, product, repeat
+from string import Formatter
 
 import numpy as np
 
@@ -46,9 +48,16 @@ def suite(level: str) -> tuple[Instruction, ...]:
             wording=f"{level}/{index:02d}",
             held_back=held_back(level, place),
             split=split_of(place),
+            family=_family(pattern, bank["tables"]),
         )
         for index, place, pattern, goal in _FILLINGS[level](bank)
     )
+
+
+def _family(pattern: str, tables: Tables) -> str:
+    """Return the table that a pattern takes its words from; lines and gatherings take none."""
+    slots = {slot.rstrip("123") for _, slot, _, _ in Formatter().parse(pattern) if slot}
+    return "+".join(table for table in tables if table in slots)
 
 
 def _words(goal: Goal, tables: Tables, number: str = "") -> dict[str, str]:

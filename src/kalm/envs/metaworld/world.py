@@ -64,7 +64,7 @@ class MetaWorld:
         return MetaWorldJudge(goals)
 
     def counterfactuals(self, goal: Goal) -> tuple[Goal, ...]:
-        """Return the other tasks on the same things."""
+        """Return none: what tells tasks on the same things apart is the target location in the state."""
         return plans.counterfactuals(goal)
 
     def plan_of(self, goal: Goal) -> tuple[Goal, ...]:
