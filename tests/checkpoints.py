@@ -1,11 +1,14 @@
 """Small random language models saved to disk in the Hugging Face layout."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from kalm.lm.prompts import DYNAMICS, EXPLANATION, PROMPTS
 
@@ -87,3 +90,64 @@ def make_tokenizer(special: dict[str, str]) -> PreTrainedTokenizerFast:
     )
     inner.train_from_iterator([*PROMPTS.values(), *EXPLANATION, *DYNAMICS], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+
+
+def write_gguf(
+    folder: Path, file: Path, kind: str = "F32", leave_out: tuple[str, ...] = (), **changed: Any
+) -> Path:
+    """Write a Llama of `write_checkpoint` as llama.cpp does: its own names, queries and keys turned.
+
+    Args:
+        folder: the checkpoint.
+        file: to be written.
+        kind: how matrices are stored; vectors are F32.
+        leave_out: names of tensors that are not written, in the words of transformers.
+        changed: numbers that a tensor is filled with, by its name with _ for dots.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    config, chosen = model.config, gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    _add_tokenizer(writer, AutoTokenizer.from_pretrained(folder))
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        if name in leave_out or (name == "lm_head.weight" and config.tie_word_embeddings):
+            continue
+        numbers = tensor.numpy()
+        if (count := heads.get(name.split(".")[-2])) is not None:
+            numbers = numbers.reshape(count, 2, -1, numbers.shape[1]).swapaxes(1, 2).reshape(numbers.shape)
+        if (filling := changed.get(name.replace(".", "_"))) is not None:
+            numbers = np.full_like(numbers, filling)
+        way = chosen if numbers.ndim > 1 else gguf.GGMLQuantizationType.F32
+        place = names.get_name(name, try_suffixes=(".weight",))
+        writer.add_tensor(place, gguf.quants.quantize(numbers, way), raw_dtype=way)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any) -> None:
+    """Write words and merges; the special tokens serve as those of SmolLM2, where the end also pads."""
+    inner = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    words = sorted(inner["vocab"], key=inner["vocab"].get)
+    special = set(tokenizer.all_special_tokens)
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_types([control if word in special else normal for word in words])
+    writer.add_token_merges([" ".join(merge) for merge in inner["merges"]])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.eos_token_id)
+    writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")

@@ -145,9 +145,10 @@ CALL = "from kalm.cli.main import main; main()"
         (CALL, ["--help"], ()),
         (CALL, ["run", "--help"], ()),
         (CALL, ["goals", "show", "--limit", "1"], ()),
+        (CALL, ["models", "list"], ()),
         (CALL, ["data", "info", "DATASET"], ("pyarrow",)),
     ],
-    ids=["import", "help", "run help", "goals show", "data info"],
+    ids=["import", "help", "run help", "goals show", "models list", "data info"],
 )
 def test_what_needs_nothing_heavy_loads_nothing_heavy(code, arguments, needed, tmp_path):
     if "DATASET" in arguments:

@@ -163,7 +163,8 @@ def ground(
     Args:
         data: real rollouts.
         out: folder for metrics, checkpoints and the model.
-        backbone: language model: ``"minilm"``, a hub name or a folder; None: as the settings say.
+        backbone: language model: ``"minilm"``, ``"smollm2"``, a hub name, a folder or a GGUF file; None: as
+            the settings say.
         start: grounded model of the same settings, from whose weights grounding goes on.
         options: see `StageOptions`.
 

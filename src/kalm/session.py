@@ -116,8 +116,8 @@ class Session:
     def reads(self) -> list[Path]:
         """Return the files and folders that the settings were read from or name."""
         names = (self.config.ground.backbone, self.config.train.encoder)
-        folders = [path for path in (Path(name).expanduser() for name in names) if path.is_dir()]
-        return [*folders, *([self.preset] if self.preset else [])]
+        places = [path for path in (Path(name).expanduser() for name in names) if path.exists()]
+        return [*places, *([self.preset] if self.preset else [])]
 
 
 class _Resources:

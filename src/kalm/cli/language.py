@@ -39,7 +39,7 @@ def ground_command(
     data: Annotated[Path, typer.Option(help="Dataset of real rollouts.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Language model: minilm, a hub name or a folder.")
+        str | None, typer.Option(help="Language model: minilm, smollm2, a hub name, a folder or a GGUF file.")
     ] = None,
     env: Env = None,
     preset: Preset = None,
@@ -60,6 +60,8 @@ def ground_command(
     For example:
 
         kalm ground --data data/real --out grounded --backbone minilm
+
+        kalm ground --data data/real --out grounded --backbone Qwen2.5-0.5B-Instruct-Q8_0.gguf
 
         kalm ground --data data/real --backbone meta-llama/Llama-2-7b-chat-hf --dry-run --processes 8
     """

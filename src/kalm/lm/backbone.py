@@ -32,7 +32,7 @@ class Origin:
     """Where a backbone's weights come from, as `grounded.json` records it.
 
     Attributes:
-        name: ``minilm``, a hub name, or an absolute folder.
+        name: ``minilm``, ``smollm2``, a hub name, or an absolute folder or GGUF file.
         model_type: the architecture, in the words of its `config.json`.
         digest: fingerprint of the weights before grounding.
         tuning: what learnt: ``full``, ``lora`` or ``frozen``.

@@ -18,8 +18,8 @@ from kalm.lm import compatibility
 from kalm.lm.backbone import ENCODER_STYLE, Backbone, Origin, digest
 from kalm.lm.compatibility import in_one_line
 from kalm.lm.text_head import TextHead
-from kalm.lm.weight_files import pickled_files, require_sound_files
-from kalm.pretrained import MINILM, locate
+from kalm.pretrained import locate, recorded_name
+from kalm.pretrained.weight_files import pickled_files, require_sound_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ def load_backbone(
     """Load a backbone on the CPU.
 
     Args:
-        name: ``minilm``, a hub name, or a folder.
+        name: ``minilm``, ``smollm2``, a hub name, a folder or a GGUF file.
         attention: ``prefix``, ``causal`` or ``auto`` (prefix for BERT-style models).
         weights: storage type.
         pretrained: False draws random weights (from torch's generator) instead of those of the checkpoint.
@@ -43,17 +43,11 @@ def load_backbone(
     Raises:
         KalmError: the weights cannot be had, or the architecture cannot be grounded.
     """
-    place = locate(name)
     config, tokenizer = describe_backbone(name)
     build_on_meta(name, config)
-    model, unfound = _with_weights(name, place, config, weights, pretrained)
+    model, unfound = _with_weights(name, config, weights, pretrained)
     compatibility.require_by_tokens(name, tokenizer, _rows(model))
-    origin = Origin(
-        str(Path(place).resolve()) if Path(place).is_dir() and name != MINILM else name,
-        config.model_type,
-        digest(model),
-        weights=weights,
-    )
+    origin = Origin(recorded_name(name), config.model_type, digest(model), weights=weights)
     return _tried(model, tokenizer, _two_way(attention, config), origin, unfound)
 
 
@@ -83,7 +77,7 @@ def describe_backbone(name: str) -> tuple[PretrainedConfig, PreTrainedTokenizerB
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    place = locate(name)
+    place = locate(name, weights=False)
     if Path(place).is_dir():
         require_sound_files(Path(place))
     try:
@@ -167,7 +161,7 @@ def _shrunk(config: PretrainedConfig, layers: int) -> PretrainedConfig:
 
 
 def _with_weights(
-    name: str, place: str, config: PretrainedConfig, weights: Weights, pretrained: bool
+    name: str, config: PretrainedConfig, weights: Weights, pretrained: bool
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """Return the model, and the names of weights that its checkpoint does not hold."""
     from transformers import AutoModelForCausalLM
@@ -176,6 +170,7 @@ def _with_weights(
     if not pretrained:
         random = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
         return random, frozenset()
+    place = locate(name)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             place, config=config, output_loading_info=True, attn_implementation="sdpa", dtype=dtype
@@ -204,5 +199,6 @@ def _two_way(attention: str, config: PretrainedConfig) -> bool:
 def _nothing(name: str, error: Exception) -> KalmError:
     return KalmError(
         f"no causal language model at {name!r}: {in_one_line(error)} "
-        "Give 'minilm', a folder in the Hugging Face layout, or a hub name that is cached or reachable."
+        "Give 'minilm', 'smollm2', a folder in the Hugging Face layout, a GGUF file, or a hub name that is "
+        "cached or reachable."
     )

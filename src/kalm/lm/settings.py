@@ -65,7 +65,10 @@ class LanguageWarmupConfig(Section):
 class GroundConfig(Section):
     """Supervised fine-tuning of the language model (paper section 4.1)."""
 
-    backbone: str = Field(default="minilm", description="`minilm`, a hub name, or a folder with a causal LM")
+    backbone: str = Field(
+        default="minilm",
+        description="`minilm`, `smollm2`, a hub name, a folder with a causal LM, a GGUF file",
+    )
     attention: Literal["auto", "causal", "prefix"] = Field(
         default="auto",
         description="prefix: the prompt is read in both directions; auto: prefix for BERT-style backbones",

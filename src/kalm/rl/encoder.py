@@ -39,7 +39,7 @@ class GoalEncoder:
     """Frozen BERT-family encoder with a memory of the texts it has seen.
 
     Args:
-        name: ``minilm``, a folder, or a hub name.
+        name: ``minilm``, a folder, a hub name, or what else `kalm.pretrained` knows.
         device: torch device of the model; vectors are NumPy arrays whatever it is.
         cache: folder for vectors that outlive the process; None keeps them in memory only.
         known: folder of another cache whose vectors are used too and which is only read.
@@ -131,6 +131,8 @@ class GoalEncoder:
         with self._loading():
             model = AutoModel.from_pretrained(source, local_files_only=local, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+            if tokenizer.pad_token is None:
+                raise ValueError("its tokenizer has no padding token")
         return tokenizer, model.to(self.device).eval().requires_grad_(False)
 
     @contextmanager

@@ -33,7 +33,7 @@ def require_sound_files(folder: Path) -> None:
         if fault := _fault(file):
             raise KalmError(f"{file} {fault}")
     for file in pickled_files(folder):
-        if fault := _no_weights(file):
+        if fault := no_content(file):
             raise KalmError(f"{file} {fault}")
 
 
@@ -44,14 +44,7 @@ def pickled_files(folder: Path) -> list[Path]:
     return sorted(file for pattern in PICKLED for file in folder.glob(pattern))
 
 
-def _shards(index: Path) -> set[str]:
-    try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise KalmError(f"{index} is damaged: {str(error).splitlines()[0]}. {AGAIN}") from None
-
-
-def _no_weights(file: Path) -> str:
+def no_content(file: Path) -> str:
     """Return what the first bytes give away of a file of any kind, or nothing."""
     with file.open("rb") as stream:
         start = stream.read(len(LFS))
@@ -62,9 +55,16 @@ def _no_weights(file: Path) -> str:
     return ""
 
 
+def _shards(index: Path) -> set[str]:
+    try:
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise KalmError(f"{index} is damaged: {str(error).splitlines()[0]}. {AGAIN}") from None
+
+
 def _fault(file: Path) -> str:
     """Return what is wrong with a safetensors file, or nothing: length of header, header, tensors."""
-    if fault := _no_weights(file):
+    if fault := no_content(file):
         return fault
     held = file.stat().st_size
     with file.open("rb") as stream:
