@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kalm.errors import KalmError
 from kalm.pretrained.gguf_header import GgufHeader, read_header
@@ -163,7 +163,7 @@ def _complete(folder: Path, listing: str) -> bool:
 
 
 def _require_architecture(file: Path, architecture: str) -> None:
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     known = {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS} - {"general", "tokenizer"}
@@ -272,11 +272,12 @@ def _plain_model(file: Path, folder: Path) -> PreTrainedModel:
 
     config = AutoConfig.from_pretrained(folder)
     try:
-        model, about = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, config=config, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:
         raise _unread(file, error) from None
+    model, about = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
     if lacking := sorted(about["missing_keys"]):
         raise KalmError(f"{file} lacks the weights {', '.join(lacking[:5])}: it is damaged. {OTHERWISE}")
     tensors = model.state_dict()

@@ -140,12 +140,13 @@ def _checked_tensors(file: Path, cursor: _Cursor, count: int, alignment: int) ->
     """Return the count of numbers and how they are stored. Raises KalmError: the file is too short."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+    known = {kind.value for kind in GGMLQuantizationType}
     numbers, end, kinds = 0, 0, Counter[str]()
     for _ in range(count):
         name = cursor.text()
         elements = prod(int(size) for size in cursor.take(f"{cursor.count('I')}Q"))
         kind, offset = cursor.count("I"), cursor.count()
-        if kind not in iter(GGMLQuantizationType):
+        if kind not in known:
             raise KalmError(f"{file} stores {name} in the unknown way {kind}. Convert it anew.")
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         end = max(end, offset + elements // block * size)
