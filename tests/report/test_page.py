@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -105,6 +106,8 @@ def test_headline_tells_numbers_intervals_and_seeds():
     assert "Difference +20.0 points (95 % interval +" in first and "imagined rollouts helped" in first
     assert "CQL+KALM 27.1 %" in orientation
     assert len(headline(scores(episodes("BC", 10) + episodes("BC+KALM", 30)), None)) == 1
+    tuned = [replace(row, split="tune") for row in episodes("BC", 10)]
+    assert "`tune`, on which settings are chosen" in headline(scores(tuned), None)[1]
 
 
 @pytest.mark.parametrize(

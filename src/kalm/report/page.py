@@ -32,6 +32,7 @@ from kalm.report.tables import (
     gain_table,
     held_back_table,
     kind_table,
+    of_scores,
     quality_table,
     refined_table,
     success_table,
@@ -132,6 +133,8 @@ def headline(found: Sequence[Score], published: Published | None) -> list[str]:
         sentences.append(
             f"For orientation, the paper's mean over novel levels: {numbers} ({published.setting})."
         )
+    if divided := of_scores(found):
+        sentences.append(divided)
     return sentences
 
 
