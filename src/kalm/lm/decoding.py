@@ -42,28 +42,21 @@ class DecodeState:
 
     def __init__(self, model: GroundedLM, prompts: Sequence[np.ndarray], owner: np.ndarray) -> None:
         self.model = model
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])  # (U, P)
-        lengths = torch.tensor([len(prompt) for prompt in prompts])  # (U,)
-        column = torch.arange(longest)
-        real = column < lengths[:, None]  # (U, P)
-        seen = real[:, None, :].expand(-1, longest, -1)  # (U, P, P)
-        if not model.backbone.two_way_prompt:
-            seen = seen & (column[None, :] <= column[:, None])
         self.cache: Cache = block_cache()
-        device = model.device
-        embedded = model.lm.get_input_embeddings()(ids.to(device))
-        positions = column.expand(len(prompts), -1).to(device)
-        hidden = model.body(embedded, seen[:, None].to(device), positions, self.cache)
-        fan = torch.from_numpy(np.asarray(owner, dtype=np.int64))
+        hidden, real = read_prompts(model, prompts, self.cache)
+        lengths = real.sum(1)  # (U,)
+        fan = torch.from_numpy(np.asarray(owner, dtype=np.int64)).to(model.device)
         share = real / lengths[:, None]  # (U, P)
-        self.prompt_embedding: Tensor = torch.einsum("up,upd->ud", share.to(hidden), hidden)[
-            fan.to(device)
-        ]  # (N, D)
-        self.cache.batch_select_indices(fan.to(device))
-        self.width = longest  # columns of the cache that hold prompts
-        self.visible: Tensor = real[fan].to(device)  # (N, C) columns of the cache that each row sees
-        self.position: Tensor = lengths[fan, None].to(device)  # (N, 1) of the next token
+        self.prompt_embedding: Tensor = torch.einsum("up,upd->ud", share.to(hidden), hidden)[fan]  # (N, D)
+        self.found: Tensor | None = (
+            None  # (N, K + 1, W) what the action network looked up in each row's prompt
+        )
+        if model.acts_by_network and model.action_network:
+            self.found = model.action_network.look_up(hidden, real)[fan]
+        self.cache.batch_select_indices(fan)
+        self.width = hidden.shape[1]  # columns of the cache that hold prompts
+        self.visible: Tensor = real[fan]  # (N, C) columns of the cache that each row sees
+        self.position: Tensor = lengths[fan, None]  # (N, 1) of the next token
         self.rows: np.ndarray = np.arange(len(fan))
 
     @property
@@ -90,6 +83,23 @@ class DecodeState:
             return hidden[:, -1]
         self.position = self.position + counts[:, None]
         return hidden[torch.arange(n, device=tokens.device), counts - 1]
+
+    def rate_actions(self, hidden: Tensor | None, states: Tensor) -> Tensor:
+        """Rate or give the actions of the held rows.
+
+        Args:
+            hidden: (h, D) of the tokens of the present states; None, where there is a network, is enough.
+            states: (h, S) these states.
+
+        Returns:
+            (h, A).
+        """
+        if self.found is not None and self.model.action_network:
+            # In bfloat16 a position is only known to millimetres.
+            with torch.autocast(states.device.type, enabled=False):
+                return self.model.action_network.rate(self.found.float(), self.model.scales.normal(states))
+        assert hidden is not None
+        return self.model.rate_actions(hidden, states)
 
     def rewind(self) -> None:
         """Forget everything but the prompts."""
@@ -127,6 +137,25 @@ class DecodeState:
         self.rows = self.rows[places]
         self.cache.batch_select_indices(index)
         self.visible, self.position = self.visible[index], self.position[index]
+        if self.found is not None:
+            self.found = self.found[index]
+
+
+def read_prompts(
+    model: GroundedLM, prompts: Sequence[np.ndarray], cache: Cache | None = None
+) -> tuple[Tensor, Tensor]:
+    """Read U prompts side by side: token ids -> hidden states (U, P, D), which are real (U, P) bool."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])  # (U, P)
+    column = torch.arange(longest)
+    real = column < torch.tensor([len(prompt) for prompt in prompts])[:, None]  # (U, P)
+    seen = real[:, None, :].expand(-1, longest, -1)  # (U, P, P)
+    if not model.backbone.two_way_prompt:
+        seen = seen & (column[None, :] <= column[:, None])
+    device = model.device
+    embedded = model.lm.get_input_embeddings()(ids.to(device))
+    positions = column.expand(len(prompts), -1).to(device)
+    return model.body(embedded, seen[:, None].to(device), positions, cache), real.to(device)
 
 
 def prefill_goals(model: GroundedLM, texts: Sequence[str], template: str) -> DecodeState:

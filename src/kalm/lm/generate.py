@@ -169,10 +169,12 @@ class _ImaginedEpisodes:
                 state.rewind()
             self.place = state.leave(rows)  # the same for all
         self.now = torch.from_numpy(self.own.spread(states, self.place)).to(self.model.device)  # (h, S)
-        self.hidden = {
-            name: state.read(state.model.state_tokens(self.now)) for name, state in self.decode_states.items()
+        hidden = {
+            name: state.read(state.model.state_tokens(self.now))
+            for name, state in self.decode_states.items()
+            if state.model.reads_states
         }  # (h, D) each
-        output = self.actor.rate_actions(self.hidden[id(self.actor)], self.now)  # (h, A)
+        output = self.acting.rate_actions(hidden.get(id(self.actor)), self.now)  # (h, A)
         return self._choose(output).numpy(force=True)[self.place]
 
     def transition(self, rows: np.ndarray, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -202,7 +204,8 @@ class _ImaginedEpisodes:
 def _read_goals(model: GroundedLM, texts: Sequence[str], template: str, horizon: int) -> DecodeState:
     """Read the goals, if they and the steps to come fit the model's context."""
     state, context = prefill_goals(model, texts, template), model.prompt_builder().context
-    needed = state.longest + (model.entities + 2) * (horizon if model.design.memory else 1)
+    steps = (horizon if model.design.memory else 1) if model.reads_states else 0
+    needed = state.longest + (model.entities + 2) * steps
     if needed > context:
         raise KalmError(
             f"a goal of {state.longest} tokens and {horizon} steps need {needed} positions, "

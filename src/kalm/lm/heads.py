@@ -20,6 +20,9 @@ goes beyond them, each a switch:
   state alone;
 * *state to action*: the action head is also given the numbers of the present state. What a transformer passes
   on of them is coarse, so a language model says what to do, but misses a handle by centimetres;
+* *action network*: imagined actions come from a network on the sentence's hidden states and the state's
+  numbers, fitted with the body frozen (`kalm.lm.action_network`), because fine-tuning sees each transition
+  too seldom to learn directions;
 * *action bins*: a continuous action is rated over so many values per number, and the likeliest taken. A
   squared error learns the mean of all that a sentence may mean, which is often an action that no meaning
   asks for, and slow.
@@ -52,6 +55,7 @@ class Design:
         relations: embeddings are given heading and distance between entities (needs two or more).
         memory: actions are chosen from all that came before, else from goal and present state alone.
         state_to_action: the action head is given the present state besides the hidden state.
+        action_network: actions come from a network that looks up in the sentence what is said of each entity.
         action_bins: values per number of a continuous action that the action head rates; 0: it gives actions.
     """
 
@@ -62,6 +66,7 @@ class Design:
     relations: bool = False
     memory: bool = True
     state_to_action: bool = False
+    action_network: bool = False
     action_bins: int = 0
 
 
@@ -193,6 +198,23 @@ def two_hot(actions: Tensor, bins: int) -> Tensor:
     """Share numbers out between the two nearest of evenly spaced values in [-1, 1]: (m, A) -> (m, A, B)."""
     place = (actions.clamp(-1, 1) + 1) / 2 * (bins - 1)  # (m, A)
     return (1 - (place[..., None] - torch.arange(bins, device=actions.device)).abs()).clamp(min=0)
+
+
+def action_losses(output: Tensor, wanted: Tensor) -> Tensor:
+    """Return the loss of each action.
+
+    Args:
+        output: (m, A) ratings of discrete actions or continuous actions, or (m, A, bins) ratings of values.
+        wanted: (m,) int64, or (m, A).
+
+    Returns:
+        (m,) cross-entropy, or squared error where continuous actions are given.
+    """
+    if wanted.dim() == 1:
+        return F.cross_entropy(output, wanted, reduction="none")
+    if output.dim() == 3:
+        return F.cross_entropy(output.mT, two_hot(wanted, output.shape[2]).mT, reduction="none").mean(1)
+    return ((output.to(wanted.dtype) - wanted) ** 2).mean(1)
 
 
 def likeliest(ratings: Tensor) -> Tensor:

@@ -24,17 +24,18 @@ from kalm.dynamics.normalizer import Normalizer, present_names
 from kalm.dynamics.transition import TransitionNetwork
 from kalm.errors import KalmError
 from kalm.lm import lora
+from kalm.lm.action_network import ActionNetwork
 from kalm.lm.backbone import Backbone, Origin, to_float32
 from kalm.lm.heads import (
     Design,
     EntityEmbedding,
     Relations,
     StateHead,
+    action_losses,
     action_mlp,
     embedding,
     likeliest,
     name_vectors,
-    two_hot,
 )
 from kalm.lm.packing import PackedBatch
 from kalm.lm.prompts import PromptBuilder
@@ -118,6 +119,11 @@ class GroundedLM(nn.Module):
         if design.state_network:
             self.network: TransitionNetwork = TransitionNetwork(spec)
             self.network.requires_grad_(False)  # fitted by itself, see `kalm.lm.sft`
+        self.action_network: ActionNetwork | None = None
+        if design.action_network:
+            names = name_vectors(backbone, spec)
+            self.action_network = ActionNetwork(spec, names, hidden, design.action_bins)
+            self.action_network.requires_grad_(False)  # fitted by itself, see `kalm.lm.action_fit`
         if self.entities:
             self.embed_entities: EntityEmbedding = EntityEmbedding(
                 name_vectors(backbone, spec), columns, related, scale
@@ -188,12 +194,7 @@ class GroundedLM(nn.Module):
 
     def action_losses(self, hidden: Tensor, states: Tensor, wanted: Tensor) -> Tensor:
         """Return the loss of each action: (m, D), (m, S), wanted (m,) or (m, A) -> (m,)."""
-        output = self._action_output(hidden, states)
-        if self.spec.action_kind == "discrete":
-            return F.cross_entropy(output, wanted, reduction="none")
-        if output.dim() == 3:
-            return F.cross_entropy(output.mT, two_hot(wanted, output.shape[2]).mT, reduction="none").mean(1)
-        return ((output.to(wanted.dtype) - wanted) ** 2).mean(1)
+        return action_losses(self._action_output(hidden, states), wanted)
 
     def _action_output(self, hidden: Tensor, states: Tensor) -> Tensor:
         """Return what the action head says: (m, D), (m, S) -> (m, A), or with bins (m, A, bins)."""
@@ -204,9 +205,19 @@ class GroundedLM(nn.Module):
         return output if output.shape[1] == size else output.unflatten(1, (size, -1))
 
     @property
+    def acts_by_network(self) -> bool:
+        """Whether actions come from the action network; not before that is fitted."""
+        return self.action_network is not None and bool(self.action_network.fitted)
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether imagining needs its reading of states: for actions, or for what comes later."""
+        return not self.acts_by_network or not self.design.state_network
+
+    @property
     def reads_actions(self) -> bool:
         """Whether imagining needs its reading of actions: for what comes later, or for the next state."""
-        return self.design.memory or not self.design.state_network
+        return self.reads_states and (self.design.memory or not self.design.state_network)
 
     def next_states(self, hidden: Tensor | None, states: Tensor, actions: Tensor) -> Tensor:
         """Return imagined next states, of the network where there is one, else of the state head.

@@ -142,9 +142,12 @@ class LMEpisodes:
             self.last = None
         with autocast(self.model.device, self.precision):
             now = torch.from_numpy(state.spread(states, place)).to(self.model.scales.mean)  # (h, S)
-            tokens = self._tokens(now, state.spread(rewards, place))
-            self._require_room(tokens.shape[1])
-            output = self.model.rate_actions(state.read(tokens), now)  # (h, A)
+            hidden = None
+            if not self.model.acts_by_network:
+                tokens = self._tokens(now, state.spread(rewards, place))
+                self._require_room(tokens.shape[1])
+                hidden = state.read(tokens)
+            output = state.rate_actions(hidden, now)  # (h, A)
         chosen = self._choose(output).numpy(force=True)  # (h,) or (h, A)
         if self.last is None:
             self.last = np.zeros((self.count, *chosen.shape[1:]), chosen.dtype)

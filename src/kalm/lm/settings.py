@@ -101,6 +101,12 @@ class GroundConfig(Section):
     state_to_action: bool = Field(
         default=False, description="the action head is also given the numbers of the present state"
     )
+    action_network: bool = Field(
+        default=False,
+        description="imagined actions come from a network that looks up in the sentence what is said of each "
+        "entity, fitted on the data's transitions; not from the head",
+    )
+    action_steps: int = Field(default=2_000, gt=0, description="steps of fitting that network")
     action_bins: int = Field(
         default=0,
         ge=0,

@@ -22,6 +22,7 @@ from kalm.dynamics.transition import fit_transition_network
 from kalm.envs.base import World
 from kalm.errors import KalmError
 from kalm.lm import language_warmup, lora, packing
+from kalm.lm.action_fit import fit_action_network
 from kalm.lm.backbone import Backbone
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.decision_transformer.model import DecisionTransformer
@@ -46,6 +47,7 @@ from kalm.types import Conditions, WorldSpec
 
 LOG_EVERY = 20
 NETWORK = "network.safetensors"
+ACTIONS = "actions.safetensors"
 
 
 Watch = Callable[[str, int], AbstractContextManager[Advance]]
@@ -107,7 +109,10 @@ def finetune(
             advance=advance,
         )
     with team.whole():
-        if metrics:
+        if metrics and monitor:
+            if config.action_network:
+                _fit_actions(team.shown.eval(), data, config, seed, folder / ACTIONS, identity, watch)
+                metrics.log(curriculum.steps, monitor.evaluate())
             team.shown.eval().save(folder / "model")
             metrics.close()
     return team.shown
@@ -170,6 +175,26 @@ def _fit_network(
             model.network, data, config.network_steps, seed, advance, config.network_horizon
         )
     checkpoint.save(config.network_steps)
+
+
+def _fit_actions(
+    model: GroundedLM,
+    data: RolloutSet,
+    config: GroundConfig,
+    seed: int,
+    place: Path,
+    identity: str,
+    watch: Watch,
+) -> None:
+    """Fit the action network, or load what an earlier call fitted."""
+    assert model.action_network is not None, model.design
+    checkpoint = Checkpoint(place, identity, model.action_network.state_dict(), {})
+    if checkpoint.restore():
+        return
+    with watch("actions", config.action_steps) as advance:
+        seed = derive_seed(seed, "ground", "actions")
+        fit_action_network(model, data, config.action_steps, seed, config.precision, advance)
+    checkpoint.save(config.action_steps)
 
 
 def divide(rollouts: RolloutSet, config: GroundConfig, seed: int) -> tuple[RolloutSet, RolloutSet]:

@@ -194,7 +194,9 @@ class _Update:
 
 def _begin(settings: GroundConfig, spec: WorldSpec, start: Path | None) -> DecisionTransformer:
     """Return the model before its first step."""
-    model = DecisionTransformer(sft.assemble(lora.prepare(settings), spec, settings))
+    model = DecisionTransformer(
+        sft.assemble(lora.prepare(settings), spec, settings.changed(action_network=False))
+    )
     if start is not None:
         try:
             model.load_state_dict(load_decision_transformer(start, spec=spec).model.state_dict())
