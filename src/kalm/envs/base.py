@@ -140,6 +140,13 @@ class World(Protocol):
         """
         ...
 
+    def holds(self, judge: Judge, states: np.ndarray) -> np.ndarray:
+        """Whether steps of plans hold in states: the judge of N goals of the data, (N, S) -> (N,) bool.
+
+        A step of a plan may hold where its goal alone would not, as when an episode's target moves on.
+        """
+        ...
+
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Whether a sentence says what a goal asks, by keywords: slot -> verdict; empty: not to be judged."""
         ...

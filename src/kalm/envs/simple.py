@@ -129,6 +129,10 @@ class SimpleWorld:
         """Whether these steps are `plan_of` the goal."""
         return tuple(steps) == self.plan_of(goal)
 
+    def holds(self, judge: Judge, states: np.ndarray) -> np.ndarray:
+        """Whether goals are reached in these states: (N, S) -> (N,) bool."""
+        return judge.reached(states, states)
+
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Nothing: whether a sentence tells a goal is not to be judged."""
         return {}

@@ -56,7 +56,7 @@ class ActionNetwork(nn.Module):
         self.spec = spec
         count = len(spec.entities)
         taken = {column for entity in spec.entities for column in entity.columns}
-        columns = torch.tensor([entity.columns for entity in spec.entities], dtype=torch.int64)
+        columns = torch.tensor([entity.columns for entity in spec.entities], dtype=torch.int64)  # (K, C)
         rest = [column for column in range(spec.state_size) if column not in taken]
         own = [action for entity in spec.entities for action in entity.actions]
         # Every entity has the same actions of its own, and there are no others.
@@ -65,19 +65,19 @@ class ActionNetwork(nn.Module):
             and sorted(own) == list(range(spec.action_size))
             and len({len(entity.actions) for entity in spec.entities}) == 1
         )
-        self.register_buffer("names", F.layer_norm(names.float(), names.shape[1:]) if count else names)
-        self.register_buffer("columns", columns.reshape(count, -1), persistent=False)  # (K, C)
+        self.register_buffer("names", F.layer_norm(names.float(), names.shape[1:]))
+        self.register_buffer("columns", columns if count else columns[:, None], persistent=False)
         self.register_buffer("rest", torch.tensor(rest, dtype=torch.int64), persistent=False)
         self.register_buffer("others", 1 - torch.eye(count), persistent=False)
         self.register_buffer("order", torch.tensor(own, dtype=torch.int64).argsort(), persistent=False)
         self.register_buffer("fitted", torch.tensor(False))
         self.norm: nn.LayerNorm = nn.LayerNorm(hidden, elementwise_affine=False)
         self.whole: nn.Parameter = nn.Parameter(torch.randn(LOOK_UP))  # the query of no entity
-        self.query: nn.Linear = nn.Linear(names.shape[1] if count else hidden, LOOK_UP)
+        self.query: nn.Linear = nn.Linear(names.shape[1], LOOK_UP)
         self.key: nn.Linear = nn.Linear(hidden, LOOK_UP)
         self.value: nn.Linear = nn.Linear(hidden, LOOK_UP)
         self.found: nn.Linear = nn.Linear(LOOK_UP, width)
-        numbers = self.columns.shape[1] if count else 0
+        numbers = self.columns.shape[1]
         place = numbers + len(rest)
         self.own: nn.Linear = nn.Linear(place + 2 * width, width)
         if self.shared:
@@ -105,9 +105,7 @@ class ActionNetwork(nn.Module):
             (U, K + 1, W).
         """
         hidden = self.norm(hidden.to(self.key.weight.dtype))
-        asked = self.whole[None]
-        if len(self.names):
-            asked = torch.cat([self.query(self.names), asked])
+        asked = torch.cat([self.query(self.names), self.whole[None]])
         queries = asked.unflatten(1, (HEADS, -1))  # (Q, heads, d)
         keys, values = (part(hidden).unflatten(2, (HEADS, -1)) for part in (self.key, self.value))
         scores = torch.einsum("qhd,uphd->uhqp", queries, keys) / queries.shape[2] ** 0.5

@@ -47,6 +47,11 @@ class BlockLayer(DynamicLayer):
         self._held = (self._held[0][indices], self._held[1][indices])
         self._show(used)
 
+    def overwrite(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put other first tokens into some rows: (n,), (n, H, P, E) twice."""
+        for held, new in zip(self._held, (keys, values), strict=True):
+            held[rows, :, : new.shape[2]] = new
+
     def rewind(self, tokens: int) -> None:
         """Go on after the first tokens; what followed is overwritten."""
         self._show(tokens)
@@ -54,6 +59,22 @@ class BlockLayer(DynamicLayer):
     def _show(self, used: int) -> tuple[Tensor, Tensor]:
         self.keys, self.values = shown = (self._held[0][:, :, :used], self._held[1][:, :, :used])
         return shown
+
+
+def overwrite(cache: Cache, rows: Tensor, first: list[tuple[Tensor, Tensor]]) -> None:
+    """Put other first tokens into rows (n,) of a `block_cache`: of each layer (n, H, P, E) twice."""
+    for layer, (keys, values) in zip(cache.layers, first, strict=True):
+        assert isinstance(layer, BlockLayer), type(layer)
+        layer.overwrite(rows, keys, values)
+
+
+def contents(cache: Cache) -> list[tuple[Tensor, Tensor]]:
+    """Copy keys and values of each layer of a `block_cache`: (N, H, C, E) each."""
+    found = []
+    for layer in cache.layers:
+        assert isinstance(layer, BlockLayer), type(layer)
+        found.append((layer.keys.clone(), layer.values.clone()))
+    return found
 
 
 def rewind(cache: Cache, tokens: int) -> None:

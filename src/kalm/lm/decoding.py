@@ -7,13 +7,14 @@ their tokens together. Rows that ended leave the batch in bulk, so little is com
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from kalm.lm.cache import block_cache, rewind
+from kalm.lm.cache import block_cache, contents, overwrite, rewind
 from kalm.lm.model import GroundedLM
 from kalm.lm.prompts import GOAL_ORIENTED
 
@@ -27,6 +28,15 @@ def worth_leaving(going: np.ndarray) -> bool:
     return going.mean() <= 1 - DROP_SHARE
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """What was read of U prompts, before any row went on."""
+
+    layers: list[tuple[Tensor, Tensor]]  # keys and values, (U, H, P, E) each
+    real: Tensor  # (U, P) bool
+    looked: Tensor | None  # (U, K + 1, W)
+
+
 class DecodeState:
     """N rows being read by one model.
 
@@ -34,13 +44,17 @@ class DecodeState:
         model: the model that reads.
         prompts: token ids of U distinct prompts.
         owner: (N,) the prompt of each row.
+        restartable: rows may begin anew behind another of the prompts (`restart`).
 
     Attributes:
         prompt_embedding: (N, D) mean hidden state of each row's prompt.
+        found: (h, K + 1, W) what the action network looked up in each held row's prompt, if it acts.
         rows: (h,) which of the N rows are still held; some of them may have ended.
     """
 
-    def __init__(self, model: GroundedLM, prompts: Sequence[np.ndarray], owner: np.ndarray) -> None:
+    def __init__(
+        self, model: GroundedLM, prompts: Sequence[np.ndarray], owner: np.ndarray, restartable: bool = False
+    ) -> None:
         self.model = model
         self.cache: Cache = block_cache()
         hidden, real = read_prompts(model, prompts, self.cache)
@@ -48,11 +62,11 @@ class DecodeState:
         fan = torch.from_numpy(np.asarray(owner, dtype=np.int64)).to(model.device)
         share = real / lengths[:, None]  # (U, P)
         self.prompt_embedding: Tensor = torch.einsum("up,upd->ud", share.to(hidden), hidden)[fan]  # (N, D)
-        self.found: Tensor | None = (
-            None  # (N, K + 1, W) what the action network looked up in each row's prompt
-        )
+        looked = None
         if model.acts_by_network and model.action_network:
-            self.found = model.action_network.look_up(hidden, real)[fan]
+            looked = model.action_network.look_up(hidden, real)  # (U, K + 1, W)
+        self.found: Tensor | None = None if looked is None else looked[fan]  # (N, K + 1, W)
+        self._begun = _Begun(contents(self.cache), real, looked) if restartable else None
         self.cache.batch_select_indices(fan)
         self.width = hidden.shape[1]  # columns of the cache that hold prompts
         self.visible: Tensor = real[fan]  # (N, C) columns of the cache that each row sees
@@ -100,6 +114,18 @@ class DecodeState:
                 return self.model.action_network.rate(self.found.float(), self.model.scales.normal(states))
         assert hidden is not None
         return self.model.rate_actions(hidden, states)
+
+    def restart(self, places: np.ndarray, owner: np.ndarray) -> None:
+        """Let some held rows forget what they read, and begin behind other prompts: (n,), (n,) of the U."""
+        assert self._begun is not None, "restartable=True"
+        index, new = (torch.from_numpy(part).to(self.position.device) for part in (places, owner))
+        begun = self._begun
+        overwrite(self.cache, index, [(keys[new], values[new]) for keys, values in begun.layers])
+        self.visible[index] = False
+        self.visible[index, : self.width] = begun.real[new]
+        self.position[index] = begun.real[new].sum(1, keepdim=True)
+        if self.found is not None and begun.looked is not None:
+            self.found[index] = begun.looked[new]
 
     def rewind(self) -> None:
         """Forget everything but the prompts."""
@@ -158,16 +184,25 @@ def read_prompts(
     return model.body(embedded, seen[:, None].to(device), positions, cache), real.to(device)
 
 
-def prefill_goals(model: GroundedLM, texts: Sequence[str], template: str) -> DecodeState:
+def prefill_goals(
+    model: GroundedLM, texts: Sequence[str], template: str, others: Sequence[str] = ()
+) -> DecodeState:
     """Read the goals of N rows, each distinct one once.
+
+    Args:
+        model: the model that reads.
+        texts: N sentences.
+        template: prompt with a slot for the goal.
+        others: sentences that rows may go on to (`DecodeState.restart`): number i is the i-th distinct one of
+            these, and each row's own must be among them; none: rows keep to their sentences.
 
     Raises:
         KalmError: a goal is longer than the context.
     """
     prompt_builder = model.prompt_builder()
-    distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    distinct = {text: number for number, text in enumerate(dict.fromkeys(others or texts))}
     prompts = [prompt_builder.goal_prompt(text, template).value for text in distinct]
-    return DecodeState(model, prompts, np.array([distinct[text] for text in texts]))
+    return DecodeState(model, prompts, np.array([distinct[text] for text in texts]), bool(others))
 
 
 def prompt_embeddings(model: GroundedLM, texts: Sequence[str]) -> Tensor:

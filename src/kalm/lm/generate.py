@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
+from kalm.envs.follow import PlanFollower
 from kalm.envs.rollout import EpisodeRecorder, initial_states, step_until_done
 from kalm.errors import KalmError
 from kalm.lm.decoding import DecodeState, prefill_goals
@@ -79,6 +80,7 @@ def imagine_rollouts(
     actor: GroundedLM | None = None,
     starts: np.ndarray | None = None,
     words: Sequence[str] | None = None,
+    plans: Sequence[Sequence[Instruction]] | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> ImaginedRollouts:
     """Decode one rollout per instruction (repeat an instruction for more).
@@ -96,6 +98,8 @@ def imagine_rollouts(
         actor: a second model that chooses the actions while `model` gives the states; None: `model` both.
         starts: (N, S) initial states; None: as said at `instructions`.
         words: N sentences that are read instead of the instructions' own; the goals stay.
+        plans: N sequences of plain steps that are asked for one after another, again where they do not hold
+            any more (`kalm.envs.follow`), instead of the instructions' own sentences; the goals stay.
         advance: called with the number of finished rollouts.
 
     Raises:
@@ -107,6 +111,7 @@ def imagine_rollouts(
     seeds = np.asarray(seeds)
     states = initial_states(world, instructions, seeds) if starts is None else starts
     texts = [instruction.text for instruction in instructions] if words is None else words
+    asked = [(text,) for text in texts] if plans is None else [_texts(plan) for plan in plans]
     parts, finite = [], []
     for first in range(0, len(instructions), batch):
         rows = slice(first, min(first + batch, len(instructions)))
@@ -114,8 +119,11 @@ def imagine_rollouts(
         judge = world.judge([instruction.goal for instruction in instructions[rows]])
         with autocast(model.device, precision):
             episodes = _ImaginedEpisodes(
-                model, actor, texts[rows], PROMPTS[prompt], seeds[rows], horizon, sampling
+                model, actor, asked[rows], PROMPTS[prompt], seeds[rows], horizon, sampling
             )
+            if plans is not None:
+                steps = [[step.goal for step in plan] for plan in plans[rows]]
+                episodes.follower = PlanFollower(world, steps)
             begun = states[rows].astype(episodes.dtype)
             step_until_done(episodes.act, episodes.transition, judge, begun, record)
         rollouts = RolloutSet.from_recorder(instructions[rows], record, "imagined")
@@ -124,6 +132,10 @@ def imagine_rollouts(
         if advance:
             advance(rows.stop - rows.start)
     return ImaginedRollouts(RolloutSet.concat(parts), np.concatenate(finite))
+
+
+def _texts(plan: Sequence[Instruction]) -> tuple[str, ...]:
+    return tuple(step.text for step in plan)
 
 
 def _require_environment(world: World, *models: GroundedLM) -> None:
@@ -136,13 +148,18 @@ def _require_environment(world: World, *models: GroundedLM) -> None:
 
 
 class _ImaginedEpisodes:
-    """A batch of N episodes in which one model chooses the actions and one makes the next states."""
+    """A batch of N episodes in which one model chooses the actions and one makes the next states.
+
+    Each row is asked in its first sentence; with a `follower`, in that of the step which that says.
+    """
+
+    follower: PlanFollower | None = None
 
     def __init__(
         self,
         model: GroundedLM,
         actor: GroundedLM,
-        texts: Sequence[str],
+        texts: Sequence[Sequence[str]],
         template: str,
         seeds: np.ndarray,
         horizon: int,
@@ -154,6 +171,9 @@ class _ImaginedEpisodes:
         self.decode_states = {
             id(reader): _read_goals(reader, texts, template, horizon) for reader in (model, actor)
         }
+        number = {text: i for i, text in enumerate(dict.fromkeys(text for row in texts for text in row))}
+        self.sentence = [[number[text] for text in row] for row in texts]  # of each row's steps
+        self.step = np.zeros(len(texts), dtype=np.int64)  # (N,) that each row is asked for
         self.own, self.acting = self.decode_states[id(model)], self.decode_states[id(actor)]
         self.spread = sampling.state_noise * model.changes.std.numpy(force=True)  # (S,)
         of_actions = 0 if spec.action_kind == "discrete" else 2
@@ -168,6 +188,8 @@ class _ImaginedEpisodes:
             if not state.model.design.memory:
                 state.rewind()
             self.place = state.leave(rows)  # the same for all
+        if self.follower is not None:
+            self._follow(self.follower, rows, states)
         self.now = torch.from_numpy(self.own.spread(states, self.place)).to(self.model.device)  # (h, S)
         hidden = {
             name: state.read(state.model.state_tokens(self.now))
@@ -176,6 +198,18 @@ class _ImaginedEpisodes:
         }  # (h, D) each
         output = self.acting.rate_actions(hidden.get(id(self.actor)), self.now)  # (h, A)
         return self._choose(output).numpy(force=True)[self.place]
+
+    def _follow(self, follower: PlanFollower, rows: np.ndarray, states: np.ndarray) -> None:
+        """Let rows whose step is another one now begin anew behind its sentence."""
+        step = follower.now(rows, states)
+        other = step != self.step[rows]
+        self.step[rows] = step
+        if other.any():
+            owner = np.array(
+                [self.sentence[row][at] for row, at in zip(rows[other], step[other], strict=True)]
+            )
+            for state in self.decode_states.values():
+                state.restart(self.place[other], owner)
 
     def transition(self, rows: np.ndarray, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Let the models read the actions, and imagine: -> next states (n, S)."""
@@ -201,9 +235,14 @@ class _ImaginedEpisodes:
         return output.argmax(dim=-1) if discrete else output.clamp(-1, 1)
 
 
-def _read_goals(model: GroundedLM, texts: Sequence[str], template: str, horizon: int) -> DecodeState:
-    """Read the goals, if they and the steps to come fit the model's context."""
-    state, context = prefill_goals(model, texts, template), model.prompt_builder().context
+def _read_goals(
+    model: GroundedLM, texts: Sequence[Sequence[str]], template: str, horizon: int
+) -> DecodeState:
+    """Read the sentences of N rows, if they and the steps to come fit the model's context."""
+    every = [text for row in texts for text in row]
+    others = every if len(every) > len(texts) else ()
+    state = prefill_goals(model, [row[0] for row in texts], template, others)
+    context = model.prompt_builder().context
     steps = (horizon if model.design.memory else 1) if model.reads_states else 0
     needed = state.longest + (model.entities + 2) * steps
     if needed > context:

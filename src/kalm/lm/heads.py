@@ -164,7 +164,9 @@ class EntityEmbedding(nn.Module):
 
 
 def name_vectors(backbone: Backbone, spec: WorldSpec) -> Tensor:
-    """Return what a backbone is given for the names of a world's entities: (K, D)."""
+    """Return what a backbone is given for the names of a world's entities: (K, D); K may be 0."""
+    if not spec.entities:
+        return torch.zeros(0, backbone.width, device=backbone.word_weight.device)
     names = [entity.name for entity in spec.entities]
     ids = backbone.tokenizer(names, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     at = backbone.word_weight.device

@@ -7,8 +7,12 @@ rate is measured on all of them; which of them a policy learns from is decided i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -27,6 +31,50 @@ from kalm.runs import processes
 from kalm.runs.progress import Advance, silent
 from kalm.runs.seeding import derive_seed
 from kalm.types import LEVELS, Instruction, JsonObject
+
+Plan = Sequence[Instruction]
+"""Plain sentences of the data, with their goals, to be done one after another."""
+
+
+class Kind(NamedTuple):
+    """What rollouts that are decoded together have in common."""
+
+    way: Literal["own words", "analogy", "plan"]
+    steps: int  # of the plan; else 1
+    hotter: int  # times that the temperature has grown
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a rollout is asked for in: the instruction's own words, a sentence of the data, or a plan."""
+
+    kind: Kind
+    words: str = ""
+    plan: Plan = ()
+
+    @classmethod
+    def of(
+        cls,
+        row: Instruction,
+        sample: int,
+        config: ImagineConfig,
+        plans: Mapping[Instruction, Sequence[Plan]],
+        known: Mapping[str, Sequence[str]],
+    ) -> Ask:
+        """Return what a sample of a row is asked for in.
+
+        Where there are plans: the likeliest, then the instruction's own words, then the next plans, over and
+        over. Else the first `config.analogies` samples are asked for in words of the data
+        (`kalm.lm.analogies`), the others in the instruction's own.
+        """
+        if mine := plans.get(row):
+            if sample == 1:
+                return cls(Kind("own words", 1, 0))
+            plan = mine[max(0, sample - 1) % len(mine)]
+            return cls(Kind("plan", len(plan), max(0, sample - 1)), plan=plan)
+        if sample < config.analogies:
+            return cls(Kind("analogy", 1, 0), words=known[row.text][sample])
+        return cls(Kind("own words", 1, sample - config.analogies))
 
 
 def imagination_plan(world: World, config: ImagineConfig) -> list[Instruction]:
@@ -55,6 +103,7 @@ def imagine_dataset(
     provenance: Mapping[str, object],
     actor: GroundedLM | None = None,
     advance: Advance = silent,
+    plans: Mapping[Instruction, Sequence[Plan]] = MappingProxyType({}),
 ) -> RolloutSet:
     """Decode one rollout per row into `folder`, or go on where a stopped imagination ended, and return them.
 
@@ -63,7 +112,7 @@ def imagine_dataset(
     dropped; the dataset's provenance counts them. With `config.samples` above 1, a row whose rollout misses
     its goal, or could not have happened, is decoded again from the same initial state, each time at a higher
     temperature (`config.temperature_growth`), until one is right or there are that many. `origins` tells
-    them apart. The first `config.analogies` of them are asked for in words of the data (`kalm.lm.analogies`).
+    them apart. What they are asked for in, `Ask.of` says.
 
     Raises:
         KalmError: nothing to imagine, or nothing finite came out.
@@ -83,7 +132,8 @@ def imagine_dataset(
         texts = list(dict.fromkeys(row.text for row in rows))
         known = analogies(actor or model, texts, world.suite("seen"), config.analogies, config.precision)
     for index in left[processes.index() :: processes.count()]:
-        decoded, facts = _decode(model, world, rows, shards[index], config, seed, known, actor, advance)
+        ask = partial(Ask.of, config=config, plans=plans, known=known)
+        decoded, facts = _decode(model, world, rows, shards[index], config, seed, ask, actor, advance)
         storage.write_shard(folder, index, decoded, facts)
         told.add(index)
         told |= _tell(storage.finished_shards(folder) - told, shards, advance)
@@ -106,7 +156,7 @@ def _decode(
     shard: range,
     config: ImagineConfig,
     seed: int,
-    known: dict[str, list[str]],
+    ask: Callable[[Instruction, int], Ask],
     actor: GroundedLM | None,
     advance: Advance,
 ) -> tuple[RolloutSet, JsonObject]:
@@ -114,35 +164,47 @@ def _decode(
     left = np.array(shard)
     seeds = [_seed(seed, row, 0) for row in left]
     states = initial_states(world, [rows[row] for row in left], seeds, config.conditions)
-    parts, row_of, sample_of, dropped = [], [], [], 0
+    parts, row_of, sample_of, way_of, dropped = [], [], [], [], 0
     for sample in range(config.samples):
-        own, hotter = sample >= config.analogies, max(0, sample - config.analogies)
-        done = imagine_rollouts(
-            model,
-            world,
-            [rows[row] for row in left],
-            [_seed(seed, row, sample) for row in left],
-            starts=states,
-            words=None if own else [known[rows[row].text][sample] for row in left],
-            prompt=config.prompt,
-            horizon=config.horizon,
-            batch=config.batch,
-            sampling=Sampling(config.temperature * config.temperature_growth**hotter, config.state_noise),
-            precision=config.precision,
-            actor=actor,
-        )
-        require_valid(done.rollouts)
+        asks = [ask(rows[row], sample) for row in left]
         right = np.zeros(len(left), bool)
-        right[done.finite] = fulfilled(done.rollouts, world) & possible(done.rollouts, world)
-        parts.append(done.rollouts)
-        row_of += left[done.finite].tolist()
-        sample_of += [sample] * len(done.rollouts)
-        dropped += done.dropped
+        for kind in dict.fromkeys(asked.kind for asked in asks):
+            mine = np.flatnonzero([asked.kind == kind for asked in asks])
+            done = imagine_rollouts(
+                model,
+                world,
+                [rows[row] for row in left[mine]],
+                [_seed(seed, row, sample) for row in left[mine]],
+                starts=states[mine],
+                words=[asks[i].words or rows[left[i]].text for i in mine],
+                plans=[asks[i].plan for i in mine] if kind.way == "plan" else None,
+                prompt=config.prompt,
+                horizon=_horizon(config, world, kind.steps),
+                batch=config.batch,
+                sampling=Sampling(
+                    config.temperature * config.temperature_growth**kind.hotter, config.state_noise
+                ),
+                precision=config.precision,
+                actor=actor,
+            )
+            require_valid(done.rollouts)
+            right[mine[done.finite]] = fulfilled(done.rollouts, world) & possible(done.rollouts, world)
+            parts.append(done.rollouts)
+            row_of += left[mine[done.finite]].tolist()
+            sample_of += [sample] * len(done.rollouts)
+            way_of += [kind.way] * len(done.rollouts)
+            dropped += done.dropped
         advance(len(left) if sample + 1 == config.samples else int(right.sum()))
         left, states = left[~right], states[~right]
         if not len(left):
             break
-    return RolloutSet.concat(parts), {"rows": row_of, "samples": sample_of, "dropped": dropped}
+    facts = {"rows": row_of, "samples": sample_of, "ways": way_of, "dropped": dropped}
+    return RolloutSet.concat(parts), facts
+
+
+def _horizon(config: ImagineConfig, world: World, steps: int) -> int:
+    """Return the largest number of actions for a plan of so many steps."""
+    return min(world.spec.horizon, steps * (config.horizon or world.spec.horizon))
 
 
 def origins(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -151,6 +213,12 @@ def origins(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     rows = [number for part in facts for number in part["rows"]]
     samples = [number for part in facts for number in part["samples"]]
     return np.array(rows, dtype=np.int64), np.array(samples, dtype=np.int64)
+
+
+def ways(folder: Path) -> np.ndarray:
+    """Return what each rollout of an imagined dataset was asked for in: -> (N,) str."""
+    # Earlier versions knew no plans, and did not tell the others apart.
+    return np.array([way for part in _facts(folder) for way in part.get("ways", [""] * len(part["rows"]))])
 
 
 def _facts(folder: Path) -> list[JsonObject]:

@@ -6,7 +6,7 @@ Where the settings refine them, the folder gets the refined ones, ``raw/`` all t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kalm.config import Config
     from kalm.data.rollouts import RolloutSet
     from kalm.dynamics.models import Models
+    from kalm.lm.imagine import Plan
     from kalm.session import Session
     from kalm.types import Instruction
 
@@ -54,7 +55,7 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
     Raises:
         KalmError: models of the dynamics are needed and there are no real rollouts, or a bad input.
     """
-    from kalm.lm.imagine import imagine_dataset, origins
+    from kalm.lm.imagine import imagine_dataset, origins, ways
 
     config = session.config
     model = session.load_model(inputs.model)
@@ -69,18 +70,21 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
         "seed": config.seed,
     }
     place = folder / RAW if config.imagine.refined else folder
+    plans = _plans(session, rows)
     with track("imagine", len(rows)) as advance:
         rollouts = imagine_dataset(
-            model, session.world, rows, config.imagine, config.seed, place, provenance, actor, advance
+            model, session.world, rows, config.imagine, config.seed, place, provenance, actor, advance, plans
         )
     origin, sample = origins(place)
     first = rollouts.take(sample == 0)
-    result = {
+    result: dict[str, object] = {
         "rollouts_asked": len(rows),
         "rollouts_decoded": len(rollouts),
         "rollouts_kept": len(rollouts),
         **_matches(first),
     }
+    if plans:
+        result["ways"] = _by_way(rollouts, ways(place))
     if models is None:
         return result
     refined = _refine(session, rollouts, first, origin, models, folder, provenance)
@@ -92,6 +96,30 @@ def _matches(rollouts: RolloutSet) -> dict[str, object]:
     levels = rollouts.levels
     rates = {level: float(rollouts.success[levels == level].mean()) for level in LEVELS if level in levels}
     return {"match_rate": float(rollouts.success.mean()), "match_rate_by_level": rates}
+
+
+def _by_way(rollouts: RolloutSet, way: np.ndarray) -> dict[str, dict[str, dict[str, float]]]:
+    """Return per level and way of asking how many rollouts were decoded, and the share that is right."""
+    levels, found = rollouts.levels, {}
+    for level in (level for level in LEVELS if level in levels):
+        names = dict.fromkeys(way[levels == level].tolist())
+        flags = {name: rollouts.success[(levels == level) & (way == name)] for name in names}
+        found[level] = {
+            name: {"decoded": len(right), "right": float(right.mean())} for name, right in flags.items()
+        }
+    return found
+
+
+def _plans(session: Session, rows: Sequence[Instruction]) -> dict[Instruction, list[Plan]]:
+    """Return the plans of every instruction that has any."""
+    from kalm.envs.sentences import plain_steps
+
+    world, reading = session.world, session.config.imagine.reading
+    if reading == "off":
+        return {}
+    steps = plain_steps(world)
+    parts = {row: world.plan_of(row.goal) for row in dict.fromkeys(rows)}
+    return {row: [tuple(steps[goal] for goal in goals)] for row, goals in parts.items() if goals}
 
 
 def _instructions(session: Session, inputs: ImagineInputs) -> list[Instruction]:

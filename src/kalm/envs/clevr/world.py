@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from kalm.envs.base import Judge
 from kalm.envs.clevr import keywords, plans, plausibility, sentences, simulator
 from kalm.envs.clevr.expert import ClevrExpert
 from kalm.envs.clevr.goals import REWARD_FORMS, ClevrJudge, RewardForm, parse_goal
@@ -63,6 +64,10 @@ class ClevrWorld:
     def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
         """Whether these relations are what a goal asks for, in any order."""
         return plans.is_plan(steps, goal)
+
+    def holds(self, judge: Judge, states: np.ndarray) -> np.ndarray:
+        """Whether relations hold in these states: (N, 10) -> (N,) bool."""
+        return judge.reached(states, states)
 
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Whether a sentence says what a goal asks: verdicts on object, direction and reference object."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from kalm.envs.metaworld.goals import STAGES
-from kalm.envs.metaworld.spec import TASKS
+from collections.abc import Sequence
+
+import numpy as np
+
+from kalm.envs.metaworld.goals import STAGES, MetaWorldJudge
+from kalm.envs.metaworld.spec import ENTITY, TASKS
 from kalm.types import Goal
 
 WALL = "-wall"  # ends the name of a task with an obstacle
@@ -23,3 +27,23 @@ def plan_of(goal: Goal) -> tuple[Goal, ...]:
     """Return the tasks of the data that make up a task; none where it needs a skill that they lack."""
     names = STAGES[goal.kind].tasks if goal.kind in STAGES else (goal.kind.removesuffix(WALL),)
     return tuple(map(Goal.of, names)) if all("seen" in TASKS[name].levels for name in names) else ()
+
+
+def moved_on(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
+    """Whether the target location is that of the second task of two, of which each goal is the first.
+
+    Args:
+        goals: N tasks.
+        states: (N, 91); whether both tasks' things are there tells whether the task is a composed one.
+
+    Returns:
+        (N,) bool.
+    """
+    found = np.zeros(len(goals), dtype=bool)
+    for name, stages in STAGES.items():
+        things = [ENTITY[entity] for entity in TASKS[name].entities]
+        there = np.all([states[:, place].any(axis=1) for place in things], axis=0)
+        mine = np.array([goal.kind == stages.tasks[0] for goal in goals], dtype=bool) & there
+        judge = MetaWorldJudge([Goal.of(name)] * int(mine.sum()))
+        found[mine] = judge.stage(states[mine]) == 1
+    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kalm.envs.base import Judge
 from kalm.envs.metaworld import keywords, plans, plausibility, sentences
 from kalm.envs.metaworld.distractors import Distractors, When
 from kalm.envs.metaworld.goals import MetaWorldJudge, parse_goal
@@ -74,6 +75,13 @@ class MetaWorld:
     def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
         """Whether these tasks of the data, in this order, are what a task asks for."""
         return tuple(steps) == self.plan_of(goal)
+
+    def holds(self, judge: Judge, states: np.ndarray) -> np.ndarray:
+        """Whether tasks are done in these states: (N, 91) -> (N,) bool.
+
+        The first task of two is, too, where the target location has moved on to the second's.
+        """
+        return judge.reached(states, states) | plans.moved_on(judge.goals, states)
 
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Whether a sentence says what a goal asks, by keywords."""
