@@ -32,7 +32,7 @@ from kalm.runs.progress import Advance, silent
 from kalm.runs.seeding import derive_seed
 from kalm.types import LEVELS, Instruction, JsonObject
 
-Plan = Sequence[Instruction]
+PlainSteps = Sequence[Instruction]
 """Plain sentences of the data, with their goals, to be done one after another."""
 
 
@@ -50,7 +50,7 @@ class Ask:
 
     kind: Kind
     words: str = ""
-    plan: Plan = ()
+    plan: PlainSteps = ()
 
     @classmethod
     def of(
@@ -58,7 +58,7 @@ class Ask:
         row: Instruction,
         sample: int,
         config: ImagineConfig,
-        plans: Mapping[Instruction, Sequence[Plan]],
+        plans: Mapping[Instruction, Sequence[PlainSteps]],
         known: Mapping[str, Sequence[str]],
     ) -> Ask:
         """Return what a sample of a row is asked for in.
@@ -103,7 +103,7 @@ def imagine_dataset(
     provenance: Mapping[str, object],
     actor: GroundedLM | None = None,
     advance: Advance = silent,
-    plans: Mapping[Instruction, Sequence[Plan]] = MappingProxyType({}),
+    plans: Mapping[Instruction, Sequence[PlainSteps]] = MappingProxyType({}),
 ) -> RolloutSet:
     """Decode one rollout per row into `folder`, or go on where a stopped imagination ended, and return them.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kalm.config import Config
     from kalm.data.rollouts import RolloutSet
     from kalm.dynamics.models import Models
-    from kalm.lm.imagine import Plan
+    from kalm.lm.imagine import PlainSteps
     from kalm.session import Session
     from kalm.types import Instruction
 
@@ -110,7 +110,7 @@ def _by_way(rollouts: RolloutSet, way: np.ndarray) -> dict[str, dict[str, dict[s
     return found
 
 
-def _plans(session: Session, rows: Sequence[Instruction]) -> dict[Instruction, list[Plan]]:
+def _plans(session: Session, rows: Sequence[Instruction]) -> dict[Instruction, list[PlainSteps]]:
     """Return the plans of every instruction that has any."""
     from kalm.envs.sentences import plain_steps
 
