@@ -29,6 +29,7 @@ class Label:
         kalm: it learned from imagined rollouts too.
         seed: training seed.
         checkpoint_step: gradient steps of the checkpoint that played; 0 where there are none.
+        reading: what read its sentences to plain ones; empty: nothing did.
     """
 
     policy: str = "policy"
@@ -36,16 +37,18 @@ class Label:
     kalm: bool = False
     seed: int = 0
     checkpoint_step: int = 0
+    reading: str = ""
 
 
-def label_of(job: PolicyJob, step: int = 0) -> Label:
+def label_of(job: PolicyJob, step: int = 0, reading: str = "") -> Label:
     """Return the label under which a policy's episodes are counted."""
-    return Label(job.policy, job.algorithm, job.kalm, job.seed, step)
+    policy = f"{job.policy} + {reading}" if reading else job.policy
+    return Label(policy, job.algorithm, job.kalm, job.seed, step, reading)
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One row; `Label` explains the first four fields and `checkpoint_step`, `Instruction` five."""
+    """One row; `Label` explains five of its fields and `reading`, `Instruction` five others."""
 
     policy: str
     algorithm: str
@@ -62,6 +65,7 @@ class Episode:
     checkpoint_step: int = 0
     kind: str = ""  # of the goal, see `Goal.label`
     split: str = ""
+    reading: str = ""
 
 
 def _flag(text: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from kalm.runs.section import Section
@@ -23,6 +25,12 @@ class EvaluateConfig(Section):
     )
     horizon: int | None = Field(
         default=None, gt=0, description="largest number of actions; None: the environment's"
+    )
+    readings: tuple[Literal["off", "parts"], ...] = Field(
+        default=("off",),
+        min_length=1,
+        description="how policies are asked; each plays once per way. off: in the sentence itself. parts: in "
+        "plain sentences of the data, one after another, that the goal's own structure gives; for comparison",
     )
     split: SplitChoice | None = Field(
         default=None,

@@ -226,11 +226,10 @@ class ImagineConfig(Section):
         description="a rollout that misses its goal, or could not have happened, is decoded again until "
         "there are this many, of which the most plausible is kept; needs temperature or state_noise",
     )
-    reading: Literal["off", "reader", "parts"] = Field(
+    reading: Literal["off", "parts"] = Field(
         default="off",
-        description="reader: sentences are read to plans of plain sentences of the data, which are imagined "
-        "step by step; own words stay the second try. parts: the goal's own structure in place of the "
-        "reader's plan, for comparison only",
+        description="parts: the goal's own structure gives plain sentences of the data that are imagined "
+        "one after another, own words stay the second try; for comparison only",
     )
     analogies: int = Field(
         default=0,

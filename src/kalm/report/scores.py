@@ -27,6 +27,7 @@ class Score:
         seeds: training seeds.
         rates: level (and `NOVEL`, `MIX` where all novel levels were played, `MIX` where the paper has one for
             this world) -> success.
+        reading: what read its sentences to plain ones; empty: nothing did.
         splits: those that its sentences are of, see `kalm.types.SPLITS`.
     """
 
@@ -36,6 +37,7 @@ class Score:
     seeds: tuple[int, ...]
     rates: dict[str, Rate]
     splits: tuple[str, ...] = ()
+    reading: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def scores(rows: Iterable[Episode], published: Published | None = None) -> list[
         by_policy.setdefault(row.policy, []).append(row)
     found = [_score(episodes, published and published.mix) for episodes in by_policy.values()]
     algorithms = list(dict.fromkeys(score.algorithm for score in found))
-    return sorted(found, key=lambda score: (algorithms.index(score.algorithm), score.kalm))
+    return sorted(found, key=lambda score: (algorithms.index(score.algorithm), score.kalm, score.reading))
 
 
 def _score(episodes: Sequence[Episode], mix: Mapping[str, int] | None) -> Score:
@@ -81,7 +83,7 @@ def _score(episodes: Sequence[Episode], mix: Mapping[str, int] | None) -> Score:
             if mix:
                 rates[MIX] = stratified(*parts, [mix[level] for level in NOVEL_LEVELS])
     splits = tuple(sorted({row.split for row in episodes} - {""}))
-    return Score(first.policy, first.algorithm, first.kalm, seeds, rates, splits)
+    return Score(first.policy, first.algorithm, first.kalm, seeds, rates, splits, first.reading)
 
 
 def _counts(
@@ -108,7 +110,8 @@ def gains(found: Sequence[Score]) -> list[Gain]:
     result = []
     for plain in found:
         for kalm in found:
-            if plain.algorithm == kalm.algorithm and kalm.kalm and not plain.kalm:
+            alike = plain.algorithm == kalm.algorithm and plain.reading == kalm.reading
+            if alike and kalm.kalm and not plain.kalm:
                 shared = [column for column in plain.rates if column in kalm.rates]
                 result.append(
                     Gain(

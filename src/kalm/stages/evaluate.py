@@ -21,10 +21,13 @@ from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
 from kalm.runs.folder import POLICIES, ROWS, PolicyJob, trained_policies
 from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, whole_sections
+from kalm.stages.reading import Reading, plans_for
 from kalm.types import LEVELS, Instruction, SplitChoice
 
 if TYPE_CHECKING:
     from kalm.envs.base import World
+    from kalm.evaluation.guided import GuidedPolicy
+    from kalm.registry import TrainedPolicy
     from kalm.rl.encoder import GoalEncoder
     from kalm.session import Session
 
@@ -107,16 +110,27 @@ def play_policy(
     rows: list[Episode] = []
     for turn, (step, checkpoint) in enumerate(turns):
         policy = registry.load_policy(checkpoint, session.device, encoder)
-        rows += evaluate_policy(
-            policy,
-            session.world,
-            chosen[turn :: len(turns)],
-            seeds[turn :: len(turns)],
-            settings.horizon,
-            threads,
-            label_of(job, step),
-        )
+        for reading in settings.readings:
+            rows += evaluate_policy(
+                policy if reading == "off" else _guided(session, policy, chosen, reading),
+                session.world,
+                chosen[turn :: len(turns)],
+                seeds[turn :: len(turns)],
+                settings.horizon,
+                threads,
+                label_of(job, step, "" if reading == "off" else reading),
+            )
     return rows
+
+
+def _guided(
+    session: Session, policy: TrainedPolicy, chosen: Sequence[Instruction], reading: Reading
+) -> GuidedPolicy:
+    """Return the policy behind the plans of these instructions."""
+    from kalm.evaluation.guided import GuidedPolicy
+
+    plans = plans_for(session, chosen, reading)
+    return GuidedPolicy(policy, session.world, {row.text: best for row, (best, *_) in plans.items()})
 
 
 def instructions(

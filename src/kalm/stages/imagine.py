@@ -6,7 +6,7 @@ Where the settings refine them, the folder gets the refined ones, ``raw/`` all t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from kalm.runs.folder import DYNAMICS, MODEL, RAW, REAL, REFINED
 from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, settings_section
 from kalm.stages.evaluate import Goals, instructions
+from kalm.stages.reading import plans_for
 from kalm.types import LEVELS
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from kalm.config import Config
     from kalm.data.rollouts import RolloutSet
     from kalm.dynamics.models import Models
-    from kalm.lm.imagine import PlainSteps
     from kalm.session import Session
     from kalm.types import Instruction
 
@@ -70,7 +70,8 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
         "seed": config.seed,
     }
     place = folder / RAW if config.imagine.refined else folder
-    plans = _plans(session, rows)
+    reading = config.imagine.reading
+    plans = {} if reading == "off" else plans_for(session, rows, reading)
     with track("imagine", len(rows)) as advance:
         rollouts = imagine_dataset(
             model, session.world, rows, config.imagine, config.seed, place, provenance, actor, advance, plans
@@ -108,18 +109,6 @@ def _by_way(rollouts: RolloutSet, way: np.ndarray) -> dict[str, dict[str, dict[s
             name: {"decoded": len(right), "right": float(right.mean())} for name, right in flags.items()
         }
     return found
-
-
-def _plans(session: Session, rows: Sequence[Instruction]) -> dict[Instruction, list[PlainSteps]]:
-    """Return the plans of every instruction that has any."""
-    from kalm.envs.sentences import plain_steps
-
-    world, reading = session.world, session.config.imagine.reading
-    if reading == "off":
-        return {}
-    steps = plain_steps(world)
-    parts = {row: world.plan_of(row.goal) for row in dict.fromkeys(rows)}
-    return {row: [tuple(steps[goal] for goal in goals)] for row, goals in parts.items() if goals}
 
 
 def _instructions(session: Session, inputs: ImagineInputs) -> list[Instruction]:
