@@ -32,8 +32,8 @@ def test_what_holds_is_passed_by():
     assert steps([HOLDS, HOLDS_TOO, OPEN], 1) == [2]
 
 
-def test_where_all_holds_there_is_no_going_on():
-    assert steps([HOLDS, HOLDS_TOO], 3) == [0, 0, 0]
+def test_where_all_hold_and_it_goes_on_each_has_its_turn_again():
+    assert steps([HOLDS, HOLDS_TOO], 2 * PATIENCE) == [0] * PATIENCE + [1] * PATIENCE
 
 
 def test_after_so_many_actions_another_step_has_its_turn():

@@ -3,7 +3,8 @@
 A step that holds needs nothing done; a later one may undo it, and then it is done again. So steps are gone
 through in turn, over and over, those that hold are passed by, and none is insisted on for longer than
 `PATIENCE` actions: another one may clear its way. That goes on until the whole goal is reached, which is not
-this module's business, or the episode ends.
+this module's business, or the episode ends. Where all steps hold and it is not reached, because it asks for
+more of the same (a gathering is closer than its relations), each has its turn again.
 """
 
 from __future__ import annotations
@@ -53,11 +54,14 @@ class PlanFollower:
         turn = np.arange(1, holds.shape[1] + 1)
         # The steps in turn, the one after the present first, the present last.
         order = (at[:, None] + turn) % lengths[:, None]  # (n, M)
-        open_ = ~np.take_along_axis(holds, order, axis=1) & (turn <= lengths[:, None])
+        there = turn <= lengths[:, None]
+        open_ = ~np.take_along_axis(holds, order, axis=1) & there
+        undone = open_.any(axis=1)
+        open_ = np.where(undone[:, None], open_, there)  # all hold and it still goes on: more of each
         following = order[np.arange(len(rows)), open_.argmax(axis=1)]
         stays = at >= 0
-        stays[stays] &= ~holds[stays, at[stays]] & (self.spent[rows][stays] < PATIENCE)
-        stays |= ~open_.any(axis=1) & (at >= 0)
+        insists = self.spent[rows][stays] < PATIENCE
+        stays[stays] &= (~holds[stays, at[stays]] | ~undone[stays]) & insists
         step = np.where(stays, at, following)
         self.spent[rows] = np.where(step == at, self.spent[rows], 0) + 1
         # A step that is taken up again after all others were passed by has its patience anew.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
-from kalm.lm.decoding import read_prompts
+from kalm.lm.decoding import prefill
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.prompts import PROMPTS
 from kalm.runs.progress import Advance, silent
@@ -115,7 +115,7 @@ class _Readings:
         fresh: dict[int, Tensor] = {}
         if missing:
             with autocast(self.model.device, self.precision):
-                hidden, _ = read_prompts(self.model, [self.prompts[number] for number in missing])
+                hidden, _ = prefill(self.model, [self.prompts[number] for number in missing])
             fresh = {
                 number: row[: len(self.prompts[number])].half().clone()
                 for number, row in zip(missing, hidden, strict=True)

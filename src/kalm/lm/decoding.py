@@ -57,7 +57,7 @@ class DecodeState:
     ) -> None:
         self.model = model
         self.cache: Cache = block_cache()
-        hidden, real = read_prompts(model, prompts, self.cache)
+        hidden, real = prefill(model, prompts, self.cache)
         lengths = real.sum(1)  # (U,)
         fan = torch.from_numpy(np.asarray(owner, dtype=np.int64)).to(model.device)
         share = real / lengths[:, None]  # (U, P)
@@ -167,10 +167,10 @@ class DecodeState:
             self.found = self.found[index]
 
 
-def read_prompts(
+def prefill(
     model: GroundedLM, prompts: Sequence[np.ndarray], cache: Cache | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Read U prompts side by side: token ids -> hidden states (U, P, D), which are real (U, P) bool."""
+    """Read U prompts side by side: token ids -> hidden states (U, P, D), and which are real (U, P) bool."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])  # (U, P)
     column = torch.arange(longest)
