@@ -23,7 +23,12 @@ def test_earlier_files_are_read(tmp_path):
     path = tmp_path / "rows.csv"
     write_rows(path, ROWS[1:])
     header, row = path.read_text("utf-8").splitlines()
-    later = {"checkpoint_step": 0, "kind": "", "split": ""}  # what earlier files lack, and is read instead
+    later = {
+        "checkpoint_step": 0,
+        "kind": "",
+        "split": "",
+        "reading": "",
+    }  # what earlier files lack, and is read instead
     for count in range(1, len(later) + 1):
         lines = [",".join(line.split(",")[:-count]) for line in (header, row)]
         path.write_text("\n".join(lines) + "\n", "utf-8")
