@@ -62,7 +62,7 @@ def edited(tmp_path, old, new):
         ("policy,", "name,", "rows.csv line 1: the columns are"),
         ("gather,0,0,50", "gather,0,no,50", "rows.csv line 4: column 'success' holds 'no', not a bool"),
         (",50,", ",fifty,", "rows.csv line 4: column 'length' holds 'fifty', not a int"),
-        (",-0.1,", ",", "rows.csv line 4: 14 values, expected 15"),
+        (",-0.1,", ",", "rows.csv line 4: 15 values, expected 16"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path, old, new, message):
