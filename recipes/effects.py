@@ -1,7 +1,8 @@
 """Effects of design choices on grounding: the same small budget, one thing changed at a time.
 
-Every variant is grounded on the same rollouts and inspected (`kalm inspect`); a table of effects comes out,
-for `kalm inspect --effects` and `kalm report --effects`. What is done already is not repeated.
+Every variant is grounded on the same rollouts and inspected (`kalm inspect`), on the split `tune`, because
+settings are chosen by it; a table of effects comes out, for `kalm inspect --effects` and `kalm report
+--effects`. What is done already is not repeated.
 
     kalm collect --preset mini --out runs/effects/real
     python recipes/effects.py --data runs/effects/real --out runs/effects --csv results/clevr-effects.csv
@@ -26,6 +27,7 @@ BUDGET = {
     "ground.explain_rollouts": 0,
 }
 LOOK = {
+    "inspect.split": "tune",
     "inspect.rollouts": 96,
     "inspect.explanations": 96,
     "inspect.transitions": 256,
