@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from kalm.runs.section import Section
+from kalm.runs.section import Section, spelled_off
 from kalm.types import SplitChoice
 
 
@@ -26,7 +26,7 @@ class EvaluateConfig(Section):
     horizon: int | None = Field(
         default=None, gt=0, description="largest number of actions; None: the environment's"
     )
-    readings: tuple[Literal["off", "parts"], ...] = Field(
+    readings: tuple[Annotated[Literal["off", "parts"], BeforeValidator(spelled_off)], ...] = Field(
         default=("off",),
         min_length=1,
         description="how policies are asked; each plays once per way. off: in the sentence itself. parts: in "

@@ -54,3 +54,8 @@ class Section(BaseModel):
                 value = old.changed(**value)
             values[name] = value
         return type(self).model_validate(values)
+
+
+def spelled_off(value: object) -> object:
+    """Return "off" for what YAML makes of the word `off`: a setting that may be off is no yes or no."""
+    return "off" if value is False else value
