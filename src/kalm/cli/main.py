@@ -35,6 +35,8 @@ def main() -> None:
     # The model library's loading reports and bars say nothing new; set these yourself to see them.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open for as long as the process lives
     try:

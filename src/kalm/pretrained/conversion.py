@@ -158,8 +158,10 @@ def _complete(folder: Path, listing: str) -> bool:
     if not (folder / listing).is_file():
         return False
     about = read_json(folder / listing, "cache")
+    if about.get("format") != FORMAT:
+        return False
     sizes = {name: (folder / name).stat().st_size for name in about["files"] if (folder / name).is_file()}
-    return about["format"] == FORMAT and sizes == about["files"]
+    return sizes == about["files"]
 
 
 def _require_architecture(file: Path, architecture: str) -> None:

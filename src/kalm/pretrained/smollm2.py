@@ -87,10 +87,12 @@ def _downloaded(folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        said = [line for line in lines if line.startswith("ERROR")][-1:] or lines[-1:]
+        if any("Retrying" in line for line in lines):
+            said.append("the registry could not be reached")
         raise KalmError(
-            f"smollm2 could not be downloaded: `{shlex.join(command)}` ended with code {done.returncode}"
-            f"{f' ({errors[-1]})' if errors else ''}. {INSTEAD}"
+            f"smollm2 could not be downloaded: `{shlex.join(command)}` ended with code {done.returncode} "
+            f"({'; '.join(said)}). {INSTEAD}"
         )
     return wheels[0]
 
