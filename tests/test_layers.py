@@ -17,8 +17,9 @@ from kalm.envs import make
 ROOT = Path(kalm.__file__).parent
 FLOORS = {
     "types": 0, "errors": 0, "runs": 1, "pretrained": 1, "training": 2, "envs": 2, "data": 3,
-    "dynamics": 4, "lm": 5, "rl": 5, "registry": 6, "evaluation": 7, "report": 8, "config": 9, "session": 10,
-    "stages": 11, "sweep": 12, "online": 12, "pipeline": 13, "api": 14, "cli": 15, "__main__": 16,
+    "dynamics": 4, "lm": 5, "rl": 5, "registry": 6, "reader": 6, "evaluation": 7, "report": 8,
+    "config": 9, "session": 10, "stages": 11, "sweep": 12, "online": 12, "pipeline": 13, "api": 14, "cli": 15,
+    "__main__": 16,
 }  # fmt: skip
 HEAVY = ("torch", "mujoco", "d3rlpy", "matplotlib", "transformers", "gradio", "pyarrow")
 # Files whose names are looked up on first use only.

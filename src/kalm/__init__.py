@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kalm.envs.registry import make
     from kalm.errors import KalmError
     from kalm.lm.model import load_model
+    from kalm.reader.reader import load_reader
     from kalm.registry import load_policy
 
 __version__ = "0.2.0"
@@ -34,6 +35,7 @@ __all__ = [
     "imagine",
     "load_model",
     "load_policy",
+    "load_reader",
     "make",
     "run",
     "train",
@@ -44,6 +46,7 @@ _PLACES = {
     "RolloutSet": "kalm.data.rollouts",
     "load_model": "kalm.lm.model",
     "load_policy": "kalm.registry",
+    "load_reader": "kalm.reader.reader",
     "make": "kalm.envs.registry",
 }
 

@@ -12,6 +12,7 @@ from kalm.dynamics.settings import DynamicsConfig
 from kalm.evaluation.settings import EvaluateConfig, InspectConfig
 from kalm.lm.decision_transformer.settings import DecisionTransformerConfig
 from kalm.lm.settings import GroundConfig, ImagineConfig
+from kalm.reader.settings import TeachConfig
 from kalm.report.settings import ReportConfig
 from kalm.rl.settings import TrainConfig
 from kalm.runs.section import Section
@@ -64,3 +65,4 @@ class Config(Section):
     online: OnlineConfig = OnlineConfig()
     inspect: InspectConfig = InspectConfig()
     report: ReportConfig = ReportConfig()
+    teach: TeachConfig = TeachConfig()

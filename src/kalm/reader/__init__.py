@@ -1,0 +1,1 @@
+"""Reading: an instruction becomes plain sentences of the data."""

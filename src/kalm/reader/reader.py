@@ -1,0 +1,173 @@
+"""The reader: instructions in, plans in plain sentences of the data out.
+
+Two kinds: a small model that was taught (adapters, `kalm.reader.adapter`), and any instruct model by name,
+which is shown examples in its chat template and learns nothing (`kalm.reader.few_shot`). Both write under
+the same constraint, so neither can name a thing that is not there or a deed that the data lack.
+
+What is read: a text with letters, of at most `LONGEST_REQUEST` tokens. Special tokens of the model in it
+(``<|im_end|>``) are the letters that they are spelt with. A text in another language, or about things that
+the scene does not hold, is meant to stay in its own words; where the model finds a plan for it all the
+same, its confidence decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from kalm.envs.base import World
+from kalm.envs.sentences import plain_steps
+from kalm.errors import KalmError
+from kalm.reader.adapter import PACKAGED, is_adapter_folder, load_adapter
+from kalm.reader.decode import BATCH, ReadingModel, write_plans
+from kalm.reader.model import WordScores, spelling
+from kalm.reader.plans import Calibration, Plan
+from kalm.reader.prompts import Menu, make_menu
+from kalm.reader.tree import PlanTree
+from kalm.runs.progress import Advance, silent
+from kalm.runs.seeding import derive_seed
+from kalm.types import Instruction
+
+TAUGHT = "smollm2"  # the reader that comes with the package
+LONGEST_REQUEST = 400  # tokens; the longest request of any suite has 90
+
+
+class Spells(Protocol):
+    """How a model is shown scenes and requests, and writes plans."""
+
+    def prompt(self, menu: Menu) -> list[int]:
+        """Tokens of what all requests about a scene share."""
+        ...
+
+    def request(self, request: str) -> list[int]:
+        """Tokens of one request, up to where its plan begins."""
+        ...
+
+    def tree(self, menu: Menu) -> PlanTree:
+        """Return the tree of plans."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads instructions.
+
+    Attributes:
+        name: what it was loaded by.
+        model: its language model.
+        spelled: how that is asked.
+        calibration: from a plan's probability to its confidence.
+    """
+
+    name: str
+    model: ReadingModel
+    spelled: Spells
+    calibration: Calibration
+
+    def read(self, requests: Sequence[str], world: World, advance: Advance = silent) -> list[Plan]:
+        """Return the best plan of each request.
+
+        Args:
+            requests: N instructions.
+            world: whose plain sentences plans are made of.
+            advance: told of finished requests.
+
+        Raises:
+            KalmError: a request is empty or too long, or the world's plain sentences cannot be told apart.
+        """
+        return [plans[0] for plans in self.n_best(requests, world, advance=advance)]
+
+    def n_best(
+        self,
+        requests: Sequence[str],
+        world: World,
+        samples: int = 0,
+        seed: int = 0,
+        temperature: float = 1.0,
+        batch: int = BATCH,
+        advance: Advance = silent,
+    ) -> list[tuple[Plan, ...]]:
+        """Return different plans of each request, the most probable first.
+
+        Args:
+            requests: N instructions.
+            world: whose plain sentences plans are made of.
+            samples: plans drawn per request, besides the one of the likeliest words; many will be the same.
+            seed: root of the draws; those of a request depend on it and on the request alone.
+            temperature: of the draws; above 1 they differ more.
+            batch: rows that are read together; it changes nothing else.
+            advance: told of finished requests.
+
+        Raises:
+            KalmError: as `read`.
+        """
+        steps = tuple(plain_steps(world).values())
+        menu = make_menu([step.text for step in steps], [entity.name for entity in world.spec.entities])
+        written = write_plans(
+            self.model,
+            self.spelled.prompt(menu),
+            [self._checked(request) for request in requests],
+            self.spelled.tree(menu),
+            samples=samples,
+            seeds=[derive_seed(seed, "read", request) for request in requests],
+            temperature=temperature,
+            batch=batch,
+            advance=advance,
+        )
+        return [
+            tuple(self._plan(request, plan.steps, plan.log_probability, steps) for plan in plans)
+            for request, plans in zip(requests, written, strict=True)
+        ]
+
+    def _plan(
+        self, request: str, numbers: Sequence[int], log_probability: float, steps: Sequence[Instruction]
+    ) -> Plan:
+        probability = math.exp(log_probability)
+        confidence = self.calibration.confidence(probability)
+        return Plan(
+            request,
+            tuple(steps[number] for number in numbers),
+            probability,
+            confidence,
+            confidence >= self.calibration.threshold,
+        )
+
+    def _checked(self, request: str) -> list[int]:
+        """Return the tokens of a request. Raises KalmError: nothing is said, or too much."""
+        text = " ".join(request.split())
+        if not any(map(str.isalpha, text)):
+            raise KalmError(f"an instruction must be a sentence, with letters in it, got {request!r}.")
+        ids = self.spelled.request(text)
+        if len(ids) > LONGEST_REQUEST:
+            raise KalmError(
+                f"an instruction of {len(text.split())} words ({len(ids)} tokens) is longer than the "
+                f"{LONGEST_REQUEST} tokens that the reader takes: {text[:60]!r}... Say it in fewer words."
+            )
+        return ids
+
+
+def load_reader(name: str | Path = TAUGHT, device: str = "cpu") -> Reader:
+    """Load a reader.
+
+    Args:
+        name: ``smollm2``, the taught reader of the package; the folder of another taught one (``kalm reader
+            teach``); or an instruct model with a chat template, by hub name, folder or GGUF file.
+        device: torch device to compute on.
+
+    Raises:
+        KalmError: there is no such model, its files are damaged, it is not the one that was taught, or it has
+            no chat template.
+    """
+    folder = PACKAGED if name == TAUGHT else Path(name).expanduser()
+    if name == TAUGHT or is_adapter_folder(folder):
+        backbone, facts = load_adapter(folder, device)
+        return Reader(
+            str(name), ReadingModel(backbone, WordScores(backbone)), spelling(backbone), facts.calibration
+        )
+    from kalm.reader.few_shot import load_instruct
+
+    model, spelled = load_instruct(str(name), device)
+    return Reader(str(name), model, spelled, Calibration())

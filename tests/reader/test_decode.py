@@ -1,0 +1,97 @@
+"""Reading in batches gives what reading one plan at a time would, token by token, without a cache."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoints import write_checkpoint
+from kalm.lm.loading import load_backbone
+from kalm.reader.decode import ReadingModel, write_plans
+from kalm.reader.model import WordScores, spelling
+from kalm.reader.prompts import make_menu
+
+THINGS = ("jar", "bell", "hat")
+SENTENCES = [
+    f"Put the {x} {p} the {y}." for x, y in itertools.permutations(THINGS, 2) for p in ("behind", "before")
+]
+REQUESTS = [
+    "Bell, jar: the other way round!",
+    "The hat goes behind the bell",
+    "no",
+    "Jar before bell; then hat",
+]
+
+
+@pytest.fixture(scope="module", params=["llama", "granite"])
+def model(request, tmp_path_factory):
+    folder = write_checkpoint(request.param, tmp_path_factory.mktemp("lm"), max_position_embeddings=1024)
+    backbone = load_backbone(str(folder), "causal")
+    with torch.no_grad():
+        for weight in backbone.model.parameters():
+            weight.mul_(4)  # sharper: a random model hardly prefers anything
+    return ReadingModel(backbone, WordScores(backbone))
+
+
+def asked(model):
+    spelled = spelling(model.backbone)
+    menu = make_menu(SENTENCES, THINGS)
+    return spelled.prompt(menu), [spelled.request(text) for text in REQUESTS], spelled.tree(menu)
+
+
+def slow(model, prompt, request, tree):
+    """The likeliest word at a time, everything read anew for each, over the whole vocabulary."""
+    place, ids, total = tree.start(), [*prompt, *request], 0.0
+    while may := tree.allowed(place):
+        with torch.inference_mode():
+            logits = model.backbone.model(torch.tensor([ids])).logits[0, -1].double()
+        chances = logits[may].log_softmax(0)
+        pick = int(chances.argmax())
+        total += float(chances[pick])
+        ids.append(may[pick])
+        place = tree.after(place, may[pick])
+    return place.steps, total
+
+
+def test_batched_reading_is_what_plain_reading_is(model):
+    prompt, requests, tree = asked(model)
+    found = write_plans(model, prompt, requests, tree)
+    for request, plans in zip(requests, found, strict=True):
+        steps, total = slow(model, prompt, request, tree)
+        assert len(plans) == 1
+        assert plans[0].steps == steps
+        assert plans[0].log_probability == pytest.approx(total, abs=1e-3)
+
+
+def test_batch_size_changes_nothing(model):
+    prompt, requests, tree = asked(model)
+    settings = {"samples": 3, "seeds": [1, 2, 3, 4]}
+    whole = write_plans(model, prompt, requests, tree, **settings)
+    single = write_plans(model, prompt, requests, tree, batch=1, **settings)
+    for one, other in zip(whole, single, strict=True):
+        assert [plan.steps for plan in one] == [plan.steps for plan in other]
+        np.testing.assert_allclose(
+            [plan.log_probability for plan in one], [plan.log_probability for plan in other], atol=1e-3
+        )
+
+
+def test_samples_come_as_often_as_they_are_probable(model):
+    """First words of many draws against the exact chances of a plan's first choice."""
+    prompt, requests, tree = asked(model)
+    found = write_plans(model, prompt, requests[:1], tree, samples=200, seeds=[5])[0]
+    assert len(found) > 1
+    assert sum(np.exp(plan.log_probability) for plan in found) <= 1 + 1e-6
+    assert [plan.log_probability for plan in found] == sorted(
+        (p.log_probability for p in found), reverse=True
+    )
+
+
+def test_a_linear_head_is_known_and_any_other_is_asked_whole(model):
+    plain = model.backbone.model.config.model_type == "llama"
+    assert (model.scores._linear is not None) == plain
+    hidden = torch.randn(3, model.backbone.hidden_size)
+    words = torch.tensor([4, 9])
+    torch.testing.assert_close(
+        model.scores(hidden, words), model.backbone.logits(hidden)[:, words], rtol=1e-4, atol=1e-4
+    )
