@@ -42,6 +42,7 @@ from kalm.stages.evaluate import EVALUATE, EvaluateInputs
 from kalm.stages.ground import GROUND, GroundInputs
 from kalm.stages.imagine import IMAGINE, ImagineInputs
 from kalm.stages.inspect import INSPECT, InspectInputs
+from kalm.stages.reading import require_reader
 from kalm.stages.report import REPORT_PAGE, ReportInputs
 from kalm.stages.train import TRAIN, TrainInputs, require_learners
 
@@ -87,6 +88,7 @@ def _require_known(session: Session) -> None:
     """Check names of the settings: an hour of collecting must not end with a word about one."""
     session.require_device()
     require_learners(session, None, comes=True)
+    require_reader(session, session.config)
     if session.config.online.rounds:
         collector(session.config)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kalm.data.rollouts import RolloutSet
     from kalm.envs.base import World
     from kalm.lm.model import GroundedLM
+    from kalm.reader.reader import Reader
     from kalm.rl.encoder import GoalEncoder
 
 ENCODINGS = "encodings"  # in a folder of policies: sentence vectors that all of them share
@@ -39,7 +40,7 @@ class Session:
         self.config = config
         self.command = command
         self.preset = preset
-        self._resources = _Resources(config.env, config.device, config.train.encoder)
+        self._resources = _Resources(config.env, config.device, config.train.encoder, config.reader)
 
     def __reduce__(self) -> tuple[object, ...]:
         return Session, (self.config, self.command, self.preset)
@@ -72,6 +73,11 @@ class Session:
         Those in ``known/encodings`` are used too; nothing is written there.
         """
         return self._resources.encoder(folder / ENCODINGS, None if known is None else known / ENCODINGS)
+
+    @property
+    def reader(self) -> Reader:
+        """What reads sentences to plans. Raises KalmError: it is not here, or its files are damaged."""
+        return self._resources.reader
 
     def seed(self, *parts: int | str) -> int:
         """Return a seed of the run, e.g. ``session.seed("round", 1, "collect")``."""
@@ -115,7 +121,7 @@ class Session:
 
     def reads(self) -> list[Path]:
         """Return the files and folders that the settings were read from or name."""
-        names = (self.config.ground.backbone, self.config.train.encoder)
+        names = (self.config.ground.backbone, self.config.train.encoder, self.config.reader)
         places = [path for path in (Path(name).expanduser() for name in names) if path.exists()]
         return [*places, *([self.preset] if self.preset else [])]
 
@@ -123,8 +129,8 @@ class Session:
 class _Resources:
     """What is resolved once, for all sessions that share it."""
 
-    def __init__(self, env: str, device: str, encoder: str) -> None:
-        self.names = (env, device, encoder)
+    def __init__(self, env: str, device: str, encoder: str, reader: str) -> None:
+        self.names = (env, device, encoder, reader)
         self._encoders: dict[Path, GoalEncoder] = {}
 
     @cached_property
@@ -134,6 +140,12 @@ class _Resources:
     @cached_property
     def device(self) -> str:
         return torch_device(self.names[1])
+
+    @cached_property
+    def reader(self) -> Reader:
+        from kalm.reader.reader import load_reader
+
+        return load_reader(self.names[3], self.device)
 
     def encoder(self, cache: Path, known: Path | None) -> GoalEncoder:
         from kalm.rl.encoder import GoalEncoder

@@ -85,6 +85,12 @@ def evaluate_command(
     goals: Goals = None,
     level: Levels = None,
     split: Split = None,
+    reader: Annotated[
+        bool,
+        typer.Option(
+            "--reader", help="Ask them in plain words, too: those that the reader (--set reader=...) finds."
+        ),
+    ] = False,
     env: Env = None,
     preset: Preset = None,
     set_: Set = None,
@@ -103,13 +109,16 @@ def evaluate_command(
         kalm evaluate --policy runs/demo/policies/bc+kalm-seed0 --out mine --goals my_goals.jsonl
 
         kalm evaluate --policy policies --out tuned --split tune
+
+        kalm evaluate --policy runs/demo/policies/bc-seed0 --out asked --reader
     """
     from kalm import envs
     from kalm.evaluation.results import read_rows
     from kalm.report import scores, tables
     from kalm.stages.evaluate import EVALUATE, EvaluateInputs
 
-    changes = [*(set_ or []), *split_settings(split, "evaluate")]
+    asked = ["evaluate.readings=[off, reader]"] if reader else []
+    changes = [*(set_ or []), *split_settings(split, "evaluate"), *asked]
     session = open_session(env, preset, changes, seed, device, workers)
     inputs = EvaluateInputs(policy, goals, known_levels(level) or LEVELS)
     EVALUATE.alone(session, inputs, out, overwrite)

@@ -54,6 +54,12 @@ class Config(Section):
     env: str = Field(default="clevr", description="environment")
     seed: int = Field(default=0, ge=0, le=2**63 - 1, description="root of all random numbers of the run")
     device: str = Field(default="auto", description="cpu, cuda, cuda:1 or auto")
+    reader: str = Field(
+        default="smollm2",
+        description="what reads sentences to plain ones, where imagine.reading or evaluate.readings say so: "
+        "smollm2 (the taught one that comes with kalm), the folder of a taught one, or an instruct model by "
+        "hub name, folder or GGUF file",
+    )
     workers: int = Field(default=2, gt=0, description="processes or threads for simulation")
     collect: CollectConfig = CollectConfig()
     ground: GroundConfig = GroundConfig()

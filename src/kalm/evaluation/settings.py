@@ -26,11 +26,12 @@ class EvaluateConfig(Section):
     horizon: int | None = Field(
         default=None, gt=0, description="largest number of actions; None: the environment's"
     )
-    readings: tuple[Annotated[Literal["off", "parts"], BeforeValidator(spelled_off)], ...] = Field(
+    readings: tuple[Annotated[Literal["off", "reader", "parts"], BeforeValidator(spelled_off)], ...] = Field(
         default=("off",),
         min_length=1,
-        description="how policies are asked; each plays once per way. off: in the sentence itself. parts: in "
-        "plain sentences of the data, one after another, that the goal's own structure gives; for comparison",
+        description="how policies are asked; each plays once per way. off: in the sentence; reader: in "
+        "the plain sentences of the data that it is read to, one after another. parts: in those that the "
+        "goal's own structure gives, for comparison only",
     )
     split: SplitChoice | None = Field(
         default=None,

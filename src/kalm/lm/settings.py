@@ -226,10 +226,11 @@ class ImagineConfig(Section):
         description="a rollout that misses its goal, or could not have happened, is decoded again until "
         "there are this many, of which the most plausible is kept; needs temperature or state_noise",
     )
-    reading: Annotated[Literal["off", "parts"], BeforeValidator(spelled_off)] = Field(
+    reading: Annotated[Literal["off", "reader", "parts"], BeforeValidator(spelled_off)] = Field(
         default="off",
-        description="parts: the goal's own structure gives plain sentences of the data that are imagined "
-        "one after another, own words stay the second try; for comparison only",
+        description="reader: sentences are read to plans of plain sentences of the data, which are imagined "
+        "one after another; own words stay the second try. parts: the goal's own structure in place of the "
+        "reader's plan, for comparison only",
     )
     analogies: int = Field(
         default=0,

@@ -20,11 +20,12 @@ from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
 from kalm.runs.folder import POLICIES, ROWS, PolicyJob, trained_policies
 from kalm.runs.progress import track
-from kalm.stages.base import Figures, StageSpec, whole_sections
+from kalm.stages.base import Figures, StageSpec, settings_section
 from kalm.stages.reading import Reading, plans_for
 from kalm.types import LEVELS, Instruction, SplitChoice
 
 if TYPE_CHECKING:
+    from kalm.config import Config
     from kalm.envs.base import World
     from kalm.evaluation.guided import GuidedPolicy
     from kalm.registry import TrainedPolicy
@@ -161,4 +162,10 @@ def _of_levels(world: World, goals: Goals | None, levels: Sequence[str]) -> list
     return found
 
 
-EVALUATE = StageSpec("evaluate", whole_sections("evaluate"), evaluate_policies, parts={"policies": POLICIES})
+def _settings(config: Config) -> dict[str, object]:
+    """Return what rows depend on: where sentences are read, the reader too."""
+    reader = {"reader": config.reader} if "reader" in config.evaluate.readings else {}
+    return {"evaluate": settings_section(config, "evaluate"), **reader}
+
+
+EVALUATE = StageSpec("evaluate", _settings, evaluate_policies, parts={"policies": POLICIES})

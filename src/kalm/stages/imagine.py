@@ -71,7 +71,9 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
     }
     place = folder / RAW if config.imagine.refined else folder
     reading = config.imagine.reading
-    plans = {} if reading == "off" else plans_for(session, rows, reading)
+    # Every try but the first and the second takes another plan, while there are others.
+    drawn = 2 * max(0, config.imagine.samples - 2)
+    plans = {} if reading == "off" else plans_for(session, rows, reading, drawn)
     with track("imagine", len(rows)) as advance:
         rollouts = imagine_dataset(
             model, session.world, rows, config.imagine, config.seed, place, provenance, actor, advance, plans
@@ -174,7 +176,8 @@ def _refine(
 def _settings(config: Config) -> dict[str, object]:
     """Return what imagined rollouts depend on: where they are refined, the models that judge them too."""
     names = ("imagine", "dynamics") if config.imagine.refined else ("imagine",)
-    return {name: settings_section(config, name) for name in names}
+    reader = {"reader": config.reader} if config.imagine.reading == "reader" else {}
+    return {**{name: settings_section(config, name) for name in names}, **reader}
 
 
 IMAGINE = StageSpec(

@@ -1,30 +1,64 @@
-"""What stages need of plans: sentences read to plain sentences of the data, once for all who ask in them."""
+"""What stages need of plans: sentences read to plain sentences of the data, once for all who ask in them.
+
+A plan that the reader is not sure of is not used: its sentence stays in its own words, and is counted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from kalm.envs.sentences import plain_steps
+from kalm.runs.progress import track
 from kalm.types import Instruction
 
 if TYPE_CHECKING:
+    from kalm.config import Config
     from kalm.lm.imagine import PlainSteps
     from kalm.session import Session
 
-Reading = Literal["parts"]
+Reading = Literal["reader", "parts"]
 
 
 def plans_for(
-    session: Session, instructions: Iterable[Instruction], reading: Reading
+    session: Session, instructions: Iterable[Instruction], reading: Reading, samples: int = 0
 ) -> dict[Instruction, list[PlainSteps]]:
     """Return the plans of each instruction that has any, the likeliest first.
 
     Args:
-        session: environment.
+        session: environment and reader.
         instructions: what is asked.
         reading: ``parts`` takes the structure of their goals, as a reader without fault would.
+        samples: plans that a reader draws besides the likeliest.
+
+    Raises:
+        KalmError: the reader is not here, or an instruction cannot be read.
     """
+    distinct = list(dict.fromkeys(instructions))
+    found = _parts(session, distinct) if reading == "parts" else _read(session, distinct, samples)
+    return {instruction: plans for instruction, plans in zip(distinct, found, strict=True) if plans}
+
+
+def require_reader(session: Session, config: Config) -> None:
+    """Raise KalmError where the settings ask for a reader that is not here: before an hour of other work."""
+    if config.imagine.reading == "reader" or "reader" in config.evaluate.readings:
+        _ = session.reader
+
+
+def _parts(session: Session, instructions: Sequence[Instruction]) -> list[list[PlainSteps]]:
     world, steps = session.world, plain_steps(session.world)
-    goals = {instruction: world.plan_of(instruction.goal) for instruction in dict.fromkeys(instructions)}
-    return {instruction: [tuple(steps[goal] for goal in plan)] for instruction, plan in goals.items() if plan}
+    plans = [world.plan_of(instruction.goal) for instruction in instructions]
+    return [[tuple(steps[goal] for goal in plan)] if plan else [] for plan in plans]
+
+
+def _read(session: Session, instructions: Sequence[Instruction], samples: int) -> list[list[PlainSteps]]:
+    texts = list(dict.fromkeys(instruction.text for instruction in instructions))
+    with track("read", len(texts)) as advance:
+        found = session.reader.n_best(
+            texts, session.world, samples=samples, seed=session.seed("read"), advance=advance
+        )
+    sure = {
+        text: [plan.steps for plan in plans if plan.steps] if plans[0].sure and plans[0].steps else []
+        for text, plans in zip(texts, found, strict=True)
+    }
+    return [list(sure[instruction.text]) for instruction in instructions]
