@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from kalm.runs.section import Section, spelled_off
+from kalm.runs.section import Section
 from kalm.types import SplitChoice
 
 
@@ -26,7 +26,7 @@ class EvaluateConfig(Section):
     horizon: int | None = Field(
         default=None, gt=0, description="largest number of actions; None: the environment's"
     )
-    readings: tuple[Annotated[Literal["off", "reader", "parts"], BeforeValidator(spelled_off)], ...] = Field(
+    readings: tuple[Literal["off", "reader", "parts"], ...] = Field(
         default=("off",),
         min_length=1,
         description="how policies are asked; each plays once per way. off: in the sentence; reader: in "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from kalm.dynamics.settings import RefineConfig
-from kalm.runs.section import Section, spelled_off
+from kalm.runs.section import Section
 from kalm.types import Conditions
 
 
@@ -226,7 +226,7 @@ class ImagineConfig(Section):
         description="a rollout that misses its goal, or could not have happened, is decoded again until "
         "there are this many, of which the most plausible is kept; needs temperature or state_noise",
     )
-    reading: Annotated[Literal["off", "reader", "parts"], BeforeValidator(spelled_off)] = Field(
+    reading: Literal["off", "reader", "parts"] = Field(
         default="off",
         description="reader: sentences are read to plans of plain sentences of the data, which are imagined "
         "one after another; own words stay the second try. parts: the goal's own structure in place of the "

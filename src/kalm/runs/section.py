@@ -25,6 +25,13 @@ Seeds = Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1), AfterValidator(_
 Names = Annotated[tuple[str, ...], MinLen(1), AfterValidator(_each_once)]
 
 
+def _spelled_off(value: object, kind: object) -> object:
+    """Return "off" where that is among the words of a field and YAML made false of it."""
+    if isinstance(value, list | tuple):
+        return [_spelled_off(part, next(iter(get_args(kind)), None)) for part in value]
+    return "off" if value is False and "off" in get_args(kind) else value
+
+
 class Section(BaseModel):
     """Settings of one stage or algorithm."""
 
@@ -33,8 +40,9 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse true and false where the field is not one of those."""
+        """Refuse true and false where the field is not one of those; `off` is false to YAML, not to us."""
         kind = cls.model_fields[str(info.field_name)].annotation
+        value = _spelled_off(value, kind)
         if isinstance(value, bool) and kind is not bool and bool not in get_args(kind):
             raise ValueError(f"{str(value).lower()} is neither a number nor a name")
         return value
@@ -54,8 +62,3 @@ class Section(BaseModel):
                 value = old.changed(**value)
             values[name] = value
         return type(self).model_validate(values)
-
-
-def spelled_off(value: object) -> object:
-    """Return "off" for what YAML makes of the word `off`: a setting that may be off is no yes or no."""
-    return "off" if value is False else value

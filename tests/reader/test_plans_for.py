@@ -1,0 +1,124 @@
+"""Stages that ask in plans: who reads them, and that nothing is read to what the reader is not sure of."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from checkpoints import write_checkpoint
+from kalm.config import Config
+from kalm.data.collect import collect_rollouts
+from kalm.data.settings import CollectConfig
+from kalm.envs import make
+from kalm.envs.sentences import plain_steps
+from kalm.errors import KalmError
+from kalm.evaluation.results import read_rows
+from kalm.pipeline import run_pipeline
+from kalm.reader.reader import load_reader
+from kalm.reader.settings import TeachConfig
+from kalm.reader.teach import make_reader
+from kalm.runs.progress import track
+from kalm.session import Session
+from kalm.stages.evaluate import EVALUATE, EvaluateInputs
+from kalm.stages.reading import plans_for
+from kalm.stages.train import TRAIN, TrainInputs
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A reader that knows next to nothing, and is sure of all that it writes."""
+    base = write_checkpoint("llama", tmp_path_factory.mktemp("lm"), max_position_embeddings=8192)
+    folder = tmp_path_factory.mktemp("taught")
+    settings = TeachConfig(base=str(base), steps=2, lessons=1, requests=3, first_layer=0, held_out=2)
+    make_reader(folder, settings, 0, "cpu", track)
+    return sure_from(folder, 0.0)
+
+
+def sure_from(folder, threshold):
+    facts = json.loads((folder / "reader.json").read_text())
+    facts["calibration"]["threshold"] = threshold
+    (folder / "reader.json").write_text(json.dumps(facts))
+    return folder
+
+
+def session(reader, **sections):
+    return Session(Config(reader=str(reader)).changed(**sections))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return str(write_checkpoint("bert", tmp_path_factory.mktemp("bert"), max_position_embeddings=1024))
+
+
+@pytest.fixture(scope="module")
+def policies(encoder, tmp_path_factory):
+    """The folder of a policy that was hardly trained."""
+    real, folder = tmp_path_factory.mktemp("real"), tmp_path_factory.mktemp("policies") / "made"
+    world = make("clevr")
+    collect_rollouts(world, CollectConfig(rollouts=40, shard=40), 0, real)
+    train = {"encoder": encoder, "algorithms": ["bc"], "seeds": [0], "steps": 20, "evaluate_episodes": 1}
+    TRAIN.alone(session("smollm2", train=train, workers=1), TrainInputs(real), folder)
+    return folder
+
+
+def test_the_goals_own_structure():
+    mine = session("smollm2")
+    asked = [*mine.world.suite("hard")[::23], *mine.world.suite("easy")[:3]]
+    found = plans_for(mine, asked, "parts")
+    assert set(found) == {row for row in asked if row.goal.kind != "move"}
+    for row, (plan,) in found.items():
+        assert mine.world.is_plan([step.goal for step in plan], row.goal)
+        assert all(step == plain_steps(mine.world)[step.goal] for step in plan)
+
+
+def test_what_the_reader_is_sure_of(taught):
+    mine = session(taught)
+    asked = mine.world.suite("rephrase")[:4]
+    best = load_reader(taught).read([row.text for row in asked], mine.world)
+    found = plans_for(mine, asked, "reader")
+    assert set(found) == {row for row, plan in zip(asked, best, strict=True) if plan.steps}
+    for row, plan in zip(asked, best, strict=True):
+        assert not plan.steps or found[row][0] == plan.steps
+    several = plans_for(mine, asked, "reader", samples=6)
+    assert any(len(plans) > 1 for plans in several.values())
+    assert all(len(set(plans)) == len(plans) and all(plans) for plans in several.values())
+
+
+def test_nothing_that_it_is_not_sure_of(taught, tmp_path):
+    doubtful = tmp_path / "doubtful"
+    doubtful.mkdir()
+    for file in taught.iterdir():
+        if file.is_file():
+            (doubtful / file.name).write_bytes(file.read_bytes())
+    mine = session(sure_from(doubtful, 1.0))
+    assert plans_for(mine, mine.world.suite("rephrase")[:4], "reader") == {}
+
+
+def test_a_reader_that_is_not_there_ends_a_run_before_it_begins(tmp_path):
+    mine = session(tmp_path / "none", evaluate={"readings": ["reader"]})
+    with pytest.raises(KalmError, match="none"):
+        run_pipeline(mine, tmp_path / "run")
+    assert not (tmp_path / "run" / "real").exists()
+
+
+def test_off_may_be_written_as_yaml_reads_it():
+    config = Config.model_validate(
+        {"imagine": {"reading": False}, "evaluate": {"readings": [False, "parts"]}}
+    )
+    assert config.imagine.reading == "off"
+    assert config.evaluate.readings == ("off", "parts")
+
+
+def test_policies_play_once_per_reading(taught, tmp_path, policies, encoder):
+    evaluate = {"episodes": 4, "horizon": 3, "readings": ["off", "reader", "parts"]}
+    mine = session(taught, evaluate=evaluate, train={"encoder": encoder}, workers=1)
+    EVALUATE.alone(mine, EvaluateInputs(policies, levels=("rephrase", "hard")), tmp_path / "out")
+    rows = read_rows(tmp_path / "out" / "rows.csv")
+    names = {row.policy: row.reading for row in rows}
+    assert names == {"BC": "", "BC + reader": "reader", "BC + parts": "parts"}
+    assert len(rows) == 3 * 2 * 4
+    same = [[(r.text, r.episode_seed) for r in rows if r.policy == name] for name in names]
+    assert same[0] == same[1] == same[2]
+    assert np.isfinite([row.reward for row in rows]).all()
