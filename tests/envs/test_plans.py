@@ -85,3 +85,34 @@ def test_tasks_of_meta_world_on_the_same_things_come_true_together() -> None:
     at_its_target[35:38] = at_its_target[4:7]  # the window's place, and the target location
     for after, verdict in ((state, False), (at_its_target, True)):
         assert judge.reached(np.stack([state] * 2), np.stack([after] * 2)).tolist() == [verdict] * 2
+
+
+@pytest.mark.parametrize("name", ["clevr", "metaworld"])
+def test_a_plan_makes_up_its_goal_again(name: str) -> None:
+    world = envs.make(name)
+    for goal in {instruction.goal for level in LEVELS for instruction in world.suite(level)}:
+        plan = world.plan_of(goal)
+        found = world.goal_of(plan)
+        if not plan:
+            assert found is None
+        elif name == "clevr":
+            assert found is not None and world.is_plan(plan, found)
+            assert found.kind == goal.kind
+            assert world.parse_goal(found.to_json()) == found
+        else:
+            assert found is not None and world.plan_of(found) == plan
+
+
+def test_what_makes_up_no_goal_of_clevr() -> None:
+    world = envs.make("clevr")
+    a, turned = relation("red", "blue", "left"), relation("blue", "red", "right")
+    assert world.goal_of([]) is None
+    assert world.goal_of([a, turned]) is None
+    four = [
+        a,
+        relation("green", "blue", "front"),
+        relation("purple", "cyan", "left"),
+        relation("cyan", "red", "left"),
+    ]
+    assert world.goal_of(four) is None
+    assert world.goal_of(four[:2]) == Goal("all", (("goals", tuple(four[:2])),))

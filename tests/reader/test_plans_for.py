@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,31 +17,13 @@ from kalm.envs.sentences import plain_steps
 from kalm.errors import KalmError
 from kalm.evaluation.results import read_rows
 from kalm.pipeline import run_pipeline
+from kalm.reader.adapter import FACTS
 from kalm.reader.reader import load_reader
-from kalm.reader.settings import TeachConfig
-from kalm.reader.teach import make_reader
-from kalm.runs.progress import track
+from kalm.runs.io import read_json, write_json
 from kalm.session import Session
 from kalm.stages.evaluate import EVALUATE, EvaluateInputs
 from kalm.stages.reading import plans_for
 from kalm.stages.train import TRAIN, TrainInputs
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory):
-    """A reader that knows next to nothing, and is sure of all that it writes."""
-    base = write_checkpoint("llama", tmp_path_factory.mktemp("lm"), max_position_embeddings=8192)
-    folder = tmp_path_factory.mktemp("taught")
-    settings = TeachConfig(base=str(base), steps=2, lessons=1, requests=3, first_layer=0, held_out=2)
-    make_reader(folder, settings, 0, "cpu", track)
-    return sure_from(folder, 0.0)
-
-
-def sure_from(folder, threshold):
-    facts = json.loads((folder / "reader.json").read_text())
-    facts["calibration"]["threshold"] = threshold
-    (folder / "reader.json").write_text(json.dumps(facts))
-    return folder
 
 
 def session(reader, **sections):
@@ -73,10 +56,10 @@ def test_the_goals_own_structure():
         assert all(step == plain_steps(mine.world)[step.goal] for step in plan)
 
 
-def test_what_the_reader_is_sure_of(taught):
-    mine = session(taught)
+def test_what_the_reader_is_sure_of(sure_reader):
+    mine = session(sure_reader)
     asked = mine.world.suite("rephrase")[:4]
-    best = load_reader(taught).read([row.text for row in asked], mine.world)
+    best = load_reader(sure_reader).read([row.text for row in asked], mine.world)
     found = plans_for(mine, asked, "reader")
     assert set(found) == {row for row, plan in zip(asked, best, strict=True) if plan.steps}
     for row, plan in zip(asked, best, strict=True):
@@ -86,13 +69,12 @@ def test_what_the_reader_is_sure_of(taught):
     assert all(len(set(plans)) == len(plans) and all(plans) for plans in several.values())
 
 
-def test_nothing_that_it_is_not_sure_of(taught, tmp_path):
-    doubtful = tmp_path / "doubtful"
-    doubtful.mkdir()
-    for file in taught.iterdir():
-        if file.is_file():
-            (doubtful / file.name).write_bytes(file.read_bytes())
-    mine = session(sure_from(doubtful, 1.0))
+def test_nothing_that_it_is_not_sure_of(sure_reader, tmp_path):
+    doubtful = Path(shutil.copytree(sure_reader, tmp_path / "doubtful"))
+    facts = read_json(doubtful / FACTS, "reader")
+    facts["calibration"]["threshold"] = 1.0
+    write_json(doubtful / FACTS, facts)
+    mine = session(doubtful)
     assert plans_for(mine, mine.world.suite("rephrase")[:4], "reader") == {}
 
 
@@ -111,9 +93,9 @@ def test_off_may_be_written_as_yaml_reads_it():
     assert config.evaluate.readings == ("off", "parts")
 
 
-def test_policies_play_once_per_reading(taught, tmp_path, policies, encoder):
+def test_policies_play_once_per_reading(sure_reader, tmp_path, policies, encoder):
     evaluate = {"episodes": 4, "horizon": 3, "readings": ["off", "reader", "parts"]}
-    mine = session(taught, evaluate=evaluate, train={"encoder": encoder}, workers=1)
+    mine = session(sure_reader, evaluate=evaluate, train={"encoder": encoder}, workers=1)
     EVALUATE.alone(mine, EvaluateInputs(policies, levels=("rephrase", "hard")), tmp_path / "out")
     rows = read_rows(tmp_path / "out" / "rows.csv")
     names = {row.policy: row.reading for row in rows}

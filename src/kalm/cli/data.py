@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kalm.cli.options import (
+    Device,
     Env,
     Json,
     Out,
@@ -101,6 +102,47 @@ def check_goals(
     instructions = read_goals(file, envs.make(env).parse_goal)
     counts = {level: sum(i.level == level for i in instructions) for level in LEVELS}
     tell({"goals": len(instructions), **counts}, as_json)
+
+
+@GOALS.command("propose")
+def propose_command(
+    out: Annotated[Path, typer.Option(help="Goal file to write.")],
+    lm: Annotated[
+        str,
+        typer.Option(
+            help="Who writes: smollm2, an instruct model by hub name, folder or GGUF file, or the base "
+            "address of an OpenAI-compatible server."
+        ),
+    ] = "smollm2",
+    served: Annotated[str, typer.Option("--lm-model", help="Which of a server's models.")] = "",
+    count: Annotated[int, typer.Option(min=1, help="Goals to keep.")] = 50,
+    env: Env = None,
+    set_: Set = None,
+    seed: Seed = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Let a language model propose goals; the reader says what each asks for, and what is unsure is left out.
+
+    For example:
+
+        kalm goals propose --env clevr --lm smollm2 --count 40 --out proposed.jsonl
+
+        kalm goals propose --lm http://localhost:8000/v1 --lm-model my-model --out proposed.jsonl
+
+        kalm imagine --model runs/demo --goals proposed.jsonl --out imagined
+    """
+    from kalm.data.goal_files import write_goals
+    from kalm.reader.propose import propose_goals
+    from kalm.reader.writers import load_writer
+    from kalm.runs.progress import track
+
+    session = open_session(env, None, set_, seed, device, None)
+    writer = load_writer(lm, session.device, served)
+    with track("propose", count) as advance:
+        found = propose_goals(writer, session.reader, session.world, count, session.seed("propose"), advance)
+    write_goals(out, found.instructions)
+    tell({"file": str(out), **found.to_json()}, as_json)
 
 
 @DATASETS.command("info")

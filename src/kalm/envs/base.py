@@ -133,6 +133,10 @@ class World(Protocol):
         """Return the goals of the data that make up a goal, in order; empty where they cannot."""
         ...
 
+    def goal_of(self, steps: Sequence[Goal]) -> Goal | None:
+        """Return the goal that goals of the data make up, one after another; None where there is none."""
+        ...
+
     def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
         """Whether these goals of the data, one after another, are what a goal asks for.
 

@@ -125,6 +125,10 @@ class SimpleWorld:
         """Return the goal itself where the data have it."""
         return (goal,) if goal in plain_steps(self) else ()
 
+    def goal_of(self, steps: Sequence[Goal]) -> Goal | None:
+        """Return the step itself, where there is just one."""
+        return steps[0] if len(steps) == 1 else None
+
     def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
         """Whether these steps are `plan_of` the goal."""
         return tuple(steps) == self.plan_of(goal)

@@ -37,6 +37,30 @@ def plan_of(goal: Goal) -> tuple[Goal, ...]:
     return ()  # one push has no relation
 
 
+def goal_of(steps: Sequence[Goal]) -> Goal | None:
+    """Return the goal that relations make up: a line or a gathering of all balls, else up to three at once.
+
+    None for none, for more, and for two relations of the same balls: they cannot both be meant.
+    """
+    pairs = {frozenset((step["ball"], step["reference"])) for step in steps}
+    if not steps or len(pairs) < len(steps):
+        return None
+    if len(steps) == 1:
+        return steps[0]
+    whole = (Goal.of("gather", center=steps[0]["reference"]), _line_of(steps))
+    found = next((goal for goal in whole if goal and is_plan(steps, goal)), None)
+    return found or (Goal("all", (("goals", tuple(steps)),)) if len(steps) <= 3 else None)
+
+
+def _line_of(steps: Sequence[Goal]) -> Goal | None:
+    """Return the line whose neighbours these are, if they join all balls to one."""
+    after = {left: right for right, left, _ in map(_rightward, steps)}
+    order = [ball for ball in BALLS if ball not in after.values()][:1]
+    while order and order[-1] in after and len(order) < len(BALLS):
+        order.append(after[order[-1]])
+    return Goal.of("line", order=order) if sorted(order) == sorted(BALLS) else None
+
+
 def is_plan(steps: Sequence[Goal], goal: Goal) -> bool:
     """Whether these relations are what a goal asks for, in any order.
 

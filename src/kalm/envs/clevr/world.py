@@ -61,6 +61,10 @@ class ClevrWorld:
         """Return the relations that make up a goal; none for a move."""
         return plans.plan_of(goal)
 
+    def goal_of(self, steps: Sequence[Goal]) -> Goal | None:
+        """Return the relation, composition, line or gathering that relations make up, if one."""
+        return plans.goal_of(steps)
+
     def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
         """Whether these relations are what a goal asks for, in any order."""
         return plans.is_plan(steps, goal)

@@ -29,6 +29,13 @@ def plan_of(goal: Goal) -> tuple[Goal, ...]:
     return tuple(map(Goal.of, names)) if all("seen" in TASKS[name].levels for name in names) else ()
 
 
+def goal_of(steps: Sequence[Goal]) -> Goal | None:
+    """Return the task that tasks of the data make up, in this order: one itself, or a composed one."""
+    if len(steps) == 1:
+        return steps[0]
+    return next((Goal.of(name) for name in STAGES if plan_of(Goal.of(name)) == tuple(steps)), None)
+
+
 def moved_on(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
     """Whether the target location is that of the second task of two, of which each goal is the first.
 

@@ -72,6 +72,10 @@ class MetaWorld:
         """Return the tasks of the data that make up a task; none where it needs a skill that they lack."""
         return plans.plan_of(goal)
 
+    def goal_of(self, steps: Sequence[Goal]) -> Goal | None:
+        """Return the task that tasks of the data make up, if one."""
+        return plans.goal_of(steps)
+
     def is_plan(self, steps: Sequence[Goal], goal: Goal) -> bool:
         """Whether these tasks of the data, in this order, are what a task asks for."""
         return tuple(steps) == self.plan_of(goal)
