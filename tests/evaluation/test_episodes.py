@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from kalm import envs
+from kalm.data.scoring import first_true
 from kalm.errors import KalmError
 from kalm.evaluation.episodes import evaluate_policy, play, sample_episodes
+from kalm.evaluation.imagined import direction_of
 from kalm.evaluation.results import Label
 from kalm.types import LEVELS, Goal, Instruction
 
@@ -81,7 +83,10 @@ def test_agrees_with_a_plain_loop(world):
             instruction.level,
         )
         assert (row.wording, row.held_back) == (instruction.wording, instruction.held_back)
+        assert (row.family, row.direction) == (instruction.family, direction_of(instruction))
         assert row.episode_seed == seed and rollout.source == "real"
+    assert [row.first for row in rows] == first_true(played, world).tolist()
+    assert {row.first for row in rows if row.level == "easy"} == {"goal"}
     won = {level: [row.success for row in rows if row.level == level] for level in ("seen", "easy")}
     assert sum(won["seen"]) >= 4 and all(won["easy"])
 
@@ -95,6 +100,7 @@ def test_initial_state_is_never_judged(world):
     assert judge.reached(np.array([state]), np.array([state]))[0]
     row = evaluate_policy(Always(8 * 3), world, [instruction], [0])[0]
     assert row.success and row.length == 1
+    assert row.first == ""  # nobody brought it about
 
 
 def test_one_step_goals_end_after_one_action(world):

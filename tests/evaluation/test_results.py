@@ -8,8 +8,26 @@ from kalm.evaluation.results import Episode, read_rows, write_rows
 ROWS = [
     Episode("BC", "bc", False, 0, "seen", "seen/3", False, 'say "left",\nplease – ü', 2**62, True, 7, 101.25),
     Episode(
-        "CQL+KALM", "cql", True, 1, "hard", "", True, "gather", 0, False, 50, -0.1, 7000, "gather", "tune"
-    ),
+        "CQL+KALM",
+        "cql",
+        True,
+        1,
+        "hard",
+        "",
+        True,
+        "gather",
+        0,
+        False,
+        50,
+        -0.1,
+        7000,
+        "gather",
+        "tune",
+        "reader",
+        "counterfactual",
+        "left",
+        "hand",
+    ),  # fmt: skip
 ]
 
 
@@ -23,12 +41,9 @@ def test_earlier_files_are_read(tmp_path):
     path = tmp_path / "rows.csv"
     write_rows(path, ROWS[1:])
     header, row = path.read_text("utf-8").splitlines()
-    later = {
-        "checkpoint_step": 0,
-        "kind": "",
-        "split": "",
-        "reading": "",
-    }  # what earlier files lack, and is read instead
+    # What earlier files lack, and is read instead.
+    names = ("kind", "split", "reading", "first", "direction", "family")
+    later = {"checkpoint_step": 0, **dict.fromkeys(names, "")}
     for count in range(1, len(later) + 1):
         lines = [",".join(line.split(",")[:-count]) for line in (header, row)]
         path.write_text("\n".join(lines) + "\n", "utf-8")
@@ -61,8 +76,13 @@ def edited(tmp_path, old, new):
     [
         ("policy,", "name,", "rows.csv line 1: the columns are"),
         ("gather,0,0,50", "gather,0,no,50", "rows.csv line 4: column 'success' holds 'no', not a bool"),
+        (
+            ",counterfactual,",
+            ",else,",
+            "rows.csv line 4: column 'first' holds 'else', not goal, counterfactual",
+        ),
         (",50,", ",fifty,", "rows.csv line 4: column 'length' holds 'fifty', not a int"),
-        (",-0.1,", ",", "rows.csv line 4: 15 values, expected 16"),
+        (",-0.1,", ",", "rows.csv line 4: 18 values, expected 19"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path, old, new, message):

@@ -10,14 +10,24 @@ from kalm import envs
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Label
 from kalm.evaluation.statistics import rate
-from kalm.report.figures import Curve, ability_curves, loss_curves, policy_curves, quality_bars, success_bars
+from kalm.report.figures import (
+    Curve,
+    ability_curves,
+    first_bars,
+    loss_curves,
+    policy_curves,
+    quality_bars,
+    success_bars,
+)
 from kalm.report.films import Film, Filmstrip, film, filmstrip
 from kalm.report.scores import Score
 from kalm.report.style import (
+    COLORS,
     DARK_INK,
     DARK_PAPER,
     INK,
     LEVEL_COLORS,
+    OTHER,
     PAPER,
     color_of,
     for_dark_screens,
@@ -48,6 +58,13 @@ def test_bars_are_as_high_as_the_success():
     pixels = picture(success_bars([score("BC", 0.4), score("BC+KALM", 0.8)]))
     pale, full = near(pixels, color_of("bc", False)), near(pixels, color_of("bc", True))
     assert full == pytest.approx(2 * pale, rel=0.1)
+
+
+def test_goal_first_stands_beside_the_share_of_reached_goals():
+    panels = {"BC": {"seen": (rate(80, 100), rate(40, 100)), "hard": (rate(1, 100), None)}, "X": {}}
+    pixels = picture(first_bars(panels))
+    reached, first = near(pixels, to_rgb(OTHER)), near(pixels, to_rgb(COLORS["bc"]))
+    assert reached == pytest.approx(2 * first, rel=0.15)
 
 
 def test_an_algorithm_is_pale_without_imagined_rollouts():

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 
 from kalm.envs.clevr.published import PUBLISHED
 from kalm.evaluation.results import Episode
@@ -27,6 +28,17 @@ def test_plain_stands_beside_kalm_and_their_difference():
     assert plain[1] == "20.0 ± 8.9 (100)" and kalm[1].startswith("60.0 ±") and plain[-1] == "2"
     assert change[1].startswith("+40.0 [") and change[1].endswith("*") and change[-1] == ""
     assert lm[-1] == "1" and lm[1].endswith("(50)")
+
+
+def test_goal_first_stands_below_success_where_it_was_measured():
+    rows = [replace(row, first="goal" if row.success else "counterfactual") for row in ROWS[:400]] + ROWS[
+        400:
+    ]
+    table = grid_table(scores(rows))
+    names = [row[0] for row in table.rows]
+    assert names == ["BC", "BC, goal first", "BC+KALM", "BC+KALM − BC", "LM"]
+    assert table.rows[1][1] == "20.0 ± 8.9 (100)" and table.rows[1][5:] == ("–", "")
+    assert "Goal first:" in table.note and "Goal first:" not in grid_table(scores(ROWS)).note
 
 
 def test_the_file_has_one_line_per_algorithm_and_level(tmp_path):

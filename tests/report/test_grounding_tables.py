@@ -53,7 +53,7 @@ def test_goal_first_has_a_table_where_it_was_measured(found):
     quality, first, *_ = inspection_tables(replace(found, levels={"hard": measured, "easy": level}))
     assert quality.rows[3][:2] == ("goal first, % (of so many)", "75.0 ± 44.9 (4)")
     assert quality.rows[3][2] == "–" and "Goal first:" in quality.note
-    assert first.header == ("rollouts", "hard")
+    assert first.header == ("asked for", "hard")
     assert [row[0] for row in first.rows] == ["all", "direction: line"]
     assert "Goal first" not in inspection_tables(found)[0].note
 

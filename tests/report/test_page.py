@@ -16,6 +16,7 @@ from kalm.report.figures import Curve
 from kalm.report.films import Film, Filmstrip
 from kalm.report.page import ReportData, compose, headline, write_report
 from kalm.report.scores import scores
+from kalm.report.tables import Table
 
 NASTY = '<script>alert("x")</script> & `code` | *bold*'
 
@@ -97,6 +98,26 @@ def test_markdown_pictures_are_beside_it(report):
     named = re.findall(r"\]\((figures/[^)]+)\)", text)
     assert len(named) == 6 and all((report / name).read_bytes().startswith(b"\x89PNG") for name in named)
     assert "<script>" not in text.split("```")[0]
+
+
+def test_directions_have_tables_and_figures_where_they_were_measured():
+    data = full()
+    measured = replace(data.imagined["easy"], goal_first=rate(5, 8), first_by_direction={"left": rate(5, 8)})
+    rows = [replace(row, first="goal", direction="left", family="hand") for row in data.rows]
+    document = compose(
+        replace(data, rows=rows, imagined={"easy": measured}, refined={"raw": {"easy": measured.to_json()}})
+    )
+    names = [picture.name for picture in document.pictures()]
+    assert {"understood", "directions"} <= set(names)
+    assert not {"understood", "directions"} & {picture.name for picture in compose(data).pictures()}
+    tables = [block for part in document.sections for block in part.blocks if isinstance(block, Table)]
+    by_direction = [table for table in tables if table.title.startswith("Goal first by direction")]
+    assert [row[:2] for row in by_direction[0].rows[:2]] == [
+        ("seen", "direction: left"),
+        ("seen", "words: hand"),
+    ]
+    assert by_direction[1].rows[1][0] == "direction: left"
+    assert any("BC, goal first" in row for table in tables for row in table.rows)
 
 
 def test_headline_tells_numbers_intervals_and_seeds():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,20 @@ def test_means_over_levels_and_seeds():
     # 800 : 400 : 200 is 4 : 2 : 1.
     assert score.rates[MIX].mean == pytest.approx((4 * 0.5 + 2 * 0.2 + 0.0) / 7)
     assert score.rates[NOVEL].n == 60
+
+
+def test_goal_first_is_of_the_episodes_in_which_something_came_true():
+    rows = run("BC", 0, 4, 2, 0) + run("BC", 1, 6, 2, 0)
+    assert scores(rows)[0].first == {}
+    firsts = ["goal"] * 5 + ["counterfactual"] * 3 + [""] * 2
+    measured = [
+        replace(row, first=firsts[place % 10]) for place, row in enumerate(rows) if row.level == "easy"
+    ]
+    (score,) = scores([row for row in rows if row.level != "easy"] + measured)
+    assert score.first == {"easy": pooled([5, 5], [8, 8])}
+    assert scores_to_json([score])["policies"][0]["first"]["easy"]["n"] == 16
+    one_seed = [row for row in measured if row.seed == 0] + [replace(row, first="") for row in rows]
+    assert scores(one_seed)[0].first == {"easy": pooled([5], [8])}
 
 
 def test_order_is_plain_before_kalm_per_algorithm():

@@ -21,9 +21,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from kalm.data.rollouts import RolloutSet
+from kalm.data.scoring import first_true
 from kalm.envs.base import World
 from kalm.envs.rollout import EpisodeRecorder, begin, simulated, step_until_done
 from kalm.errors import KalmError
+from kalm.evaluation.imagined import direction_of
 from kalm.evaluation.results import Episode, Label
 from kalm.runs.seeding import derive_rng, derive_seed
 from kalm.types import Instruction, WorldSpec
@@ -126,6 +128,7 @@ def evaluate_policy(
     """Play one episode per instruction (`play`) and return one row for each, in that order."""
     played = play(policy, world, instructions, seeds, horizon, threads)
     rewards = np.bincount(played.owner, weights=played.rewards, minlength=len(played))
+    first = first_true(played, world).tolist()
     return [
         Episode(
             **asdict(label),
@@ -139,9 +142,12 @@ def evaluate_policy(
             reward=float(reward),
             kind=instruction.goal.label,
             split=instruction.split,
+            first=came_first,
+            direction=direction_of(instruction),
+            family=instruction.family,
         )
-        for instruction, seed, success, length, reward in zip(
-            instructions, seeds, played.success, played.lengths, rewards, strict=True
+        for instruction, seed, success, length, reward, came_first in zip(
+            instructions, seeds, played.success, played.lengths, rewards, first, strict=True
         )
     ]
 

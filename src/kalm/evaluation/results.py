@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
 
+from kalm.data.scoring import FIRSTS, First
 from kalm.errors import KalmError
 from kalm.runs.folder import PolicyJob
 from kalm.runs.io import atomic_write
@@ -48,7 +49,7 @@ def label_of(job: PolicyJob, step: int = 0, reading: str = "") -> Label:
 
 @dataclass(frozen=True)
 class Episode:
-    """One row; `Label` explains five of its fields and `reading`, `Instruction` five others."""
+    """One row; `Label` explains five of its fields and `reading`, `Instruction` six others."""
 
     policy: str
     algorithm: str
@@ -66,6 +67,9 @@ class Episode:
     kind: str = ""  # of the goal, see `Goal.label`
     split: str = ""
     reading: str = ""
+    first: First = ""  # what came true first, see `kalm.data.scoring.first_true`
+    direction: str = ""  # see `kalm.evaluation.imagined.direction_of`
+    family: str = ""
 
 
 def _flag(text: str) -> bool:
@@ -74,11 +78,20 @@ def _flag(text: str) -> bool:
     return text == "1"
 
 
+def _first(text: str) -> First:
+    for name in FIRSTS:
+        if text == name:
+            return name
+    raise ValueError(text)
+
+
+_WANTED = {"First": "goal, counterfactual or nothing"}
 _READ: dict[str, Callable[[str], str | int | float | bool]] = {
     "str": str,
     "int": int,
     "float": float,
     "bool": _flag,
+    "First": _first,
 }
 
 
@@ -118,5 +131,6 @@ def _parse(line: list[str], columns: Sequence[Field[object]], place: str) -> Epi
         try:
             values[column.name] = _READ[str(column.type)](text)
         except ValueError:
-            raise KalmError(f"{place}: column {column.name!r} holds {text!r}, not a {column.type}.") from None
+            wanted = _WANTED.get(str(column.type), f"a {column.type}")
+            raise KalmError(f"{place}: column {column.name!r} holds {text!r}, not {wanted}.") from None
     return Episode(**values)

@@ -30,6 +30,7 @@ from kalm.report.style import (
 INTERNAL = ("_lr", "gradient_norm")  # metrics that say nothing about quality
 PLAYED = "success/"  # metrics with a figure of their own (`kalm.report.curves`)
 LOSSES = ("", "train", "held_out")  # families of the language model's metrics that are losses ...
+GOAL_FIRST = "goal_first"  # a family with a line for who does not understand directions
 SIZES = ("dynamics",)  # ... and those that are sizes, while the others are shares
 
 
@@ -90,6 +91,35 @@ def quality_bars(
     for axes, (title, rates) in zip(grid, panels.items(), strict=True):
         _quality_panel(axes_of(axes), title, rates, marks[title])
     percent(grid[0], "share of imagined rollouts")
+    return figure
+
+
+def first_bars(panels: Mapping[str, Mapping[str, tuple[Rate, Rate | None]]]) -> Figure:
+    """Reached goals beside goal first, with the line of who does not understand directions.
+
+    Args:
+        panels: title -> level -> share that reaches the goal, and goal first, or None where unmeasured.
+    """
+    across = min(4, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure((max(5.0, 3.1 * across), 2.9 * down + 0.3), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(down, across, sharey=True)).ravel()
+    for axes, (title, levels) in zip(grid, panels.items(), strict=False):
+        axes_of(axes)
+        axes.axhline(0.5, color=INK, linewidth=0.9, linestyle="--")
+        reached = {place: rate for place, (rate, _) in enumerate(levels.values())}
+        first = {place: rate for place, (_, rate) in enumerate(levels.values()) if rate}
+        for shift, color, label, rates in (
+            (-0.2, OTHER, "goal reached", reached),
+            (0.2, COLORS["bc"], "goal first (dashed: directions not understood)", first),
+        ):
+            _bars(axes, [place + shift for place in rates], list(rates.values()), 0.37, color, label)
+        axes.set_xticks(range(len(levels)), list(levels))
+        axes.set_title(title, color=INK, fontsize=10)
+        percent(axes, "share" if axes is grid[0] else "")
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    legend(figure, grid[0])
     return figure
 
 
@@ -161,6 +191,8 @@ def _panels(rows: Sequence[Mapping[str, float]], families: Mapping[str, Sequence
             short = name.rpartition("/")[2]
             color = LEVEL_COLORS.get(short, list(COLORS.values())[place % len(COLORS)])
             axes.plot(*_line(rows, name), color=color, linewidth=1.4, label=short.replace("_", " "))
+        if family == GOAL_FIRST:
+            axes.axhline(0.5, color=INK, linewidth=0.9, linestyle="--")
         _finish_curves(axes, family or "loss", names, [rows], family not in (*LOSSES, *SIZES))
         axes.legend(frameon=False, fontsize=7, labelcolor=INK)
     for axes in grid[len(families) :]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kalm.evaluation.statistics import Difference, Rate
 from kalm.report.scores import TITLES, Gain, Score, columns_of, gains
-from kalm.report.tables import EXPLAINED, Table, cell, noted, of_scores, points
+from kalm.report.tables import EXPLAINED, Table, cell, first_note, first_row, noted, of_scores, points
 from kalm.runs.io import atomic_write
 
 RATE = ("success", "low", "high", "seeds", "episodes")
@@ -24,13 +24,14 @@ CSV_HEADER = (
 
 
 def grid_table(found: Sequence[Score]) -> Table:
-    """Up to three rows per algorithm: plain, +KALM, and their difference; one column per level and mean."""
+    """Per algorithm: plain, +KALM, below each goal first where it was measured, and their difference."""
     columns = columns_of(found)
     compared = {gain.algorithm: gain for gain in gains(found)}
     rows: list[tuple[str, ...]] = []
     for place, score in enumerate(found):
         cells = (cell(score.rates.get(column)) for column in columns)
         rows.append((score.policy, *cells, str(len(score.seeds))))
+        rows += first_row(score, columns)
         last = place + 1 == len(found) or found[place + 1].algorithm != score.algorithm
         if last and score.algorithm in compared:
             rows.append(_difference(compared[score.algorithm], columns))
@@ -40,6 +41,7 @@ def grid_table(found: Sequence[Score]) -> Table:
         tuple(rows),
         noted(
             EXPLAINED,
+            first_note(found),
             "Differences have their 95 % interval in brackets; * where it leaves out zero.",
             of_scores(found),
         ),

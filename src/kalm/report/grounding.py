@@ -13,11 +13,11 @@ from kalm.evaluation.effects import Effect, EffectSpread, summarize
 from kalm.evaluation.grounding import Inspection
 from kalm.evaluation.simulated import Agreement, Error
 from kalm.evaluation.statistics import Estimate, Rate
+from kalm.report.directions import quality_directions
 from kalm.report.tables import (
     MISSING,
     Table,
     cell,
-    first_table,
     measured_on,
     noted,
     quality_table,
@@ -31,7 +31,7 @@ def inspection_tables(found: Inspection) -> list[Table]:
     Where the world cannot be put into states there is no agreement to tell of.
     """
     compared = [_agreement(found)] if found.agreement else []
-    first = first_table(found.levels)
+    first = quality_directions(found.levels)
     imagined = [_quality(found), *([first] if first else [])]
     return [*imagined, *compared, _explanation(found), _dynamics(found)]
 

@@ -19,13 +19,22 @@ from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Rate
 from kalm.report.curves import learning_curves, round_curves
+from kalm.report.directions import policy_directions, quality_directions
 from kalm.report.document import Block, Code, Document, DocumentSection, Picture, html, to_markdown
-from kalm.report.figures import Curve, ability_curves, loss_curves, policy_curves, quality_bars, success_bars
+from kalm.report.figures import (
+    Curve,
+    ability_curves,
+    first_bars,
+    loss_curves,
+    policy_curves,
+    quality_bars,
+    success_bars,
+)
 from kalm.report.films import Filmstrip, across, filmstrip
 from kalm.report.grid import grid_table
 from kalm.report.grounding import effects_table, inspection_tables
 from kalm.report.loop import PRACTISED, Round, collected_table, rounds_table
-from kalm.report.scores import NOVEL, Gain, Score, gains, scores
+from kalm.report.scores import NOVEL, TITLES, Gain, Score, columns_of, gains, scores
 from kalm.report.style import PAPER, for_dark_screens, to_bytes
 from kalm.report.tables import (
     Table,
@@ -176,10 +185,40 @@ def _results(found: Sequence[Score], data: ReportData) -> tuple[Block, ...]:
     assert bars is not None
     held_back = held_back_table(data.rows) or "No episode used a wording that was held back from imagination."
     kinds = kind_table(data.rows) or "No level has goals of several kinds."
+    first = _first_bars(
+        "understood",
+        {
+            score.policy: {
+                level: (score.rates[level], score.first.get(level))
+                for level in columns_of([score])
+                if level not in TITLES
+            }
+            for score in found
+        },
+        "episodes",
+    )
+    directions = policy_directions(data.rows)
+    understood = tuple(block for block in (first, directions) if block is not None)
     if data.sweep:
-        return (grid_table(found), bars, kinds, held_back)
+        return (grid_table(found), bars, kinds, *understood, held_back)
     gains = gain_table(found) or "No algorithm was trained both with and without imagined rollouts."
-    return (success_table(found), bars, gains, kinds, held_back)
+    return (success_table(found), bars, gains, kinds, *understood, held_back)
+
+
+def _first_bars(
+    name: str, panels: Mapping[str, Mapping[str, tuple[Rate, Rate | None]]], what: str
+) -> Picture | None:
+    """Draw reached goals beside goal first; None where that was not measured."""
+    measured = {
+        title: levels for title, levels in panels.items() if any(first for _, first in levels.values())
+    }
+    return _plot(
+        name,
+        first_bars(measured) if measured else None,
+        "Bars of the share of reached goals and of goal first per level, with 95 % intervals.",
+        f"Reached goals, and of the {what} in which the goal or a counterfactual comes true the share in "
+        "which the goal is first, with 95 % intervals. Dashed: directions are not understood.",
+    )
 
 
 def _rounds(data: ReportData) -> tuple[Block, ...]:
@@ -209,7 +248,22 @@ def _imagined(data: ReportData) -> tuple[Block, ...]:
     assert bars is not None
     table = quality_table(data.imagined, data.real, other and other.quality)
     refined = refined_table(data.refined)
-    return (table, bars, *([refined] if refined else []))
+    raw = _qualities(data.refined.get("raw", {}))
+    panels = {"imagined": data.imagined} if not raw else {"first try": raw, "kept": data.imagined}
+    first = _first_bars(
+        "directions",
+        {
+            title: {level: (part.match, part.goal_first) for level, part in levels.items()}
+            for title, levels in panels.items()
+        },
+        "rollouts",
+    )
+    blocks = (table, bars, first, quality_directions(raw or data.imagined), refined)
+    return tuple(block for block in blocks if block is not None)
+
+
+def _qualities(figures: JsonObject) -> dict[str, Quality]:
+    return {level: Quality.from_json(found) for level, found in figures.items()}
 
 
 def _films(data: ReportData) -> tuple[Block, ...]:
@@ -232,10 +286,11 @@ def _grounding(data: ReportData) -> tuple[Block, ...]:
         "grounding",
         ability_curves(data.grounding),
         "Lines of match rates, explanation accuracy and prediction errors over gradient steps.",
-        "What the language model can do while it is grounded, from few rollouts each time: goals reached per "
-        "level, right action and state change of one-step goals, explanations with all keywords right when "
-        "asked in the words of training and in others, error of the next state beside that of nothing moves, "
-        "and impossible states per level. Goals are of the split `tune`.",
+        "What the language model can do while it is grounded, from few rollouts each time: goals reached "
+        "per level, goal first (dashed: directions are not understood), right action and state change of "
+        "one-step goals, explanations with all keywords right when asked in the words of training and in "
+        "others, error of the next state beside that of nothing moves, and impossible states per level. "
+        "Goals are of the split `tune`.",
     )
     tables = inspection_tables(data.inspection) if data.inspection else []
     return (

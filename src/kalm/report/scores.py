@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Score:
             this world) -> success.
         reading: what read its sentences to plain ones; empty: nothing did.
         splits: those that its sentences are of, see `kalm.types.SPLITS`.
+        first: level -> goal first (`kalm.evaluation.imagined.goal_first`), where it was measured.
     """
 
     policy: str
@@ -38,6 +39,7 @@ class Score:
     rates: dict[str, Rate]
     splits: tuple[str, ...] = ()
     reading: str = ""
+    first: dict[str, Rate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,19 @@ def _score(episodes: Sequence[Episode], mix: Mapping[str, int] | None) -> Score:
             if mix:
                 rates[MIX] = stratified(*parts, [mix[level] for level in NOVEL_LEVELS])
     splits = tuple(sorted({row.split for row in episodes} - {""}))
-    return Score(first.policy, first.algorithm, first.kalm, seeds, rates, splits, first.reading)
+    shares = {level: goal_first_of([row for row in episodes if row.level == level]) for level in levels}
+    measured = {level: share for level, share in shares.items() if share}
+    return Score(first.policy, first.algorithm, first.kalm, seeds, rates, splits, first.reading, measured)
+
+
+def goal_first_of(episodes: Iterable[Episode]) -> Rate | None:
+    """Return goal first over training seeds; None where neither a goal nor a counterfactual came true."""
+    decided = [row for row in episodes if row.first]
+    if not decided:
+        return None
+    seeds = sorted({row.seed for row in decided})
+    mine = [[row.first == "goal" for row in decided if row.seed == seed] for seed in seeds]
+    return pooled([sum(won) for won in mine], [len(won) for won in mine])
 
 
 def _counts(
@@ -139,6 +153,7 @@ def scores_to_json(found: Sequence[Score]) -> JsonObject:
                 "seeds": list(score.seeds),
                 "rates": _rates(score.rates),
                 "splits": list(score.splits),
+                "first": _rates(score.first),
             }
             for score in found
         ],

@@ -36,22 +36,31 @@ class Table:
 
 
 def success_table(found: Sequence[Score]) -> Table:
-    """One row per policy, one column per level and mean."""
+    """One row per policy, and one of goal first where that was measured; one column per level and mean."""
     columns = columns_of(found)
-    rows = tuple(
-        (
-            score.policy,
-            *(cell(score.rates.get(column)) for column in columns),
-            by_seed(score.rates.get(NOVEL)),
-        )
-        for score in found
-    )
+    rows = []
+    for score in found:
+        cells = (cell(score.rates.get(column)) for column in columns)
+        rows.append((score.policy, *cells, by_seed(score.rates.get(NOVEL))))
+        rows += first_row(score, columns)
     return Table(
         "Success (%)",
         ("policy", *(TITLES.get(column, column) for column in columns), "novel mean by seed"),
-        rows,
-        noted(EXPLAINED, _seeds(found), _means(columns), of_scores(found)),
+        tuple(rows),
+        noted(EXPLAINED, first_note(found), _seeds(found), _means(columns), of_scores(found)),
     )
+
+
+def first_row(score: Score, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the row of goal first that stands below a policy's success; none where it was not measured."""
+    if not score.first:
+        return []
+    return [(f"{score.policy}, goal first", *(cell(score.first.get(column)) for column in columns), "")]
+
+
+def first_note(found: Iterable[Score]) -> str:
+    """Explain goal first where a score has it."""
+    return FIRST_EXPLAINED if any(score.first for score in found) else ""
 
 
 def _means(columns: Sequence[str]) -> str:
@@ -63,6 +72,12 @@ EXPLAINED = (
     "Percent of episodes that reached their goal, ± the longer side of the 95 % interval, and the number of "
     "episodes. Intervals are Wilson's, widened where training seeds differ by more than chance (roughly, "
     "with few seeds)."
+)
+
+FIRST_EXPLAINED = (
+    "Goal first: of the rollouts or episodes in which the goal or a counterfactual (left for right, behind "
+    "for in front) comes true, the percentage in which the goal is first, ± the longer side of the 95 % "
+    "interval, and how many those are. Whoever does not understand directions is at 50."
 )
 
 
@@ -192,35 +207,6 @@ def quality_table(
         "± is the longer side of Wilson's 95 % interval. Given initial states are not counted."
         + (f" {FIRST_EXPLAINED}" if any(found.goal_first for found in imagined.values()) else ""),
     )
-
-
-FIRST_EXPLAINED = (
-    "Goal first: of the rollouts or episodes in which the goal or a counterfactual (left for right, behind "
-    "for in front) comes true, the percentage in which the goal is first, ± the longer side of the 95 % "
-    "interval, and how many those are. Whoever does not understand directions is at 50."
-)
-
-
-def first_table(found: Mapping[str, Quality]) -> Table | None:
-    """Goal first per level, broken down by direction and family of wordings; None where there is none."""
-    columns = {level: _first(part) for level, part in found.items() if part.goal_first}
-    names = dict.fromkeys(name for cells in columns.values() for name in cells)
-    if not columns:
-        return None
-    return Table(
-        "Goal first (%)",
-        ("rollouts", *columns),
-        tuple((name, *(cells.get(name, MISSING) for cells in columns.values())) for name in names),
-        FIRST_EXPLAINED + " Compositions and gatherings have no single direction and other chances.",
-    )
-
-
-def _first(found: Quality) -> dict[str, str]:
-    return {
-        "all": cell(found.goal_first),
-        **{f"direction: {name}": cell(part) for name, part in found.first_by_direction.items()},
-        **{f"words: {name}": cell(part) for name, part in found.first_by_family.items()},
-    }
 
 
 def refined_table(figures: JsonObject) -> Table | None:
