@@ -57,7 +57,7 @@ def example(run: Path) -> Filmstrip:
     wanted = (imagined.success, imagined.levels == "rephrase", np.isin(imagined.lengths, ACTIONS))
     best = np.argsort(-np.sum(wanted, axis=0), kind="stable")[:TRIES]
     dreams = [imagined[int(row)] for row in best]
-    folder = next(place for job, place in trained_policies(run / POLICIES) if job.kalm)
+    folder = next(place for job, place in trained_policies(run / POLICIES) if job.data == "kalm")
     starts = [replace(dream.instruction, state=tuple(dream.states[0].tolist())) for dream in dreams]
     played = play(kalm.load_policy(folder), world, starts, list(range(len(starts))))
     both = list(zip(dreams, played, strict=True))
@@ -84,7 +84,7 @@ def chart() -> bytes:
             (one, other)
             for one in found
             for other in found
-            if one.algorithm == other.algorithm and not one.kalm and other.kalm
+            if one.algorithm == other.algorithm and (one.data, other.data) == ("plain", "kalm")
         ]
         panel(axes_of(axes), title, pairs)
     percent(panels[0], "success on novel goals")
@@ -99,7 +99,7 @@ def panel(axes: Axes, title: str, pairs: list[tuple[Score, Score]]) -> None:
         for shift, score in zip((-0.2, 0.2), pair, strict=True):
             rate = score.rates[NOVEL]
             reach = [[rate.mean - rate.low], [rate.high - rate.mean]]
-            axes.bar(place + shift, rate.mean, 0.38, color=color_of(score.algorithm, score.kalm))
+            axes.bar(place + shift, rate.mean, 0.38, color=color_of(score.algorithm, score.data))
             axes.errorbar(place + shift, rate.mean, reach, color=INK, linewidth=0.8)
     axes.set_xticks(range(len(pairs)), [spoken(plain.policy) for plain, _ in pairs], fontsize=7)
     axes.set_title(f"{title}: plain (pale) and with imagined rollouts", fontsize=8, color=INK)

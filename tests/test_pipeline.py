@@ -15,7 +15,9 @@ from kalm.cli.main import main
 from kalm.config import Config, load_config
 from kalm.data import storage
 from kalm.errors import KalmError
-from kalm.runs.folder import JOB
+from kalm.online import settings_of
+from kalm.pipeline import run_pipeline
+from kalm.runs.folder import JOB, PolicyJob, trained_policies
 from kalm.runs.io import write_json
 from kalm.session import Session
 from kalm.stages.train import TrainInputs, policy_jobs, train_policies
@@ -222,6 +224,41 @@ def test_when_all_policies_are_finished_no_data_are_read(tmp_path):
     inputs = TrainInputs(tmp_path / "no real data", tmp_path / "no imagined data")
     done = train_policies(Session(config), inputs, tmp_path)
     assert done["policies"] == [job.name for job in policy_jobs(config)]
+
+
+def test_controls_are_policies_beside_kalm():
+    asked = ["train.algorithms=[bc, lm]", "train.seeds=[0]", "train.controls=[shuffled, unfiltered]"]
+    jobs = policy_jobs(load_config(None, asked))
+    assert [job.name for job in jobs] == [
+        *("bc-seed0", "bc+kalm-seed0", "bc+shuffled-seed0", "bc+unfiltered-seed0", "lm-seed0"),
+    ]
+    assert [job.policy for job in jobs[2:4]] == ["BC+shuffled", "BC+unfiltered"]
+    assert [job.name for job in policy_jobs(load_config(None, asked), imagined=False)] == [
+        *("bc-seed0", "lm-seed0"),
+    ]
+    later = settings_of(load_config(None, asked), 1)
+    assert not later.train.controls, "rounds of the online loop go on without them"
+
+
+@pytest.mark.parametrize(
+    ("facts", "data"),
+    [({"kalm": False}, "plain"), ({"kalm": True}, "kalm"), ({"data": "shuffled"}, "shuffled")],
+)
+def test_policies_of_earlier_versions_say_whether_they_learned_from_imagined_rollouts(facts, data, tmp_path):
+    write_json(tmp_path / JOB, {"algorithm": "bc", "seed": 3, "level": None, **facts})
+    assert trained_policies(tmp_path) == [(PolicyJob("bc", data, 3, None), tmp_path)]
+
+
+def test_a_policy_of_data_that_are_not_known_is_named(tmp_path):
+    write_json(tmp_path / JOB, {"algorithm": "bc", "seed": 3, "level": None, "data": "more"})
+    with pytest.raises(KalmError, match="unknown data of a policy 'more'. Known: kalm, plain, shuffled"):
+        trained_policies(tmp_path)
+
+
+def test_a_run_is_no_control(tmp_path):
+    session = Session(load_config(None, ["imagine.control=shuffled"]))
+    with pytest.raises(KalmError, match=r"set train.controls=\[shuffled\]"):
+        run_pipeline(session, tmp_path / "run")
 
 
 def test_plain_policies_can_be_left_out():

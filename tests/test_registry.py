@@ -30,8 +30,8 @@ def lm_run(world, tmp_path_factory):
     config = Config()
     sections = config.train, config.dynamics, config.decision_transformer, config.ground
     task = registry.TrainingTask(
-        PolicyJob("lm", False, 0, None), *sections, _Rollouts(world), None, run / "grounded" / "model", None,
-        run / "policies" / "lm-seed0", "cpu",
+        PolicyJob("lm", "plain", 0, None), *sections, _Rollouts(world), None, run / "grounded" / "model",
+        None, run / "policies" / "lm-seed0", "cpu",
     )  # fmt: skip
     registry.table()["lm"].fit(task)
     return run

@@ -225,6 +225,7 @@ def train(
     seeds: Sequence[int] | None = None,
     plain: bool | None = None,
     model: str | Path | None = None,
+    shuffled: str | Path | RolloutSet | None = None,
     **options: Unpack[StageOptions],
 ) -> dict[str, Path]:
     """Train policies by offline RL; return their folders by name, e.g. ``"bc+kalm-seed0"``.
@@ -237,13 +238,15 @@ def train(
         seeds: one policy per seed.
         plain: also train each algorithm without imagined rollouts, to compare.
         model: folder of the grounded model, for the algorithms ``"lm"`` and ``"dt"``.
+        shuffled: rollouts imagined with ``imagine.control="shuffled"``, for the control of that name in
+            ``train.controls``.
         options: see `StageOptions`.
 
     Raises:
         KalmError: an algorithm is unknown or does not fit, bad data or settings, or `out` holds something
             else.
     """
-    from kalm.stages.train import TRAIN, TrainInputs, require_learners
+    from kalm.stages.train import TRAIN, TrainInputs, require_controls, require_learners
 
     chosen = {
         "train.algorithms": None if algorithms is None else list(algorithms),
@@ -252,8 +255,11 @@ def train(
     }
     session = _session(options, chosen)
     dreams = None if imagined is None else _data(imagined)
-    inputs = TRAIN.located(TrainInputs(_data(real), dreams, None if model is None else Path(model)))
+    control = None if shuffled is None else _data(shuffled)
+    given = TrainInputs(_data(real), dreams, None if model is None else Path(model), shuffled=control)
+    inputs = TRAIN.located(given)
     require_learners(session, inputs.model)
+    require_controls(session, inputs)
     TRAIN.alone(session, inputs, Path(out), options.get("overwrite", False))
     return _policies(Path(out))
 

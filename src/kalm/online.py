@@ -129,7 +129,7 @@ def collector(config: Config) -> str:
 
 
 def settings_of(config: Config, number: int) -> Config:
-    """Return the settings of a round: shorter grounding, longer training in all, a seed of its own."""
+    """Return the settings of a round: shorter grounding, longer training in all, own seed, no controls."""
     share, ground = config.online.ground_lr, config.ground
     shorter = ground.changed(
         epochs=config.online.ground_epochs,
@@ -145,7 +145,7 @@ def settings_of(config: Config, number: int) -> Config:
     return config.changed(
         seed=derive_seed(config.seed, "round", number) % 2**31,
         ground=shorter,
-        train={"steps": steps},
+        train={"steps": steps, "controls": ()},
         decision_transformer={"steps": decisions},
     )
 
@@ -156,7 +156,7 @@ def round_folder(run: Path, number: int) -> Path:
 
 
 def _collects(job: PolicyJob, algorithm: str) -> bool:
-    return job.algorithm == algorithm and job.kalm
+    return job.algorithm == algorithm and job.data == "kalm"
 
 
 def _counts(rollouts: RolloutSet) -> dict[str, int]:

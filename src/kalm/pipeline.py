@@ -7,6 +7,7 @@ One run is one folder::
     grounded/              metrics, checkpoint.safetensors while training, model/ at the end
     inspection/            inspect.json: what the model can do; the rollouts and texts it was measured on
     imagined/              imagined rollouts; where they are refined, with raw/ and the models in dynamics/
+    shuffled/              the same with sentences permuted among goals, where train.controls asks for it
     policies/NAME/         one policy: metrics, weights
     evaluation/rows.csv    one row per episode
     rounds/1/              a round of the online loop, see `kalm.online`
@@ -21,9 +22,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kalm.errors import KalmError
 from kalm.online import JOIN, PLAY, JoinInputs, PlayInputs, collector, round_folder, settings_of
 from kalm.runs.folder import (
     COLLECTED,
+    DYNAMICS,
     EVALUATION,
     GROUNDED,
     IMAGINED,
@@ -32,6 +35,7 @@ from kalm.runs.folder import (
     POLICIES,
     REAL,
     REPORT,
+    SHUFFLED,
     claim,
 )
 from kalm.runs.io import read_json
@@ -87,6 +91,11 @@ def _all_stages(session: Session, folder: Path) -> dict[str, object]:
 def _require_known(session: Session) -> None:
     """Check names of the settings: an hour of collecting must not end with a word about one."""
     session.require_device()
+    if (control := session.config.imagine.control) != "none":
+        raise KalmError(
+            f"imagine.control={control} is for kalm imagine. For a run with the control beside +KALM set "
+            f"train.controls=[{control}]."
+        )
     require_learners(session, None, comes=True)
     require_reader(session, session.config)
     if session.config.online.rounds:
@@ -99,7 +108,13 @@ def _first(runner: StageRunner, session: Session, run: Path) -> tuple[Path, Path
     model = runner.do(GROUND, session, GroundInputs(real), run / GROUNDED) / MODEL
     inspection = runner.do(INSPECT, session, InspectInputs(model), run / INSPECTION)
     imagined = runner.do(IMAGINE, session, ImagineInputs(model, real), run / IMAGINED)
-    policies = runner.do(TRAIN, session, TrainInputs(real, imagined, model), run / POLICIES)
+    shuffled = None
+    if "shuffled" in session.config.train.controls:
+        control = session.changed(session.config.changed(imagine={"control": "shuffled"}))
+        inputs = ImagineInputs(model, real, dynamics=imagined / DYNAMICS)
+        shuffled = runner.do(IMAGINE, control, inputs, run / SHUFFLED)
+    training = TrainInputs(real, imagined, model, shuffled=shuffled)
+    policies = runner.do(TRAIN, session, training, run / POLICIES)
     return runner.do(EVALUATE, session, EvaluateInputs(policies), run / EVALUATION), inspection
 
 

@@ -52,6 +52,7 @@ from kalm.stages.train import (
     TrainInputs,
     policy_jobs,
     prepare_data,
+    require_controls,
     require_learners,
     train_policy,
 )
@@ -69,7 +70,9 @@ SECTIONS = (
     "dynamics",
     "ground",
 )  # settings that cells may depend on
-CHOSEN = ("algorithms", "seeds")  # settings of `train` that choose cells, and may grow from call to call
+# Settings of `train` that choose cells, and may grow from call to call.
+CHOSEN = ("algorithms", "seeds", "controls")
+CONTROL = "shuffled"  # input that may come later: the cells before do not depend on it
 
 
 def run_sweep(
@@ -98,6 +101,7 @@ def run_sweep(
     announce(f"sweep: into {folder}")
     inputs = TRAIN.located(inputs)
     require_learners(session, inputs.model)
+    require_controls(session, inputs)
     session.require_device()
     reads = [value for value in named_inputs(inputs).values() if isinstance(value, Path)]
     with held(folder, [*session.reads(), *reads]):
@@ -201,7 +205,9 @@ def _claim(session: Session, inputs: TrainInputs, folder: Path, overwrite: bool)
         if overwrite:
             clear(folder)
         else:
-            _require_same(read_json(about, "sweep")["sweep"], common, folder)
+            before = read_json(about, "sweep")["sweep"]
+            _require_same(before, common, folder)
+            common["inputs"] = {**before["inputs"], **common["inputs"]}
     commands = read_json(about, "sweep")["commands"] if about.exists() else []
     settings, command = session.config.model_dump(mode="json"), session.command
     facts = {"settings": settings, "command": command, "versions": versions(), "sweep": common}
@@ -212,17 +218,22 @@ def _common(session: Session, inputs: TrainInputs) -> JsonObject:
     """Return what all cells have in common, JSON-ready: a folder holds cells of one such only."""
     settings = session.config.model_dump(mode="json", exclude={"train": set(CHOSEN), "evaluate": {"split"}})
     kept = {name: settings[name] for name in ("env", "seed", *SECTIONS)}
-    traces = {name: fingerprint(trace(value)) for name, value in named_inputs(inputs).items()}
+    given = {name: value for name, value in named_inputs(inputs).items() if (name, value) != (CONTROL, None)}
+    traces = {name: fingerprint(trace(value)) for name, value in given.items()}
     return {**kept, "inputs": traces}
 
 
 def _require_same(there: Mapping[str, object], asked: Mapping[str, object], folder: Path) -> None:
     old, new = _flat(there), _flat(asked)
-    differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    names = old.keys() | new.keys()
+    if not {f"inputs.{CONTROL}"} <= old.keys() & new.keys():
+        names -= {f"inputs.{CONTROL}"}
+    differing = sorted(name for name in names if old.get(name) != new.get(name))
     if differing:
         raise KalmError(
-            f"{folder} holds a sweep with other {', '.join(differing)}. Only algorithms, levels, seeds and "
-            "--final may change between calls. Give another --out, or --overwrite to delete it first."
+            f"{folder} holds a sweep with other {', '.join(differing)}. Only algorithms, levels, seeds, "
+            "controls and --final may change between calls. Give another --out, or --overwrite to delete it "
+            "first."
         )
 
 

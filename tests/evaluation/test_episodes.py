@@ -67,7 +67,7 @@ def test_agrees_with_a_plain_loop(world):
     instructions, seeds = sample_episodes(suites, 6, seed=3)
     policy = ByText(world, instructions)
     rows = evaluate_policy(
-        policy, world, instructions, seeds, threads=2, label=Label("expert", "none", False, 4)
+        policy, world, instructions, seeds, threads=2, label=Label("expert", "none", "plain", 4)
     )
     assert policy.asked[0] == 24 and policy.asked[-1] < 24  # finished episodes are not asked again
     played = play(policy, world, instructions, seeds)

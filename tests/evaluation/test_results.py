@@ -6,11 +6,13 @@ from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, read_rows, write_rows
 
 ROWS = [
-    Episode("BC", "bc", False, 0, "seen", "seen/3", False, 'say "left",\nplease – ü', 2**62, True, 7, 101.25),
+    Episode(
+        "BC", "bc", "plain", 0, "seen", "seen/3", False, 'say "left",\nplease – ü', 2**62, True, 7, 101.25
+    ),
     Episode(
         "CQL+KALM",
         "cql",
-        True,
+        "kalm",
         1,
         "hard",
         "",
@@ -62,6 +64,14 @@ def test_files_with_the_names_of_earlier_columns_are_read(tmp_path):
     assert read_rows(path) == ROWS
 
 
+def test_what_a_policy_learned_from_was_yes_or_no(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_rows(path, ROWS)
+    text = path.read_text("utf-8").replace(",data,", ",kalm,")
+    path.write_text(text.replace("bc,plain", "bc,0").replace("cql,kalm", "cql,1"), "utf-8")
+    assert read_rows(path) == ROWS
+
+
 def edited(tmp_path, old, new):
     path = tmp_path / "rows.csv"
     write_rows(path, ROWS)
@@ -81,6 +91,7 @@ def edited(tmp_path, old, new):
             ",else,",
             "rows.csv line 4: column 'first' holds 'else', not goal, counterfactual",
         ),
+        ("cql,kalm", "cql,2", "column 'data' holds '2', not one of plain, kalm, shuffled, unfiltered"),
         (",50,", ",fifty,", "rows.csv line 4: column 'length' holds 'fifty', not a int"),
         (",-0.1,", ",", "rows.csv line 4: 18 values, expected 19"),
     ],

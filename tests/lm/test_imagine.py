@@ -1,10 +1,14 @@
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from kalm.data.scoring import fulfilled, possible
 from kalm.errors import KalmError
-from kalm.lm.imagine import imagination_plan, imagine_dataset, origins
+from kalm.lm.imagine import imagination_plan, imagine_dataset, origins, read_rows
 from kalm.lm.settings import ImagineConfig
+from kalm.types import LEVELS
 
 
 def test_held_back_wordings_are_never_imagined_for(world):
@@ -82,6 +86,38 @@ def test_each_try_is_hotter(model, world, tmp_path):
     (_, sample), (_, again) = origins(tmp_path / "cold"), origins(tmp_path / "hot")
     assert np.array_equal(cold.actions[sample == 1], cold.actions[sample == 0][: (sample == 1).sum()])
     assert not np.array_equal(hot.actions[again == 1], hot.actions[again == 0][: (again == 1).sum()])
+
+
+def test_shuffled_sentences_are_permuted_among_the_goals_of_a_level(world):
+    rows = imagination_plan(world, ImagineConfig(rephrase=2, easy=1, hard=1))
+    config = ImagineConfig(control="shuffled", samples=2, temperature=1.0)
+    assert read_rows(rows, config.changed(control="none"), 0, 1) == rows
+    first, second = (read_rows(rows, config, 0, sample) for sample in (0, 1))
+    assert read_rows(rows, config, 0, 0) == first
+    assert read_rows(rows, config, 1, 0) != first != second
+    levels = np.array([row.level for row in rows])
+    for level in LEVELS[1:]:
+        mine = np.flatnonzero(levels == level)
+        assert Counter(first[at] for at in mine) == Counter(rows[at] for at in mine)
+        assert np.mean([first[at] == rows[at] for at in mine]) < 0.05
+    # A row of a relation is asked for its own goal as often as by chance, one in eighty.
+    mine = np.flatnonzero(levels == "rephrase")
+    assert np.mean([first[at].goal == rows[at].goal for at in mine]) == pytest.approx(1 / 80, abs=0.015)
+
+
+def test_a_control_reads_other_sentences_and_keeps_its_own(model, world, tmp_path):
+    model = model.float()
+    rows = imagination_plan(world, ImagineConfig(rephrase=1, easy=0, hard=0))[:12]
+    config = ImagineConfig(horizon=2, shard=5)
+    control = config.changed(control="shuffled")
+    normal = imagine_dataset(model, world, rows, config, 0, tmp_path / "normal", {})
+    shuffled = imagine_dataset(model, world, rows, control, 0, tmp_path / "shuffled", {})
+    assert [shuffled.instructions[which] for which in shuffled.which] == rows
+    assert np.array_equal(normal.first_states, shuffled.first_states)
+    others = read_rows(rows, control, 0, 0)
+    read = [replace(row, text=other.text) for row, other in zip(rows, others, strict=True)]
+    plain = imagine_dataset(model, world, read, config, 0, tmp_path / "read", {})
+    assert np.array_equal(plain.actions[plain.action_starts], shuffled.actions[shuffled.action_starts])
 
 
 def test_nothing_to_imagine_is_an_error(model, world, tmp_path):

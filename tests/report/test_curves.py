@@ -4,7 +4,7 @@ from kalm.evaluation.results import Episode
 from kalm.report.curves import learning_curves, round_curves
 from kalm.report.style import to_bytes
 
-ROW = Episode("BC", "bc", False, 0, "seen", "w", False, "text", 0, True, 3, 1.0, 100)
+ROW = Episode("BC", "bc", "plain", 0, "seen", "w", False, "text", 0, True, 3, 1.0, 100)
 
 
 def looks():

@@ -50,13 +50,13 @@ def near(pixels, color):
 
 
 def score(policy, share):
-    algorithm, kalm = policy.split("+")[0].lower(), "+" in policy
-    return Score(policy, algorithm, kalm, (0,), {"seen": rate(round(100 * share), 100)})
+    algorithm, data = policy.split("+")[0].lower(), "kalm" if "+" in policy else "plain"
+    return Score(policy, algorithm, data, (0,), {"seen": rate(round(100 * share), 100)})
 
 
 def test_bars_are_as_high_as_the_success():
     pixels = picture(success_bars([score("BC", 0.4), score("BC+KALM", 0.8)]))
-    pale, full = near(pixels, color_of("bc", False)), near(pixels, color_of("bc", True))
+    pale, full = near(pixels, color_of("bc", "plain")), near(pixels, color_of("bc", "kalm"))
     assert full == pytest.approx(2 * pale, rel=0.1)
 
 
@@ -68,17 +68,19 @@ def test_goal_first_stands_beside_the_share_of_reached_goals():
 
 
 def test_an_algorithm_is_pale_without_imagined_rollouts():
-    assert sum(color_of("cql", False)) > sum(color_of("cql", True))
-    assert sum(color_of("cql", False, DARK_PAPER)) < sum(color_of("cql", True, DARK_PAPER))
-    assert color_of("never heard of", True) == pytest.approx((0.498,) * 3, abs=1e-3)
+    assert sum(color_of("cql", "plain")) > sum(color_of("cql", "kalm"))
+    assert sum(color_of("cql", "plain", DARK_PAPER)) < sum(color_of("cql", "kalm", DARK_PAPER))
+    strengths = [sum(color_of("cql", data)) for data in ("kalm", "unfiltered", "shuffled", "plain")]
+    assert strengths == sorted(strengths)
+    assert color_of("never heard of", "kalm") == pytest.approx((0.498,) * 3, abs=1e-3)
 
 
 def test_figures_come_as_svg_for_light_and_for_dark_screens():
     light = to_bytes(success_bars([score("BC", 0.4), score("BC+KALM", 0.8)]), "svg")
     dark = for_dark_screens(light)
     assert b"<svg" in light and len(dark) == len(light)
-    pale = [to_hex(color_of("bc", False, paper)).encode() for paper in (PAPER, DARK_PAPER)]
-    full = to_hex(color_of("bc", True)).encode()
+    pale = [to_hex(color_of("bc", "plain", paper)).encode() for paper in (PAPER, DARK_PAPER)]
+    full = to_hex(color_of("bc", "kalm")).encode()
     for before, after in ((INK.encode(), DARK_INK.encode()), pale):
         assert before in light and before not in dark
         assert dark.count(after) == light.count(before) and after not in light
@@ -109,10 +111,11 @@ def test_curves():
     assert png(loss_curves(rows)) != png(loss_curves(rows[:1]))
     assert loss_curves([{"step": 1, "train/body_lr": 1.0}]) is None and loss_curves([]) is None
     other = [{"step": 1, "train/text": 1.0}, {"step": 2, "train/text": 1.5}]
-    curves = [Curve(Label("BC", "bc", False, 0), other), Curve(Label("BC+KALM", "bc", True, 0), rows)]
+    curves = [Curve(Label("BC", "bc", "plain", 0), other), Curve(Label("BC+KALM", "bc", "kalm", 0), rows)]
     one, both = (picture(policy_curves(part)) for part in (curves[1:], curves))
-    assert near(one, color_of("bc", True)) > 500 and near(one, color_of("bc", False)) < 100  # smoothed edges
-    assert near(both, color_of("bc", False)) > near(one, color_of("bc", False)) + 100
+    assert near(one, color_of("bc", "kalm")) > 500
+    assert near(one, color_of("bc", "plain")) < 100  # smoothed edges
+    assert near(both, color_of("bc", "plain")) > near(one, color_of("bc", "plain")) + 100
     assert policy_curves([]) is None
 
 

@@ -21,9 +21,13 @@ from kalm.report.tables import Table
 NASTY = '<script>alert("x")</script> & `code` | *bold*'
 
 
+def data_of(policy):
+    return {"": "plain", "KALM": "kalm"}.get(kind := policy.partition("+")[2], kind)
+
+
 def episodes(policy, won, played=100, seeds=(0, 1)):
     return [
-        Episode(policy, "bc", "+" in policy, seed, level, "w", i % 4 == 0, NASTY, i, i < won, 3, 1.0)
+        Episode(policy, "bc", data_of(policy), seed, level, "w", i % 4 == 0, NASTY, i, i < won, 3, 1.0)
         for level in ("seen", "rephrase", "easy", "hard")
         for seed in seeds
         for i in range(played)
@@ -43,7 +47,7 @@ def full():
         grounding=[{"step": 1, "train/text": 2.0}, {"step": 2, "train/text": 1.0, "match/seen": 0.5}],
         inspection=Inspection({"easy": quality}, {}, {"seen_prompt": {"all": rate(3, 9)}}, {}),
         effects=[Effect(NASTY, 0, "match/easy", 0.5, 10)],
-        training=[Curve(Label("BC", "bc", False, 0), [{"step": 1, "loss": 1.0}])],
+        training=[Curve(Label("BC", "bc", "plain", 0), [{"step": 1, "loss": 1.0}])],
         filmstrips=[Filmstrip(NASTY, "easy", (Film(NASTY, (frame,), (0,), True),))],
         config={"env": "clevr", "note": NASTY},
         versions={"kalm": "0.1.0"},
@@ -118,6 +122,24 @@ def test_directions_have_tables_and_figures_where_they_were_measured():
     ]
     assert by_direction[1].rows[1][0] == "direction: left"
     assert any("BC, goal first" in row for table in tables for row in table.rows)
+
+
+def test_what_the_filter_keeps_without_understanding_stands_beside():
+    own, blind = (
+        {"match_rate_by_level": {"hard": share}, "rollouts_asked": 9, "rollouts_kept": kept}
+        for share, kept in ((0.5, 8), (0.25, 3))
+    )
+    data = replace(full(), refined=own, shuffled=blind)
+    tables = [block for part in compose(data).sections for block in part.blocks if isinstance(block, Table)]
+    (table,) = [table for table in tables if table.title.startswith("What the filter keeps")]
+    assert [row[1:] for row in table.rows] == [("50.0", "9", "8"), ("25.0", "9", "3")]
+
+
+def test_the_headline_says_what_the_language_model_adds():
+    rows = episodes("BC", 10) + episodes("BC+KALM", 30) + episodes("BC+shuffled", 20)
+    first, second, *_ = headline(scores(rows), None)
+    assert "imagined rollouts helped" in first
+    assert second.startswith("What the language model adds to BC over the filter alone")
 
 
 def test_headline_tells_numbers_intervals_and_seeds():

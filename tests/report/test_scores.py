@@ -6,13 +6,14 @@ import pytest
 from kalm.envs.clevr.published import PUBLISHED
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import difference, pooled, wilson
-from kalm.report.scores import MIX, NOVEL, gains, scores, scores_to_json
+from kalm.report.scores import MIX, NOVEL, attributions, gains, scores, scores_to_json
 
 
 def episodes(policy, seed, level, won, played, held_back=False):
-    algorithm, kalm = policy.split("+")[0].lower(), "+" in policy
+    algorithm, _, kind = policy.partition("+")
+    algorithm, data = algorithm.lower(), {"": "plain", "KALM": "kalm"}.get(kind, kind)
     return [
-        Episode(policy, algorithm, kalm, seed, level, "w", held_back, "text", i, i < won, 3, 1.0)
+        Episode(policy, algorithm, data, seed, level, "w", held_back, "text", i, i < won, 3, 1.0)
         for i in range(played)
     ]
 
@@ -28,7 +29,7 @@ def run(policy, seed, rephrase, easy, hard):
 def test_means_over_levels_and_seeds():
     (score,) = scores(run("BC", 0, 4, 2, 0) + run("BC", 1, 6, 2, 0), PUBLISHED)
     assert MIX not in scores(run("BC", 0, 4, 2, 0))[0].rates
-    assert score.seeds == (0, 1) and not score.kalm
+    assert score.seeds == (0, 1) and score.data == "plain"
     assert score.rates["rephrase"] == pooled([4, 6], [10, 10])
     assert score.rates[NOVEL].mean == pytest.approx((0.5 + 0.2 + 0.0) / 3)
     assert score.rates[NOVEL].by_seed == pytest.approx((0.2, 0.8 / 3))
@@ -74,6 +75,19 @@ def test_gains_compare_the_two_variants_of_an_algorithm():
     assert gain.algorithm == "cql"
     assert gain.differences["rephrase"] == difference(pooled([9], [10]), pooled([1], [10]))
     assert gain.differences[NOVEL].mean == pytest.approx(0.7) and gain.differences[NOVEL].clear
+
+
+def test_attribution_compares_with_controls():
+    rows = [row for kind in ("", "+KALM", "+shuffled") for row in run(f"BC{kind}", 0, 1 + len(kind), 1, 1)]
+    found = scores(rows)
+    assert [score.data for score in found] == ["plain", "kalm", "shuffled"]
+    names = [gain.name for gain in attributions(found)]
+    assert names == ["BC+KALM − BC+shuffled", "BC+shuffled − BC"]
+    assert attributions(found)[0].differences["rephrase"] == difference(pooled([6], [10]), pooled([10], [10]))
+    assert [(one["data"], one["base"]) for one in scores_to_json(found)["attribution"]] == [
+        ("kalm", "shuffled"),
+        ("shuffled", "plain"),
+    ]
 
 
 def test_json():

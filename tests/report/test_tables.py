@@ -21,9 +21,13 @@ from kalm.report.tables import (
 )
 
 
+def data_of(policy):
+    return {"": "plain", "KALM": "kalm"}.get(kind := policy.partition("+")[2], kind)
+
+
 def episodes(policy, level, won, played, held_back=False, seed=0):
     return [
-        Episode(policy, "bc", "+" in policy, seed, level, "w", held_back, "text", i, i < won, 3, 1.0)
+        Episode(policy, "bc", data_of(policy), seed, level, "w", held_back, "text", i, i < won, 3, 1.0)
         for i in range(played)
     ]
 

@@ -46,6 +46,10 @@ Effects = Annotated[
 
 Real = Annotated[Path, typer.Option(help="Dataset of real rollouts.")]
 Imagined = Annotated[Path | None, typer.Option(help="Dataset of imagined rollouts; none: plain policies.")]
+Shuffled = Annotated[
+    Path | None,
+    typer.Option(help="Rollouts imagined with imagine.control=shuffled, for the control in train.controls."),
+]
 ALGORITHMS = "bc, cql, td3bc, awac, iql, combo, lm, dt"  # `kalm.registry.table`, which loads the RL library
 Algorithms = Annotated[
     list[str] | None, typer.Option("--algo", "--algos", help=f"Algorithms: {ALGORITHMS}; several at once.")

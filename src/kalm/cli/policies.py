@@ -23,6 +23,7 @@ from kalm.cli.options import (
     Real,
     Seed,
     Set,
+    Shuffled,
     Split,
     Workers,
     cells,
@@ -44,6 +45,7 @@ def train_command(
     imagined: Imagined = None,
     algo: Algorithms = None,
     model: Model = None,
+    shuffled: Shuffled = None,
     per_level: Annotated[bool, typer.Option("--per-level", help="One policy per novel level.")] = False,
     kalm_only: Annotated[
         bool, typer.Option("--kalm-only", help="No plain policies: those with imagined rollouts alone.")
@@ -64,8 +66,10 @@ def train_command(
         kalm train --real data/real --imagined imagined --algo cql --out policies
 
         kalm train --real data/real --model grounded --algo bc dt --out policies
+
+        kalm train --real real --imagined im --shuffled sh --set train.controls=[shuffled] --out policies
     """
-    from kalm.stages.train import TRAIN, TrainInputs, require_learners
+    from kalm.stages.train import TRAIN, TrainInputs, require_controls, require_learners
 
     extra = [*(set_ or []), *cells(algo, None)]
     if per_level:
@@ -73,8 +77,9 @@ def train_command(
     if kalm_only:
         extra.append("train.plain=false")
     session = open_session(env, preset, extra, seed, device, workers)
-    inputs = TRAIN.located(TrainInputs(real, imagined, model))
+    inputs = TRAIN.located(TrainInputs(real, imagined, model, shuffled=shuffled))
     require_learners(session, inputs.model)
+    require_controls(session, inputs)
     tell(TRAIN.alone(session, inputs, out, overwrite), as_json)
 
 

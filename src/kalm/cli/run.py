@@ -23,6 +23,7 @@ from kalm.cli.options import (
     Resume,
     Seed,
     Set,
+    Shuffled,
     Split,
     Workers,
     cells,
@@ -93,6 +94,7 @@ def sweep_command(
     levels: Annotated[list[str] | None, typer.Option("--levels", help="Levels to play.")] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seeds", min=0, help="Training seeds.")] = None,
     model: Model = None,
+    shuffled: Shuffled = None,
     env: Env = None,
     preset: Preset = None,
     set_: Set = None,
@@ -127,7 +129,7 @@ def sweep_command(
     from kalm.sweep import run_sweep
 
     session = open_session(env, preset, [*(set_ or []), *cells(algos, seeds)], seed, device, workers)
-    inputs = TrainInputs(real, imagined, model)
+    inputs = TrainInputs(real, imagined, model, shuffled=shuffled)
     rows = run_sweep(session, inputs, out, known_levels(levels) or LEVELS, overwrite, final)
     found = scores(rows, envs.published(session.config.env))
     tell(scores_to_json(found), as_json, lambda: show_all([grid_table(found)]))

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from kalm.data.scoring import FIRSTS, First
 from kalm.errors import KalmError
-from kalm.runs.folder import PolicyJob
+from kalm.runs.folder import DATA_KINDS, DataKind, PolicyJob
 from kalm.runs.io import atomic_write
 
 ALWAYS = 12  # columns that every version had
-RENAMED = {"steps": "length", "step": "checkpoint_step"}  # columns of kalm 0.1
+# Columns of earlier versions; `kalm` was 1 for policies that learn from imagined rollouts, and else 0.
+RENAMED = {"steps": "length", "step": "checkpoint_step", "kalm": "data"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Label:
     Attributes:
         policy: name in tables, e.g. ``"CQL+KALM"``.
         algorithm: name of the learner, e.g. ``"cql"``.
-        kalm: it learned from imagined rollouts too.
+        data: what it learned from besides real rollouts, see `kalm.runs.folder.DataKind`.
         seed: training seed.
         checkpoint_step: gradient steps of the checkpoint that played; 0 where there are none.
         reading: what read its sentences to plain ones; empty: nothing did.
@@ -35,7 +36,7 @@ class Label:
 
     policy: str = "policy"
     algorithm: str = ""
-    kalm: bool = False
+    data: DataKind = "plain"
     seed: int = 0
     checkpoint_step: int = 0
     reading: str = ""
@@ -44,7 +45,7 @@ class Label:
 def label_of(job: PolicyJob, step: int = 0, reading: str = "") -> Label:
     """Return the label under which a policy's episodes are counted."""
     policy = f"{job.policy} + {reading}" if reading else job.policy
-    return Label(policy, job.algorithm, job.kalm, job.seed, step, reading)
+    return Label(policy, job.algorithm, job.data, job.seed, step, reading)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Episode:
 
     policy: str
     algorithm: str
-    kalm: bool
+    data: DataKind
     seed: int
     level: str
     wording: str
@@ -85,13 +86,23 @@ def _first(text: str) -> First:
     raise ValueError(text)
 
 
-_WANTED = {"First": "goal, counterfactual or nothing"}
+def _data(text: str) -> DataKind:
+    if text in ("0", "1"):  # of a file that says `kalm`
+        return DATA_KINDS[int(text)]
+    for name in DATA_KINDS:
+        if text == name:
+            return name
+    raise ValueError(text)
+
+
+_WANTED = {"First": "goal, counterfactual or nothing", "DataKind": f"one of {', '.join(DATA_KINDS)}"}
 _READ: dict[str, Callable[[str], str | int | float | bool]] = {
     "str": str,
     "int": int,
     "float": float,
     "bool": _flag,
     "First": _first,
+    "DataKind": _data,
 }
 
 

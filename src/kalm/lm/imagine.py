@@ -29,7 +29,7 @@ from kalm.lm.model import GroundedLM
 from kalm.lm.settings import ImagineConfig
 from kalm.runs import processes
 from kalm.runs.progress import Advance, silent
-from kalm.runs.seeding import derive_seed
+from kalm.runs.seeding import derive_rng, derive_seed
 from kalm.types import LEVELS, Instruction, JsonObject
 
 PlainSteps = Sequence[Instruction]
@@ -112,7 +112,8 @@ def imagine_dataset(
     dropped; the dataset's provenance counts them. With `config.samples` above 1, a row whose rollout misses
     its goal, or could not have happened, is decoded again from the same initial state, each time at a higher
     temperature (`config.temperature_growth`), until one is right or there are that many. `origins` tells
-    them apart. What they are asked for in, `Ask.of` says.
+    them apart. What they are asked for in, `Ask.of` says; they carry their row's sentence even where another
+    row's is read (`read_rows`).
 
     Raises:
         KalmError: nothing to imagine, or nothing finite came out.
@@ -121,6 +122,7 @@ def imagine_dataset(
         raise KalmError(
             "nothing to imagine: every level has 0 rollouts per instruction (imagine.rephrase, ...)."
         )
+    reads = [read_rows(rows, config, seed, sample) for sample in range(config.samples)]
     shards = [range(at, min(at + config.shard, len(rows))) for at in range(0, len(rows), config.shard)]
     told = storage.finished_shards(folder)
     if told:
@@ -133,7 +135,7 @@ def imagine_dataset(
         known = analogies(actor or model, texts, world.suite("seen"), config.analogies, config.precision)
     for index in left[processes.index() :: processes.count()]:
         ask = partial(Ask.of, config=config, plans=plans, known=known)
-        decoded, facts = _decode(model, world, rows, shards[index], config, seed, ask, actor, advance)
+        decoded, facts = _decode(model, world, rows, shards[index], config, seed, reads, ask, actor, advance)
         storage.write_shard(folder, index, decoded, facts)
         told.add(index)
         told |= _tell(storage.finished_shards(folder) - told, shards, advance)
@@ -149,6 +151,24 @@ def imagine_dataset(
     return rollouts
 
 
+def read_rows(
+    rows: Sequence[Instruction], config: ImagineConfig, seed: int, sample: int
+) -> Sequence[Instruction]:
+    """Return the instruction that each row reads in its `sample`-th try: its own, but in a control.
+
+    Where sentences are shuffled, those of a level are permuted among its rows, anew for every try: the model
+    knows nothing of what is asked, and its tries are as independent as they are with the right sentence.
+    """
+    if config.control == "none":
+        return rows
+    rng, levels = derive_rng(seed, "imagine", config.control, sample), np.array([row.level for row in rows])
+    order = np.arange(len(rows))
+    for level in dict.fromkeys(levels.tolist()):
+        places = np.flatnonzero(levels == level)
+        order[places] = rng.permutation(places)
+    return [rows[place] for place in order]
+
+
 def _decode(
     model: GroundedLM,
     world: World,
@@ -156,6 +176,7 @@ def _decode(
     shard: range,
     config: ImagineConfig,
     seed: int,
+    reads: Sequence[Sequence[Instruction]],
     ask: Callable[[Instruction, int], Ask],
     actor: GroundedLM | None,
     advance: Advance,
@@ -166,7 +187,8 @@ def _decode(
     states = initial_states(world, [rows[row] for row in left], seeds, config.conditions)
     parts, row_of, sample_of, way_of, dropped = [], [], [], [], 0
     for sample in range(config.samples):
-        asks = [ask(rows[row], sample) for row in left]
+        told = [reads[sample][row] for row in left]
+        asks = [ask(row, sample) for row in told]
         right = np.zeros(len(left), bool)
         for kind in dict.fromkeys(asked.kind for asked in asks):
             mine = np.flatnonzero([asked.kind == kind for asked in asks])
@@ -176,7 +198,7 @@ def _decode(
                 [rows[row] for row in left[mine]],
                 [_seed(seed, row, sample) for row in left[mine]],
                 starts=states[mine],
-                words=[asks[i].words or rows[left[i]].text for i in mine],
+                words=[asks[i].words or told[i].text for i in mine],
                 plans=[asks[i].plan for i in mine] if kind.way == "plan" else None,
                 prompt=config.prompt,
                 horizon=_horizon(config, world, kind.steps),

@@ -241,6 +241,11 @@ class ImagineConfig(Section):
     temperature_growth: float = Field(
         default=1.0, ge=1, description="temperature of each such try, times that of the one before"
     )
+    control: Literal["none", "shuffled"] = Field(
+        default="none",
+        description="shuffled: each try reads the sentence of another goal of its level, drawn at random, so "
+        "that what is kept is what the filter alone gives; see train.controls",
+    )
     refine: RefineConfig = RefineConfig()
 
     @property

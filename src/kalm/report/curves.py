@@ -68,7 +68,7 @@ def _line(axes: Axes, points: Points, policy: str, level: str) -> None:
     if not rates:
         return
     label = next(row for rows in mine.values() for row in rows)
-    color = color_of(label.algorithm, label.kalm)
+    color = color_of(label.algorithm, label.data)
     places = list(rates)
     axes.plot(places, [rate.mean for rate in rates.values()], color=color, linewidth=1.4, label=policy)
     low, high = [rate.low for rate in rates.values()], [rate.high for rate in rates.values()]

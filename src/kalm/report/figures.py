@@ -55,7 +55,7 @@ def success_bars(found: Sequence[Score]) -> Figure:
             [x + (place - (len(found) - 1) / 2) * width for x, _ in here],
             [rate for _, rate in here],
             0.92 * width,
-            color_of(score.algorithm, score.kalm),
+            color_of(score.algorithm, score.data),
             score.policy,
         )
     axes.set_xticks(range(len(columns)), [TITLES.get(column, column) for column in columns])
@@ -215,7 +215,7 @@ def policy_curves(curves: Sequence[Curve]) -> Figure | None:
         told: set[str] = set()
         for curve in curves:
             label = curve.label
-            color = color_of(label.algorithm, label.kalm)
+            color = color_of(label.algorithm, label.data)
             shown = "_" if label.policy in told else label.policy
             told.add(label.policy)
             if name in _metrics(curve.rows):

@@ -38,6 +38,7 @@ from kalm.runs.folder import (
     ROUNDS,
     ROWS,
     SETTINGS,
+    SHUFFLED,
     STAGES,
     PolicyJob,
     trained_policies,
@@ -70,6 +71,7 @@ def gather_run(run: Path, world: World, filmstrips: int, effects: Path | None = 
         rows=_rows(run / EVALUATION / ROWS),
         imagined=quality(imagined, world) if imagined else {},
         refined=_result(run / IMAGINED),
+        shuffled=_result(run / SHUFFLED),
         real=quality(real, world) if real else {},
         grounding=read_metrics(run / GROUNDED),
         inspection=_inspection(run / INSPECTION / INSPECTED),
@@ -129,7 +131,7 @@ def _filmstrips(
 
     Both begin in the same state where the world can be put into one.
     """
-    mine = [place for job, place in jobs if job.kalm]
+    mine = [place for job, place in jobs if job.data == "kalm"]
     if imagined is None or not mine or count == 0:
         return []
     policy = registry.load_policy(mine[0])

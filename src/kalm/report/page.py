@@ -38,6 +38,8 @@ from kalm.report.scores import NOVEL, TITLES, Gain, Score, columns_of, gains, sc
 from kalm.report.style import PAPER, for_dark_screens, to_bytes
 from kalm.report.tables import (
     Table,
+    attribution_lines,
+    control_table,
     gain_table,
     held_back_table,
     kind_table,
@@ -63,6 +65,7 @@ class ReportData:
         rows: results, one per episode.
         imagined: level -> quality of imagined rollouts (`imagined.quality`).
         refined: figures of imagination where several samples were decoded, or implausible ones dropped.
+        shuffled: figures of imagination with sentences permuted among goals, where there was that control.
         real: level -> quality of real rollouts, for comparison.
         grounding: rows of the language model's ``metrics.jsonl``.
         inspection: what the grounded model can do.
@@ -83,6 +86,7 @@ class ReportData:
     rows: Sequence[Episode] = ()
     imagined: Mapping[str, Quality] = field(default_factory=dict)
     refined: JsonObject = field(default_factory=dict)
+    shuffled: JsonObject = field(default_factory=dict)
     real: Mapping[str, Quality] = field(default_factory=dict)
     grounding: Sequence[Mapping[str, float]] = ()
     inspection: Inspection | None = None
@@ -137,6 +141,7 @@ def headline(found: Sequence[Score], published: Published | None) -> list[str]:
     if not sentences:
         alone = [_alone(score) for score in found if NOVEL in score.rates]
         sentences = alone or ["No policy was evaluated on all novel levels, so there is no mean over them."]
+    sentences += attribution_lines(found)
     if published and published.novel_success:
         numbers = ", ".join(f"{name} {100 * value:.1f} %" for name, value in published.novel_success.items())
         sentences.append(
@@ -155,7 +160,7 @@ def _comparison(gain: Gain) -> str:
     else:
         verdict = "imagined rollouts helped" if change.mean > 0 else "imagined rollouts did harm"
     return (
-        f"{_alone(gain.kalm)} Without imagined rollouts: {_interval(gain.plain.rates[NOVEL])}. "
+        f"{_alone(gain.score)} Without imagined rollouts: {_interval(gain.base.rates[NOVEL])}. "
         f"Difference {100 * change.mean:+.1f} points (95 % interval {limits}): {verdict}."
     )
 
@@ -258,7 +263,8 @@ def _imagined(data: ReportData) -> tuple[Block, ...]:
         },
         "rollouts",
     )
-    blocks = (table, bars, first, quality_directions(raw or data.imagined), refined)
+    control = control_table(data.refined, data.shuffled)
+    blocks = (table, bars, first, quality_directions(raw or data.imagined), refined, control)
     return tuple(block for block in blocks if block is not None)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from kalm.envs.base import Published
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate, difference, pooled, stratified
+from kalm.runs.folder import DATA_KINDS, DataKind
 from kalm.types import LEVELS, NOVEL_LEVELS, JsonObject
 
 NOVEL, MIX = "novel", "mix"
@@ -23,7 +24,7 @@ class Score:
     Attributes:
         policy: name in tables.
         algorithm: name of the learner.
-        kalm: it learned from imagined rollouts too.
+        data: what it learned from besides real rollouts, see `kalm.runs.folder.DataKind`.
         seeds: training seeds.
         rates: level (and `NOVEL`, `MIX` where all novel levels were played, `MIX` where the paper has one for
             this world) -> success.
@@ -34,7 +35,7 @@ class Score:
 
     policy: str
     algorithm: str
-    kalm: bool
+    data: DataKind
     seeds: tuple[int, ...]
     rates: dict[str, Rate]
     splits: tuple[str, ...] = ()
@@ -44,16 +45,21 @@ class Score:
 
 @dataclass(frozen=True)
 class Gain:
-    """What imagined rollouts add to one algorithm: success with them minus success without, per column."""
+    """What data add to one algorithm: success with them minus success with others, or without, per column."""
 
     algorithm: str
-    plain: Score
-    kalm: Score
+    score: Score
+    base: Score
     differences: dict[str, Difference]
+
+    @property
+    def name(self) -> str:
+        """Name in tables, e.g. ``BC+KALM − BC``."""
+        return f"{self.score.policy} − {self.base.policy}"
 
 
 def scores(rows: Iterable[Episode], published: Published | None = None) -> list[Score]:
-    """Sum up episodes per policy: plain before +KALM, algorithms in order of appearance.
+    """Sum up episodes per policy: plain, +KALM, its controls, and algorithms in order of appearance.
 
     Args:
         rows: episodes.
@@ -64,7 +70,10 @@ def scores(rows: Iterable[Episode], published: Published | None = None) -> list[
         by_policy.setdefault(row.policy, []).append(row)
     found = [_score(episodes, published and published.mix) for episodes in by_policy.values()]
     algorithms = list(dict.fromkeys(score.algorithm for score in found))
-    return sorted(found, key=lambda score: (algorithms.index(score.algorithm), score.kalm, score.reading))
+    return sorted(
+        found,
+        key=lambda score: (algorithms.index(score.algorithm), DATA_KINDS.index(score.data), score.reading),
+    )
 
 
 def _score(episodes: Sequence[Episode], mix: Mapping[str, int] | None) -> Score:
@@ -87,7 +96,7 @@ def _score(episodes: Sequence[Episode], mix: Mapping[str, int] | None) -> Score:
     splits = tuple(sorted({row.split for row in episodes} - {""}))
     shares = {level: goal_first_of([row for row in episodes if row.level == level]) for level in levels}
     measured = {level: share for level, share in shares.items() if share}
-    return Score(first.policy, first.algorithm, first.kalm, seeds, rates, splits, first.reading, measured)
+    return Score(first.policy, first.algorithm, first.data, seeds, rates, splits, first.reading, measured)
 
 
 def goal_first_of(episodes: Iterable[Episode]) -> Rate | None:
@@ -119,23 +128,29 @@ def ordered(levels: Iterable[str]) -> list[str]:
     return [level for level in LEVELS if level in levels] + sorted(levels - set(LEVELS))
 
 
-def gains(found: Sequence[Score]) -> list[Gain]:
-    """Compare the two variants of every algorithm that has both."""
+def gains(found: Sequence[Score], data: DataKind = "kalm", base: DataKind = "plain") -> list[Gain]:
+    """Compare what policies learn with `data` and with `base`, for every algorithm that has both."""
     result = []
-    for plain in found:
-        for kalm in found:
-            alike = plain.algorithm == kalm.algorithm and plain.reading == kalm.reading
-            if alike and kalm.kalm and not plain.kalm:
-                shared = [column for column in plain.rates if column in kalm.rates]
-                result.append(
-                    Gain(
-                        plain.algorithm,
-                        plain,
-                        kalm,
-                        {column: difference(kalm.rates[column], plain.rates[column]) for column in shared},
-                    )
-                )
+    for less in found:
+        for more in found:
+            alike = less.algorithm == more.algorithm and less.reading == more.reading
+            if alike and (more.data, less.data) == (data, base):
+                shared = [column for column in less.rates if column in more.rates]
+                changes = {column: difference(more.rates[column], less.rates[column]) for column in shared}
+                result.append(Gain(less.algorithm, more, less, changes))
     return result
+
+
+def attributions(found: Sequence[Score]) -> list[Gain]:
+    """Compare +KALM with its controls, and the filter alone with nothing, algorithm by algorithm."""
+    pairs: tuple[tuple[DataKind, DataKind], ...] = (
+        ("kalm", "shuffled"),
+        ("kalm", "unfiltered"),
+        ("shuffled", "plain"),
+    )
+    compared = [gain for pair in pairs for gain in gains(found, *pair)]
+    algorithms = list(dict.fromkeys(score.algorithm for score in found))
+    return sorted(compared, key=lambda gain: algorithms.index(gain.algorithm))
 
 
 def columns_of(found: Sequence[Score]) -> list[str]:
@@ -157,17 +172,16 @@ def scores_to_json(found: Sequence[Score]) -> JsonObject:
             }
             for score in found
         ],
-        "gains": [
-            {
-                "algorithm": gain.algorithm,
-                "differences": {
-                    column: {**asdict(value), "clear": value.clear}
-                    for column, value in gain.differences.items()
-                },
-            }
-            for gain in gains(found)
+        "gains": [_gain(gain) for gain in gains(found)],
+        "attribution": [
+            {**_gain(gain), "data": gain.score.data, "base": gain.base.data} for gain in attributions(found)
         ],
     }
+
+
+def _gain(gain: Gain) -> JsonObject:
+    changes = {column: {**asdict(value), "clear": value.clear} for column, value in gain.differences.items()}
+    return {"algorithm": gain.algorithm, "differences": changes}
 
 
 def _rates(found: Mapping[str, Rate]) -> JsonObject:

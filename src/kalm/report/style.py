@@ -1,6 +1,7 @@
 """Colours and axes that all figures share.
 
-An algorithm keeps one colour everywhere: pale without imagined rollouts, full with them. The colours are
+An algorithm keeps one colour everywhere: pale without imagined rollouts, full with them, in between for the
+controls of those. The colours are
 those of Okabe and Ito, and two of Tol's, which colour-blind readers tell apart too. Figures are drawn for
 white paper; `for_dark_screens` gives an SVG file its other colours, which is far faster than to draw again.
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import re
 from io import BytesIO
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -20,6 +22,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+
+from kalm.runs.folder import DataKind
 
 Format = Literal["png", "svg"]
 
@@ -35,17 +39,18 @@ COLORS = {
 }
 OTHER = "#7f7f7f"
 LEVEL_COLORS = {"seen": "#7f7f7f", "rephrase": "#009e73", "easy": "#e69f00", "hard": "#cc79a7"}
-PALE = 0.45  # how much of an algorithm's colour remains without imagined rollouts
+# How much of an algorithm's colour is left, by what its policy learned from.
+STRENGTH: dict[DataKind, float] = {"plain": 0.45, "kalm": 1.0, "shuffled": 0.6, "unfiltered": 0.75}
 INK, FAINT, PAPER = "#1f2933", "#d9dee5", "#ffffff"  # text, faint lines, background
 DARK_INK, DARK_FAINT, DARK_PAPER = "#e4e8ee", "#3d4653", "#161b22"
 EITHER = "#808a96"  # text readable on white and on black
 
 
-def color_of(algorithm: str, kalm: bool, paper: str = PAPER) -> tuple[float, float, float]:
+def color_of(algorithm: str, data: DataKind, paper: str = PAPER) -> tuple[float, float, float]:
     """Return the colour of a policy, as RGB in [0, 1]."""
     full = np.array(to_rgb(COLORS.get(algorithm, OTHER)))
     ground = np.array(to_rgb(paper))
-    red, green, blue = full if kalm else PALE * full + (1 - PALE) * ground
+    red, green, blue = STRENGTH[data] * full + (1 - STRENGTH[data]) * ground
     return float(red), float(green), float(blue)
 
 
@@ -89,6 +94,6 @@ def to_bytes(figure: Figure, fmt: Format, paper: str = "none") -> bytes:
 def for_dark_screens(svg: bytes) -> bytes:
     """Return the SVG file in the colours for a dark background."""
     changes = {INK: DARK_INK, FAINT: DARK_FAINT}
-    for algorithm in (*COLORS, ""):
-        changes[to_hex(color_of(algorithm, False))] = to_hex(color_of(algorithm, False, DARK_PAPER))
+    for algorithm, data in product((*COLORS, ""), STRENGTH):
+        changes[to_hex(color_of(algorithm, data))] = to_hex(color_of(algorithm, data, DARK_PAPER))
     return re.sub(r"#[0-9a-f]{6}\b", lambda old: changes.get(old[0], old[0]), svg.decode()).encode()

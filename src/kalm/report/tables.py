@@ -18,7 +18,17 @@ from kalm.envs.base import Published
 from kalm.evaluation.imagined import Quality
 from kalm.evaluation.results import Episode
 from kalm.evaluation.statistics import Difference, Rate
-from kalm.report.scores import MIX, NOVEL, TITLES, Score, columns_of, gains, ordered, scores
+from kalm.report.scores import (
+    MIX,
+    NOVEL,
+    TITLES,
+    Score,
+    attributions,
+    columns_of,
+    gains,
+    ordered,
+    scores,
+)
 from kalm.runs.folder import REFINED
 from kalm.types import NOVEL_LEVELS, JsonObject
 
@@ -119,26 +129,39 @@ def _seeds(found: Sequence[Score]) -> str:
 
 
 def gain_table(found: Sequence[Score]) -> Table | None:
-    """Differences made by imagined rollouts; None where no algorithm has both variants."""
-    compared = gains(found)
+    """Differences made by imagined rollouts, and to controls; None where nothing is to be compared."""
+    compared = [*gains(found), *attributions(found)]
     if not compared:
         return None
-    columns = [column for column in columns_of([gain.plain for gain in compared]) if column != MIX]
+    columns = [column for column in columns_of([gain.base for gain in compared]) if column != MIX]
     rows = tuple(
-        (
-            f"{gain.kalm.policy} − {gain.plain.policy}",
-            *(points(gain.differences.get(column)) for column in columns),
-        )
-        for gain in compared
+        (gain.name, *(points(gain.differences.get(column)) for column in columns)) for gain in compared
     )
     return Table(
         "What imagined rollouts add (percentage points)",
         ("difference", *(TITLES.get(column, column) for column in columns)),
         rows,
         noted(
-            "In brackets the 95 % interval of the difference; * where it leaves out zero.", of_scores(found)
+            "In brackets the 95 % interval of the difference; * where it leaves out zero.",
+            *attribution_lines(found),
+            of_scores(found),
         ),
     )
+
+
+def attribution_lines(found: Sequence[Score]) -> list[str]:
+    """Say, a sentence per algorithm, what the language model adds over the filter; none without controls."""
+    return [
+        f"What the language model adds to {gain.algorithm.upper()} over the filter alone ({gain.name}, novel "
+        f"mean): {_told(gain.differences[NOVEL])}."
+        for gain in gains(found, "kalm", "shuffled")
+        if NOVEL in gain.differences
+    ]
+
+
+def _told(found: Difference) -> str:
+    told = f"{100 * found.mean:+.1f} points (95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    return told if found.clear else f"{told}, which is no clear difference"
 
 
 def held_back_table(rows: Sequence[Episode]) -> Table | None:
@@ -220,6 +243,28 @@ def refined_table(figures: JsonObject) -> Table | None:
         for level, found in figures.get(name, {}).items()
     }
     return quality_table(columns) if columns else None
+
+
+def control_table(figures: JsonObject, shuffled: JsonObject) -> Table | None:
+    """Return what imagination gives with its sentences and with permuted ones; None without the latter."""
+    if not figures or not shuffled:
+        return None
+    levels = ordered(figures["match_rate_by_level"])
+    rows = tuple(
+        (
+            name,
+            *(f"{100 * found['match_rate_by_level'][level]:.1f}" for level in levels),
+            str(found["rollouts_asked"]),
+            str(found["rollouts_kept"]),
+        )
+        for name, found in (("their own", figures), ("permuted among goals", shuffled))
+    )
+    return Table(
+        "What the filter keeps of rollouts imagined without knowing what is asked",
+        ("sentences", *(f"{level}, first try reaches its goal, %" for level in levels), "asked for", "kept"),
+        rows,
+        "Permuted: every try reads the sentence of another goal of its level, drawn at random.",
+    )
 
 
 def _quality(found: Quality) -> dict[str, str]:

@@ -34,6 +34,12 @@ class TrainConfig(Section):
     plain: bool = Field(
         default=True, description="also train each algorithm without imagined rollouts, to compare"
     )
+    controls: tuple[Literal["shuffled", "unfiltered"], ...] = Field(
+        default=(),
+        description="baselines of +KALM that are trained too: `shuffled` learns from rollouts imagined with "
+        "the sentences permuted among goals, which is what the filter alone gives; `unfiltered` from the "
+        "first try of every rollout, whether it reaches its goal or not",
+    )
     per_level: bool = Field(default=False, description="one policy per novel level, as the paper does")
     encoder: str = Field(
         default="minilm", description="frozen sentence encoder: `minilm`, a hub name or a folder"

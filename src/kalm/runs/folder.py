@@ -14,12 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
-from kalm.errors import KalmError
+from kalm.errors import KalmError, unknown
 from kalm.runs import processes
 from kalm.runs.io import file_sha256, fingerprint, read_json, versions, write_json
 from kalm.runs.output import clear, free, output_folder
 from kalm.types import JsonObject
+
+# What a policy learns from besides real rollouts: nothing; imagined rollouts; or those of a control, imagined
+# with sentences permuted among goals (what the filter alone gives), or all first tries, unfiltered.
+DataKind = Literal["plain", "kalm", "shuffled", "unfiltered"]
+DATA_KINDS: tuple[DataKind, ...] = get_args(DataKind)
 
 # Names inside a run folder.
 SETTINGS = "config.json"
@@ -27,6 +33,7 @@ REAL, GROUNDED, IMAGINED, POLICIES = "real", "grounded", "imagined", "policies"
 MODEL = "model"  # inside GROUNDED
 INSPECTION, EVALUATION, REPORT = "inspection", "evaluation", "report"
 ROUNDS, COLLECTED = "rounds", "collected"  # rounds/1/collected/, ... of the online loop
+SHUFFLED = "shuffled"  # imagined with sentences permuted among goals
 RAW, DYNAMICS = "raw", "dynamics"  # inside IMAGINED, where rollouts are refined
 REFINED = ("raw", "chosen", "kept")  # steps of refining whose quality is told
 ROWS = "rows.csv"
@@ -37,6 +44,7 @@ STAGES = {
     "ground": GROUNDED,
     "inspect": INSPECTION,
     "imagine": IMAGINED,
+    "imagine, shuffled": SHUFFLED,
     "train": POLICIES,
     "evaluate": EVALUATION,
     "report": REPORT,
@@ -98,14 +106,15 @@ class PolicyJob:
     """One policy to train."""
 
     algorithm: str
-    kalm: bool
+    data: DataKind
     seed: int
     level: str | None  # the imagined level it learns from; None: all
 
     @property
     def policy(self) -> str:
         """Name in tables."""
-        return self.algorithm.upper() + ("+KALM" if self.kalm else "")
+        more = {"plain": "", "kalm": "+KALM"}.get(self.data, f"+{self.data}")
+        return self.algorithm.upper() + more
 
     @property
     def name(self) -> str:
@@ -113,14 +122,24 @@ class PolicyJob:
         level = f"-{self.level}" if self.level else ""
         return f"{self.policy.lower()}{level}-seed{self.seed}"
 
+    @classmethod
+    def from_json(cls, facts: JsonObject) -> PolicyJob:
+        """Inverse of `asdict`; up to kalm 0.2 a job said `kalm`, true or false, in the place of `data`."""
+        data = facts["data"] if "data" in facts else DATA_KINDS[facts["kalm"]]
+        if data not in DATA_KINDS:
+            raise unknown("data of a policy", data, DATA_KINDS)
+        return cls(facts["algorithm"], data, facts["seed"], facts["level"])
+
 
 def trained_policies(policies: Path) -> list[tuple[PolicyJob, Path]]:
     """Return the finished policies of a folder (or the one that it is), seed by seed."""
     places = [policies] if (policies / JOB).exists() else [path.parent for path in policies.glob(f"*/{JOB}")]
-    found = [(PolicyJob(**read_json(place / JOB, "policy")), place) for place in places]
-    return sorted(
-        found, key=lambda pair: (pair[0].seed, pair[0].algorithm, pair[0].kalm, pair[0].level or "")
-    )
+    found = [(PolicyJob.from_json(read_json(place / JOB, "policy")), place) for place in places]
+    return sorted(found, key=lambda pair: _order(pair[0]))
+
+
+def _order(job: PolicyJob) -> tuple[int, str, int, str]:
+    return job.seed, job.algorithm, DATA_KINDS.index(job.data), job.level or ""
 
 
 def inside(place: Path, part: str) -> Path:

@@ -2,12 +2,14 @@
 
 Where the settings refine them, the folder gets the refined ones, ``raw/`` all that were decoded and
 ``dynamics/`` the models that judged them.
+
+A control (`imagine.control`) is imagined and refined in the same way, with sentences permuted among goals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,8 @@ class ImagineInputs:
         goals: goal file, or instructions, instead of the levels' suites.
         levels: which suites; None: as many instructions of each as the settings ask for.
         actor: folder of a second grounded model that chooses the actions; None: `model` does.
+        dynamics: folder of models of the dynamics, which gets those that it lacks; None: ``dynamics/`` in
+            that of the result. The models are the same wherever they are.
     """
 
     model: Path
@@ -47,6 +51,7 @@ class ImagineInputs:
     goals: Goals | None = None
     levels: tuple[str, ...] | None = None
     actor: Path | None = None
+    dynamics: Path | None = field(default=None, compare=False)
 
 
 def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figures:
@@ -61,7 +66,7 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
     model = session.load_model(inputs.model)
     rows = _instructions(session, inputs)
     actor = session.load_model(inputs.actor) if inputs.actor else None
-    models = _fit_dynamics(session, inputs.real, folder / DYNAMICS)
+    models = _fit_dynamics(session, inputs.real, inputs.dynamics or folder / DYNAMICS)
     provenance = {
         "made_by": "imagine",
         "command": session.command,
@@ -70,11 +75,11 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
         "seed": config.seed,
     }
     place = folder / RAW if config.imagine.refined else folder
-    reading = config.imagine.reading
+    reading, control = config.imagine.reading, config.imagine.control
     # Every try but the first and the second takes another plan, while there are others.
     drawn = 2 * max(0, config.imagine.samples - 2)
     plans = {} if reading == "off" else plans_for(session, rows, reading, drawn)
-    with track("imagine", len(rows)) as advance:
+    with track("imagine" if control == "none" else f"imagine, {control}", len(rows)) as advance:
         rollouts = imagine_dataset(
             model, session.world, rows, config.imagine, config.seed, place, provenance, actor, advance, plans
         )
@@ -92,6 +97,39 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
         return result
     refined = _refine(session, rollouts, first, origin, models, folder, provenance)
     return {**result, **refined}
+
+
+def control_of(folder: Path) -> str:
+    """Return the control that a folder of imagined rollouts is (`imagine.control`), or ``none``."""
+    from kalm.data import storage
+
+    made = storage.read_manifest(folder)[0].get("provenance", {})
+    return str(made.get("settings", {}).get("control", "none"))
+
+
+def first_tries(imagined: Path | RolloutSet) -> RolloutSet:
+    """Return the first try of every rollout that was asked for, before anything was chosen or dropped.
+
+    Raises:
+        KalmError: it was not kept.
+    """
+    from kalm.data import storage
+    from kalm.lm.imagine import origins
+
+    if not isinstance(imagined, Path):
+        raise KalmError(
+            "train.controls=unfiltered needs what was imagined before it was filtered, which rollouts in "
+            "memory do not hold. Give the folder that kalm imagine made."
+        )
+    raw = imagined / RAW
+    if storage.sealed(raw):
+        return storage.read(raw).take(origins(raw)[1] == 0)
+    if "refined" in storage.read_manifest(imagined)[0].get("provenance", {}):
+        raise KalmError(
+            f"train.controls=unfiltered needs {raw}, what was imagined before it was filtered, and it is not "
+            "there. Imagine again, or leave that control out."
+        )
+    return storage.read(imagined)
 
 
 def _matches(rollouts: RolloutSet) -> dict[str, object]:

@@ -19,11 +19,12 @@ from kalm.envs.sentences import of_split
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
 from kalm.runs import processes
-from kalm.runs.folder import EVALUATIONS, IMAGINED, JOB, MODEL, REAL, PolicyJob
+from kalm.runs.folder import EVALUATIONS, IMAGINED, JOB, MODEL, REAL, SHUFFLED, DataKind, PolicyJob
 from kalm.runs.io import write_json
 from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, settings_section
 from kalm.stages.evaluate import instructions
+from kalm.stages.imagine import control_of, first_tries
 from kalm.types import LEVELS, NOVEL_LEVELS
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class TrainInputs:
         model: folder of the grounded language model, for learners that need it.
         collected: real rollouts that earlier policies collected; every policy sees all of them.
         before: folder of the policies that these go on from, under the same names.
+        shuffled: rollouts imagined with `imagine.control=shuffled`, where `train.controls` asks for them.
     """
 
     real: Path | RolloutSet
@@ -50,6 +52,7 @@ class TrainInputs:
     model: Path | None = None
     collected: tuple[Path, ...] = ()
     before: Path | None = None
+    shuffled: Path | RolloutSet | None = None
 
 
 def train_policies(session: Session, inputs: TrainInputs, folder: Path) -> Figures:
@@ -64,6 +67,7 @@ def train_policies(session: Session, inputs: TrainInputs, folder: Path) -> Figur
     with track("train", len(todo)) as advance:
         advance(len(todo) - len(left), resumed=True)
         if left:  # else there is nothing to encode for, and no process to start
+            require_controls(session, inputs)
             prepare_data(session, left, inputs, folder)
             work = partial(train_policy, session, inputs=inputs, folder=folder)
             for job, _ in processes.each(work, left, session.config.workers):
@@ -83,22 +87,25 @@ def policy_jobs(config: Config, imagined: bool = True) -> list[PolicyJob]:
     """
     per_level: tuple[str | None, ...] = NOVEL_LEVELS if config.train.per_level else (None,)
     found = [
-        PolicyJob(algorithm, kalm, seed, level)
+        PolicyJob(algorithm, data, seed, level)
         for seed in config.train.seeds
         for algorithm in config.train.algorithms
-        for kalm in _variants(config, algorithm, imagined)
-        for level in (per_level if kalm else (None,))
+        for data in _variants(config, algorithm, imagined)
+        for level in ((None,) if data == "plain" else per_level)
     ]
     if not found:
         raise KalmError("train.plain=false leaves no policy to train without imagined rollouts. Give some.")
     return found
 
 
-def _variants(config: Config, algorithm: str, imagined: bool) -> tuple[bool, ...]:
-    """Return whether an algorithm learns without and with imagined rollouts: False, True or both."""
+def _variants(config: Config, algorithm: str, imagined: bool) -> tuple[DataKind, ...]:
+    """Return what an algorithm learns from, one policy each."""
     if not registry.table()[algorithm].trains:
-        return (False,)
-    return (*((False,) if config.train.plain else ()), *((True,) if imagined else ()))
+        return ("plain",)
+    return (
+        *(("plain",) if config.train.plain else ()),
+        *(("kalm", *config.train.controls) if imagined else ()),
+    )
 
 
 def require_learners(session: Session, model: Path | None, comes: bool = False) -> None:
@@ -113,6 +120,28 @@ def require_learners(session: Session, model: Path | None, comes: bool = False) 
         registry.require_algorithm(algorithm, session.world.spec, model, comes)
 
 
+def require_controls(session: Session, inputs: TrainInputs) -> None:
+    """Check that the rollouts are what policies will be named after: +KALM, or a control of it.
+
+    Raises:
+        KalmError: a control is asked for and its rollouts are not given, or they were imagined otherwise.
+    """
+    controls = session.config.train.controls if inputs.imagined is not None else ()
+    if "shuffled" in controls and inputs.shuffled is None:
+        raise KalmError(
+            "train.controls=shuffled needs rollouts that were imagined with the sentences permuted. Imagine "
+            "them (kalm imagine --set imagine.control=shuffled) and give them with --shuffled FOLDER."
+        )
+    for given, wanted in ((inputs.imagined, "none"), (inputs.shuffled, "shuffled")):
+        if isinstance(given, Path) and (came := control_of(given)) != wanted:
+            raise KalmError(
+                f"{given} was imagined with imagine.control={came}, {wanted} is needed here. Give the "
+                "rollouts of a control with --shuffled and all others with --imagined."
+            )
+    if "unfiltered" in controls and isinstance(inputs.imagined, Path):
+        first_tries(inputs.imagined)
+
+
 def prepare_data(session: Session, todo: Sequence[PolicyJob], inputs: TrainInputs, folder: Path) -> None:
     """Check what the jobs learn from, and encode all sentences once, before several processes ask for them.
 
@@ -121,19 +150,23 @@ def prepare_data(session: Session, todo: Sequence[PolicyJob], inputs: TrainInput
     """
     from kalm.data.validation import require_data
 
-    real, imagined = _read(inputs.real), _read_optional(inputs.imagined)
-    for job in {(job.kalm, job.level): job for job in todo}.values():
-        require_data(session.world.spec, real, imagined if job.kalm else None)
-        _chosen(session.config, job, real, imagined, ())
-    sentences = [*real.instructions, *(imagined.instructions if imagined else ())]
-    session.encoder(folder).encode([instruction.text for instruction in sentences])
+    real = _read(inputs.real)
+    imagined = {data: _imagined(inputs, data) for data in dict.fromkeys(job.data for job in todo)}
+    for job in {(job.data, job.level): job for job in todo}.values():
+        require_data(session.world.spec, real, imagined[job.data])
+        _chosen(session.config, job, real, imagined[job.data], ())
+    learnt = [real, *(rollouts for rollouts in imagined.values() if rollouts is not None)]
+    sentences = dict.fromkeys(
+        instruction.text for rollouts in learnt for instruction in rollouts.instructions
+    )
+    session.encoder(folder).encode(list(sentences))
 
 
 def train_policy(session: Session, job: PolicyJob, inputs: TrainInputs, folder: Path) -> None:
     """Train one policy into ``folder/NAME``, or go on where a stopped training ended."""
     config = session.config
     collected = [_read(part) for part in inputs.collected]
-    real, imagined = _chosen(config, job, _read(inputs.real), _read_optional(inputs.imagined), collected)
+    real, imagined = _chosen(config, job, _read(inputs.real), _imagined(inputs, job.data), collected)
     place = folder / job.name
     task = registry.TrainingTask(
         job=job,
@@ -160,8 +193,12 @@ def _read(data: Path | RolloutSet) -> RolloutSet:
     return storage.read(data) if isinstance(data, Path) else data
 
 
-def _read_optional(data: Path | RolloutSet | None) -> RolloutSet | None:
-    return None if data is None else _read(data)
+def _imagined(inputs: TrainInputs, data: DataKind) -> RolloutSet | None:
+    """Return the imagined rollouts that there are for policies of this kind."""
+    given = inputs.shuffled if data == "shuffled" else inputs.imagined
+    if data == "plain" or given is None:
+        return None
+    return first_tries(given) if data == "unfiltered" else _read(given)
 
 
 def _chosen(
@@ -175,7 +212,8 @@ def _chosen(
     from kalm.data.rollouts import RolloutSet
     from kalm.rl.select import select_rollouts
 
-    real, imagined = select_rollouts(real, imagined if job.kalm else None, config.train, job.seed, job.level)
+    settings = config.train.changed(imagined="all") if job.data == "unfiltered" else config.train
+    real, imagined = select_rollouts(real, imagined, settings, job.seed, job.level)
     return (RolloutSet.concat([real, *collected]) if collected else real), imagined
 
 
@@ -216,5 +254,8 @@ def _settings(config: Config) -> dict[str, object]:
 
 
 TRAIN = StageSpec(
-    "train", _settings, train_policies, parts={"real": REAL, "imagined": IMAGINED, "model": MODEL}
+    "train",
+    _settings,
+    train_policies,
+    parts={"real": REAL, "imagined": IMAGINED, "model": MODEL, "shuffled": SHUFFLED},
 )
