@@ -50,6 +50,7 @@ def inputs(small_lm, tmp_path_factory) -> list[str]:
     novel = [replace(one, held_back=False) for one in world.suite("rephrase")[: len(real.instructions)]]
     dreams = replace(real, instructions=tuple(novel), source=np.ones_like(real.source))
     storage.write(dreams, folder / "imagined", {})
+    storage.write(dreams, folder / "shuffled", {"settings": {"control": "shuffled"}})
     return ["--real", str(folder / "real"), "--imagined", str(folder / "imagined"), *small_lm]
 
 
@@ -127,6 +128,30 @@ def test_more_algorithms_levels_and_seeds_join_the_same_table(done, inputs, tmp_
     assert levels == ["seen"] * 5 + ["hard"] * 5
 
 
+def test_controls_join_the_same_table_later(done, inputs, tmp_path):
+    shutil.copytree(done, tmp_path / "sweep")
+    control = Path(inputs[3]).with_name("shuffled")
+    weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("policy.safetensors")}
+    ask = [*inputs, "--out", tmp_path / "sweep", "--algos", "bc", "--seeds", 0]
+    both = ["--set", "train.controls=[shuffled, unfiltered]"]
+    with pytest.raises(KalmError, match="train.controls=shuffled needs rollouts.*--shuffled FOLDER"):
+        sweep(*ask, *both)
+    printed = sweep(*ask, *both, "--shuffled", control)
+    assert weights == {path: path.stat().st_mtime_ns for path in weights}, "what is done is kept"
+    told = " ".join(printed.stdout.split())
+    assert "BC+KALM − BC+shuffled" in told and "adds to BC over the filter alone" in told
+    rows = read_rows(tmp_path / "sweep" / "evaluation" / "rows.csv")
+    assert {("BC+shuffled", 0), ("BC+unfiltered", 0), ("BC+KALM", 1)} <= set(policies(rows))
+    sweep(*ask)  # neither the control nor its rollouts need to be named again
+    with pytest.raises(KalmError, match="a sweep with other inputs.shuffled"):
+        storage.write(storage.read(control), tmp_path / "other", {"settings": {"control": "shuffled"}})
+        sweep(*ask, *both, "--shuffled", tmp_path / "other")
+    with pytest.raises(KalmError, match="was imagined with imagine.control=shuffled, none is needed here"):
+        sweep(*ask[:3], control, *ask[4:])
+    with pytest.raises(KalmError, match="was imagined with imagine.control=none, shuffled is needed here"):
+        sweep(*ask, *both, "--shuffled", inputs[3])
+
+
 def test_the_final_call_plays_test_with_the_same_policies(done, inputs, tmp_path):
     shutil.copytree(done, tmp_path / "sweep")
     weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("policy.safetensors")}
@@ -167,7 +192,7 @@ def test_killed_and_started_again_with_workers_it_ends_with_the_same_rows(done, 
     [
         (
             ["--set", "train.lr=0.1"],
-            "a sweep with other train.lr. Only algorithms, levels, seeds and --final",
+            "a sweep with other train.lr. Only algorithms, levels, seeds, controls and",
         ),
         (["--set", "evaluate.split=test"], "kalm sweep plays `tune`.*evaluate.split=test.*give --final once"),
         (["--set", "evaluate.split=all"], "kalm sweep plays `tune`.*evaluate.split=all"),
