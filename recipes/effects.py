@@ -80,6 +80,8 @@ def lines(found: dict) -> list[tuple[str, float, int]]:
     kept = []
     for level, quality in found["levels"].items():
         kept.append((f"match/{level}", quality["match"]["mean"], quality["match"]["n"]))
+        if first := quality["goal_first"]:
+            kept.append((f"goal_first/{level}", first["mean"], first["n"]))
     for name, (some, _) in found["levels"]["rephrase"]["violations"].items():
         kept.append((f"{name}/rephrase", some["mean"], some["n"]))
     for prompt, slots in found["explanation"].items():

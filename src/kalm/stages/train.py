@@ -138,7 +138,7 @@ def require_controls(session: Session, inputs: TrainInputs) -> None:
                 f"{given} was imagined with imagine.control={came}, {wanted} is needed here. Give the "
                 "rollouts of a control with --shuffled and all others with --imagined."
             )
-    if "unfiltered" in controls and isinstance(inputs.imagined, Path):
+    if "unfiltered" in controls and inputs.imagined is not None:
         first_tries(inputs.imagined)
 
 
