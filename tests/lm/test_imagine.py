@@ -6,7 +6,7 @@ import pytest
 
 from kalm.data.scoring import fulfilled, possible
 from kalm.errors import KalmError
-from kalm.lm.imagine import imagination_plan, imagine_dataset, origins, read_rows
+from kalm.lm.imagine import asked_rows, imagination_plan, imagine_dataset, origins
 from kalm.lm.settings import ImagineConfig
 from kalm.types import LEVELS
 
@@ -91,10 +91,10 @@ def test_each_try_is_hotter(model, world, tmp_path):
 def test_shuffled_sentences_are_permuted_among_the_goals_of_a_level(world):
     rows = imagination_plan(world, ImagineConfig(rephrase=2, easy=1, hard=1))
     config = ImagineConfig(control="shuffled", samples=2, temperature=1.0)
-    assert read_rows(rows, config.changed(control="none"), 0, 1) == rows
-    first, second = (read_rows(rows, config, 0, sample) for sample in (0, 1))
-    assert read_rows(rows, config, 0, 0) == first
-    assert read_rows(rows, config, 1, 0) != first != second
+    assert asked_rows(rows, config.changed(control="none"), 0, 1) == rows
+    first, second = (asked_rows(rows, config, 0, sample) for sample in (0, 1))
+    assert asked_rows(rows, config, 0, 0) == first
+    assert asked_rows(rows, config, 1, 0) != first != second
     levels = np.array([row.level for row in rows])
     for level in LEVELS[1:]:
         mine = np.flatnonzero(levels == level)
@@ -114,7 +114,7 @@ def test_a_control_reads_other_sentences_and_keeps_its_own(model, world, tmp_pat
     shuffled = imagine_dataset(model, world, rows, control, 0, tmp_path / "shuffled", {})
     assert [shuffled.instructions[which] for which in shuffled.which] == rows
     assert np.array_equal(normal.first_states, shuffled.first_states)
-    others = read_rows(rows, control, 0, 0)
+    others = asked_rows(rows, control, 0, 0)
     read = [replace(row, text=other.text) for row, other in zip(rows, others, strict=True)]
     plain = imagine_dataset(model, world, read, config, 0, tmp_path / "read", {})
     assert np.array_equal(plain.actions[plain.action_starts], shuffled.actions[shuffled.action_starts])

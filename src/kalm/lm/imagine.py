@@ -113,7 +113,7 @@ def imagine_dataset(
     its goal, or could not have happened, is decoded again from the same initial state, each time at a higher
     temperature (`config.temperature_growth`), until one is right or there are that many. `origins` tells
     them apart. What they are asked for in, `Ask.of` says; they carry their row's sentence even where another
-    row's is read (`read_rows`).
+    row's is read (`asked_rows`).
 
     Raises:
         KalmError: nothing to imagine, or nothing finite came out.
@@ -122,7 +122,7 @@ def imagine_dataset(
         raise KalmError(
             "nothing to imagine: every level has 0 rollouts per instruction (imagine.rephrase, ...)."
         )
-    reads = [read_rows(rows, config, seed, sample) for sample in range(config.samples)]
+    reads = [asked_rows(rows, config, seed, sample) for sample in range(config.samples)]
     shards = [range(at, min(at + config.shard, len(rows))) for at in range(0, len(rows), config.shard)]
     told = storage.finished_shards(folder)
     if told:
@@ -151,7 +151,7 @@ def imagine_dataset(
     return rollouts
 
 
-def read_rows(
+def asked_rows(
     rows: Sequence[Instruction], config: ImagineConfig, seed: int, sample: int
 ) -> Sequence[Instruction]:
     """Return the instruction that each row reads in its `sample`-th try: its own, but in a control.
