@@ -166,7 +166,7 @@ def asked_rows(
     for level in dict.fromkeys(levels.tolist()):
         places = np.flatnonzero(levels == level)
         order[places] = rng.permutation(places)
-    return [rows[place] for place in order]
+    return [rows[place] for place in order.tolist()]
 
 
 def _decode(

@@ -19,7 +19,17 @@ from kalm.envs.sentences import of_split
 from kalm.errors import KalmError
 from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
 from kalm.runs import processes
-from kalm.runs.folder import EVALUATIONS, IMAGINED, JOB, MODEL, REAL, SHUFFLED, DataKind, PolicyJob
+from kalm.runs.folder import (
+    DATA_KINDS,
+    EVALUATIONS,
+    IMAGINED,
+    JOB,
+    MODEL,
+    REAL,
+    SHUFFLED,
+    DataKind,
+    PolicyJob,
+)
 from kalm.runs.io import write_json
 from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, settings_section
@@ -151,7 +161,8 @@ def prepare_data(session: Session, todo: Sequence[PolicyJob], inputs: TrainInput
     from kalm.data.validation import require_data
 
     real = _read(inputs.real)
-    imagined = {data: _imagined(inputs, data) for data in dict.fromkeys(job.data for job in todo)}
+    kinds: set[DataKind] = {job.data for job in todo}
+    imagined = {data: _imagined(inputs, data) for data in DATA_KINDS if data in kinds}
     for job in {(job.data, job.level): job for job in todo}.values():
         require_data(session.world.spec, real, imagined[job.data])
         _chosen(session.config, job, real, imagined[job.data], ())
