@@ -9,7 +9,7 @@ from kalm.data.scoring import score
 from kalm.envs.follow import PATIENCE, PlanFollower
 from kalm.envs.sentences import plain_steps
 from kalm.lm.generate import imagine_rollouts
-from kalm.lm.imagine import imagine_dataset, origins, ways
+from kalm.lm.imagine import asked_rows, imagine_dataset, origins, ways
 from kalm.lm.settings import ImagineConfig
 
 
@@ -80,3 +80,20 @@ def test_tries_take_plans_and_own_words_in_turn(model, world, compositions, tmp_
     scored = score(found, world)
     assert np.array_equal(scored.success, found.success)
     assert np.allclose(scored.rewards, found.rewards, atol=1e-4)
+
+
+def test_a_control_follows_the_plans_of_the_sentences_that_it_reads(model, world, compositions, tmp_path):
+    model = model.float()
+    plans = dict(zip(compositions, ([plan] for plan in plans_of(world, compositions)), strict=True))
+    config = ImagineConfig(horizon=2)
+    control = config.changed(control="shuffled")
+    shuffled = imagine_dataset(model, world, compositions, control, 0, tmp_path / "a", {}, plans=plans)
+    others = asked_rows(compositions, control, 0, 0)
+    assert others != compositions
+    swapped = {row: plans[other] for row, other in zip(compositions, others, strict=True)}
+    plain = imagine_dataset(model, world, compositions, config, 0, tmp_path / "b", {}, plans=swapped)
+    both = [
+        {rollout.instruction: rollout.actions.tolist() for rollout in rollouts}
+        for rollouts in (shuffled, plain)
+    ]
+    assert both[0] == both[1]
