@@ -113,6 +113,8 @@ def test_directions_have_tables_and_figures_where_they_were_measured():
     )
     names = [picture.name for picture in document.pictures()]
     assert {"understood", "directions"} <= set(names)
+    told = [block.note for part in document.sections for block in part.blocks if isinstance(block, Table)]
+    assert any("the first tries tell" in note for note in told), "kept rollouts tell nothing of understanding"
     assert not {"understood", "directions"} & {picture.name for picture in compose(data).pictures()}
     tables = [block for part in document.sections for block in part.blocks if isinstance(block, Table)]
     by_direction = [table for table in tables if table.title.startswith("Goal first by direction")]

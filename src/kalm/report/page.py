@@ -6,7 +6,7 @@ Everything comes in through `ReportData`. A part that was not run is left out, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -43,6 +43,7 @@ from kalm.report.tables import (
     gain_table,
     held_back_table,
     kind_table,
+    noted,
     of_scores,
     quality_table,
     refined_table,
@@ -254,18 +255,20 @@ def _imagined(data: ReportData) -> tuple[Block, ...]:
     table = quality_table(data.imagined, data.real, other and other.quality)
     refined = refined_table(data.refined)
     raw = _qualities(data.refined.get("raw", {}))
-    panels = {"imagined": data.imagined} if not raw else {"first try": raw, "kept": data.imagined}
-    first = _first_bars(
-        "directions",
-        {
-            title: {level: (part.match, part.goal_first) for level, part in levels.items()}
-            for title, levels in panels.items()
-        },
-        "rollouts",
-    )
+    if raw:
+        table = replace(table, note=noted(table.note, KEPT))
+    untested = raw or data.imagined  # what a success test has chosen tells nothing of understanding
+    panel = {level: (part.match, part.goal_first) for level, part in untested.items()}
+    first = _first_bars("directions", {"first try": panel}, "rollouts")
     control = control_table(data.refined, data.shuffled)
-    blocks = (table, bars, first, quality_directions(raw or data.imagined), refined, control)
+    blocks = (table, bars, first, quality_directions(untested), refined, control)
     return tuple(block for block in blocks if block is not None)
+
+
+KEPT = (
+    "These rollouts went through a success test that knows the goal: whether directions are understood, the "
+    "first tries tell."
+)
 
 
 def _qualities(figures: JsonObject) -> dict[str, Quality]:

@@ -7,7 +7,7 @@ of its 95 % interval, and the number of episodes; nothing measured is ``–``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 
 import rich.table
@@ -232,6 +232,9 @@ def quality_table(
     )
 
 
+CHOSEN = "Of goal first only raw rollouts tell: the others went through a success test that knows the goal."
+
+
 def refined_table(figures: JsonObject) -> Table | None:
     """Raw, chosen and kept rollouts side by side, from the figures of `imagine`; None if nothing was refined.
 
@@ -242,7 +245,10 @@ def refined_table(figures: JsonObject) -> Table | None:
         for name in REFINED
         for level, found in figures.get(name, {}).items()
     }
-    return quality_table(columns) if columns else None
+    if not columns:
+        return None
+    table = quality_table(columns)
+    return replace(table, title="Raw, chosen and kept rollouts", note=noted(table.note, CHOSEN))
 
 
 def control_table(figures: JsonObject, shuffled: JsonObject) -> Table | None:
