@@ -40,28 +40,36 @@ def asked(model):
     return spelled.prompt(menu), [spelled.request(text) for text in REQUESTS], spelled.tree(menu)
 
 
-def slow(model, prompt, request, tree):
-    """The likeliest word at a time, everything read anew for each, over the whole vocabulary."""
+def slow(model, prompt, request, tree, steps=None):
+    """A plan's probability, everything read anew for each word, over the whole vocabulary.
+
+    Without `steps` the likeliest word is taken at a time.
+    """
     place, ids, total = tree.start(), [*prompt, *request], 0.0
+    given = [] if steps is None else tree.spell(steps)
     while may := tree.allowed(place):
         with torch.inference_mode():
             logits = model.backbone.model(torch.tensor([ids])).logits[0, -1].double()
         chances = logits[may].log_softmax(0)
-        pick = int(chances.argmax())
+        pick = may.index(given.pop(0)) if given else int(chances.argmax())
         total += float(chances[pick])
         ids.append(may[pick])
         place = tree.after(place, may[pick])
     return place.steps, total
 
 
-def test_batched_reading_is_what_plain_reading_is(model):
+@pytest.mark.parametrize("own", [" none", "none"], ids=["own words begin alike", "own words show at once"])
+def test_batched_reading_is_what_plain_reading_is(model, own, monkeypatch):
+    monkeypatch.setattr("kalm.reader.model.OWN_WORDS", own)
     prompt, requests, tree = asked(model)
+    assert (tree.own_word is None) == (own == " none")  # this tokenizer splits words into letters
     found = write_plans(model, prompt, requests, tree)
     for request, plans in zip(requests, found, strict=True):
-        steps, total = slow(model, prompt, request, tree)
-        assert len(plans) == 1
-        assert plans[0].steps == steps
-        assert plans[0].log_probability == pytest.approx(total, abs=1e-3)
+        wanted = dict([slow(model, prompt, request, tree)])
+        if tree.own_word is not None:
+            wanted |= dict([slow(model, prompt, request, tree, ())])
+        assert {plan.steps: plan.log_probability for plan in plans} == pytest.approx(wanted, abs=1e-3)
+        assert plans[0].log_probability == pytest.approx(max(wanted.values()), abs=1e-3)
 
 
 def test_batch_size_changes_nothing(model):

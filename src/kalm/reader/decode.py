@@ -7,7 +7,10 @@ Then every row chooses, reads what it chose and all that is forced after it, and
              prompt | request b b b | to left of     | cyan ;
 
 Unusual: tokens that are the only ones allowed are never scored. The probability of a plan is the product over
-its choices, so those of all plans add up to one.
+its choices, so those of all plans add up to one. The likeliest words one after another are not always the
+likeliest plan: who cannot tell which of four things is meant spreads over four plans what is against leaving
+the request as it is. So own words, whose probability shows at the first choice, are among the plans, unless a
+tokenizer splits words so finely that a sentence begins with the same token.
 """
 
 from __future__ import annotations
@@ -115,6 +118,7 @@ class _Row:
     place: Place
     draws: np.random.Generator | None  # None: the likeliest word is taken
     log_probability: float = 0.0
+    own: float = -np.inf  # log probability of leaving the request in its own words
     pending: list[int] = field(default_factory=list)  # tokens that are written but not yet read
 
     def write(self, token: int, tree: PlanTree) -> None:
@@ -146,7 +150,7 @@ def write_plans(
         prompt: token ids that all requests share.
         requests: token ids of each request, up to where its plan begins.
         tree: of the plans.
-        samples: drawn per request, besides the plan of the likeliest words.
+        samples: drawn per request, besides the plan of the likeliest words and the request's own.
         seeds: (N,) of the draws, one per request, where there are samples.
         temperature: of the draws.
         batch: rows that are read together; it changes nothing else.
@@ -174,8 +178,9 @@ def write_plans(
             state.keep(fan)
             hidden = hidden[torch.from_numpy(fan).to(hidden.device)]
         for row in _write(model, state, hidden, rows, tree, temperature):
-            plan = Written(row.place.steps, row.log_probability)
-            found[row.request].setdefault(plan.steps, plan)
+            for plan in (Written(row.place.steps, row.log_probability), Written((), row.own)):
+                if np.isfinite(plan.log_probability):
+                    found[row.request].setdefault(plan.steps, plan)
         advance(len(numbers))
     return [sorted(plans.values(), key=lambda plan: -plan.log_probability) for plans in found]
 
@@ -218,5 +223,7 @@ def _choose(
             pick = int(chances.argmax())
         else:
             pick = int((raw / temperature + row.draws.gumbel(size=len(raw))).argmax())
+        if tree.is_start(row.place) and tree.own_word in may:
+            row.own = float(chances[may.index(tree.own_word)])
         row.log_probability += float(chances[pick])
         row.write(may[pick], tree)

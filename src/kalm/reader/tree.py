@@ -69,9 +69,19 @@ class PlanTree:
             self._insert(self._start, ids, number)
         self._insert(self._start, self._own, OWN)
 
+    @property
+    def own_word(self) -> int | None:
+        """Token that begins a request's own words and nothing else; None where a sentence begins alike."""
+        first = self._own[0]
+        return first if self._start.children[first].below == {OWN} else None
+
     def start(self) -> Place:
         """Return where every plan begins."""
         return Place(self._start)
+
+    def is_start(self, place: Place) -> bool:
+        """Whether nothing is written yet."""
+        return place.node is self._start
 
     def allowed(self, place: Place) -> list[int]:
         """Return the tokens that may come next; none once the plan has ended."""
