@@ -15,7 +15,7 @@ from kalm.reader import places
 from kalm.reader.grammar import lesson
 from kalm.reader.phrasing import CHOICE, Draw, fill, sentence, texts
 from kalm.reader.scenes import Namer, TextScene, place_scene
-from kalm.reader.skills import all_skills, skill_scene
+from kalm.reader.skills import all_courses, all_skills, draw_family, renamed, skill_scene
 from kalm.types import LEVELS
 
 FILES = ("relations", "chains", "rows", "gatherings", "own_words", "skills", "courses", "things")
@@ -207,19 +207,35 @@ def test_names_tell_things_apart():
 
 
 def test_skills_of_a_list_cannot_be_mistaken():
-    alike = texts("courses")["alike"]
+    words = texts("courses")
     known = set(texts("skills"))
-    assert all(thing in known for group in alike for thing in group)
+    assert all(thing in known for group in [*words["alike"], *words["apart"].values()] for thing in group)
+    assert set(words["apart"]) == set(words["families"])
     for seed in range(40):
         listed = skill_scene(Draw(np.random.default_rng(seed))).listed
         assert 2 <= len(listed) <= 12 and len({skill.plain for skill in listed}) == len(listed)
         things = {skill.thing for skill in listed}
-        assert all(len(things & set(group)) < 2 for group in alike)
+        assert all(len(things & set(group)) < 2 for group in words["alike"])
+        assert all(not things & set(words["apart"].get(thing, ())) for thing in things)
 
 
 def test_courses_are_made_of_known_skills():
-    plain = {skill.plain for skill in all_skills()}
-    assert all(step in plain for course in texts("courses")["both"] for step in course["steps"])
+    assert all(set(course.steps) <= set(all_skills()) for course in all_courses())
+
+
+@pytest.mark.parametrize("name", ["carrying", "filling", "fastened", "flowing"])
+def test_things_of_a_family_are_the_same_in_sentences_and_requests(name):
+    family = draw_family(Draw(np.random.default_rng(1)), name)
+    for skill in family.skills:
+        thing = skill.plain.rstrip(".").rsplit(" ", 1)[-1]
+        assert any(thing in text for text in skill.say)
+    for course in family.courses:
+        assert course.steps == family.skills[:2]
+
+
+def test_things_are_called_by_other_names():
+    found = {renamed("open the drawer", Draw(np.random.default_rng(seed))) for seed in range(40)}
+    assert found == {"open the drawer", "open the compartment", "open the sliding tray"}
 
 
 def test_files_ship_with_the_package():
