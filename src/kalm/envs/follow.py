@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kalm.envs.base import World
+from kalm.envs.base import Judge, World
 from kalm.types import Goal
 
 PATIENCE = 8  # actions
@@ -35,7 +35,7 @@ class PlanFollower:
         self.lengths: np.ndarray = np.array([len(plan) for plan in plans], dtype=np.int64)  # (N,)
         assert (self.lengths > 0).all(), "a plan has at least one step"
         self.first: np.ndarray = np.cumsum(self.lengths) - self.lengths  # (N,) of each plan among all steps
-        self.judge = world.judge([goal for plan in plans for goal in plan])
+        self.judge: Judge = world.judge([goal for plan in plans for goal in plan])
         self.step: np.ndarray = np.full(len(plans), -1)  # before the first
         self.spent: np.ndarray = np.zeros(len(plans), dtype=np.int64)  # actions on the present step
 

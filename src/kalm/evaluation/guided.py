@@ -16,7 +16,7 @@ import numpy as np
 from kalm.envs.base import World
 from kalm.envs.follow import PlanFollower
 from kalm.evaluation.episodes import Actor, Playing, Remembering
-from kalm.types import Instruction
+from kalm.types import Instruction, WorldSpec
 
 
 class GuidedPolicy:
@@ -34,7 +34,7 @@ class GuidedPolicy:
         self.policy = policy
         self.world = world
         self.plans = plans
-        self.spec = getattr(policy, "spec", world.spec)
+        self.spec: WorldSpec = getattr(policy, "spec", world.spec)
 
     @property
     def side_by_side(self) -> int:
@@ -71,7 +71,8 @@ class GuidedEpisodes:
         guided = np.array([bool(plan) for plan in plans])
         self.guided = guided  # (N,) has a plan
         self.place: np.ndarray = np.cumsum(guided) - 1  # (N,) among those that have one
-        self.follower = PlanFollower(world, [[step.goal for step in plan] for plan in plans if plan])
+        goals = [[step.goal for step in plan] for plan in plans if plan]
+        self.follower: PlanFollower = PlanFollower(world, goals)
         self.step: np.ndarray = np.full(len(texts), -1)  # (N,) that each was last asked for
         self.begun: list[Playing] = []
         self.of: np.ndarray = np.full(len(texts), -1)  # (N,) which of `begun` plays it

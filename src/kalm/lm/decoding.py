@@ -68,7 +68,7 @@ class DecodeState:
         self.found: Tensor | None = None if looked is None else looked[fan]  # (N, K + 1, W)
         self._begun = _Begun(contents(self.cache), real, looked) if restartable else None
         self.cache.batch_select_indices(fan)
-        self.width = hidden.shape[1]  # columns of the cache that hold prompts
+        self.width: int = hidden.shape[1]  # columns of the cache that hold prompts
         self.visible: Tensor = real[fan]  # (N, C) columns of the cache that each row sees
         self.position: Tensor = lengths[fan, None]  # (N, 1) of the next token
         self.rows: np.ndarray = np.arange(len(fan))

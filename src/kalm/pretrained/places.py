@@ -6,6 +6,7 @@ name asks `locate`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kalm.errors import KalmError
@@ -15,7 +16,7 @@ from kalm.pretrained.minilm import minilm_folder
 from kalm.pretrained.smollm2 import smollm2_folder
 from kalm.pretrained.weight_files import pickled_files
 
-FOLDERS = {MINILM: minilm_folder, SMOLLM2: smollm2_folder}
+FOLDERS: dict[str, Callable[[], Path]] = {MINILM: minilm_folder, SMOLLM2: smollm2_folder}
 GGUF = ".gguf"
 
 

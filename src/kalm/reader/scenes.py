@@ -81,8 +81,8 @@ class Namer:
     def __init__(self, scene: TextScene, draw: Draw) -> None:
         self.scene = scene
         self.draw = draw
-        self.style = draw.weighted({"own": 0.45, "other": 0.35, "short": 0.2})
-        self.article = draw.weighted({"the ": 0.88, "that ": 0.03, "my ": 0.03, "": 0.06})
+        self.style: str = draw.weighted({"own": 0.45, "other": 0.35, "short": 0.2})
+        self.article: str = draw.weighted({"the ": 0.88, "that ": 0.03, "my ": 0.03, "": 0.06})
         self._nouns = {noun: self._noun(noun) for noun in dict.fromkeys(map(noun_of, scene.things))}
 
     def _noun(self, noun: str) -> str:

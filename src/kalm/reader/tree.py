@@ -59,7 +59,9 @@ class PlanTree:
     def __init__(
         self, sentences: Sequence[Sequence[int]], own: Sequence[int], separator: int, end: int, longest: int
     ) -> None:
-        self.separator, self.end, self.longest = separator, end, longest
+        self.separator: int = separator
+        self.end: int = end
+        self.longest: int = longest
         self._sentences = [tuple(ids) for ids in sentences]
         self._own = tuple(own)
         self._again = _Node()
