@@ -16,7 +16,7 @@ from kalm.reader.skills import skill_request, skill_scene
 
 VERSION = 3
 PLACES = {"relation": 0.44, "chain": 0.21, "row": 0.12, "gathering": 0.09, "nothing": 0.14}
-SKILLS = 0.35  # share of lessons
+SKILLS = 0.5  # share of lessons
 WRITERS: dict[str, places.Writer] = {
     "relation": places.relation,
     "chain": places.chain,

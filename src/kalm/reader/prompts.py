@@ -5,11 +5,12 @@
     Things: white vase, old lamp, tall crate
     Steps: Put the _ behind the _. | Put the _ to the left of the _. | ...
     Request: The lamp ought to have the vase on its left.
-    Plan: white vase to left of old lamp
+    Plan: white vase left old lamp
 
 Sentences that differ only in the things they name are shown once, as a pattern. A plan holds what tells a
-sentence from the others: the words that all of them have are left out, which halves what has to be written
-and leaves few words to choose between. Where that would make two alike, sentences are written whole.
+sentence from the others: the words that all of them have are left out, and small words, so that a third is
+left to write, and every choice is one between words that mean something. Where two would be alike, more is
+written.
 
 A plan is its sentences in this short form, joined by ";", or "none": the request stays in its own words.
 """
@@ -27,6 +28,8 @@ SEPARATOR = ";"
 OWN_WORDS = " none"
 THINGS, STEPS, REQUEST, PLAN = "Things: ", "Steps: ", "Request:", "\nPlan:"
 GAP = "_"
+# What says nothing by itself: "to the left of" and "in front of" are told apart by "left" and "front".
+SMALL = frozenset(("a", "an", "and", "at", "in", "it", "its", "of", "on", "side", "the", "to"))
 MOST_PATTERNS = 64
 
 
@@ -83,11 +86,14 @@ def make_menu(sentences: Sequence[str], things: Sequence[str]) -> Menu:
 
 
 def shortened(sentences: Sequence[str]) -> tuple[str, ...]:
-    """Leave out the words that all sentences have; whole sentences where two would be alike, or one empty."""
+    """Leave out the words that all sentences have, and small words, as long as all stay different."""
     whole = [_uncapitalized(text.strip().rstrip(".!?")) for text in sentences]
     common = set.intersection(*(set(text.split()) for text in whole))
-    short = [" ".join(word for word in text.split() if word not in common) for text in whole]
-    return tuple(short if all(short) and len(set(short)) == len(short) else whole)
+    for left_out in (common | SMALL, common):
+        short = [" ".join(word for word in text.split() if word not in left_out) for text in whole]
+        if all(short) and len(set(short)) == len(short):
+            return tuple(short)
+    return tuple(whole)
 
 
 def _patterns(sentences: Sequence[str], things: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
