@@ -75,7 +75,13 @@ def test_nothing_that_it_is_not_sure_of(sure_reader, tmp_path):
     facts["calibration"]["threshold"] = 1.0
     write_json(doubtful / FACTS, facts)
     mine = session(doubtful)
-    assert plans_for(mine, mine.world.suite("rephrase")[:4], "reader") == {}
+    asked = mine.world.suite("rephrase")[:4]
+    assert plans_for(mine, asked, "reader") == {}
+    best = load_reader(doubtful).read([row.text for row in asked], mine.world)
+    tried = plans_for(mine, asked, "reader", unsure=True)
+    assert {row: plans[0] for row, plans in tried.items()} == {
+        row: plan.steps for row, plan in zip(asked, best, strict=True) if plan.steps
+    }
 
 
 def test_a_reader_that_is_not_there_ends_a_run_before_it_begins(tmp_path):

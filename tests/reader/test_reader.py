@@ -10,12 +10,13 @@ import kalm
 from checkpoints import write_checkpoint
 from kalm.cli.main import app
 from kalm.envs import make
+from kalm.envs.sentences import plain_steps
 from kalm.errors import KalmError
 from kalm.lm.loading import load_backbone
 from kalm.reader.adapter import FACTS, PACKAGED, WEIGHTS, adapter_weights, read_facts
 from kalm.reader.measure import measure_goals, platt, threshold
 from kalm.reader.model import WordScores, add_adapters, spelling
-from kalm.reader.plans import Calibration
+from kalm.reader.plans import Calibration, Plan
 from kalm.reader.reader import TAUGHT, load_reader
 from kalm.reader.settings import TeachConfig
 from kalm.reader.teach import choice_losses, choices, make_reader, taught_lesson
@@ -316,3 +317,24 @@ def test_the_real_reader_makes_no_sure_plan_of_what_cannot_be_said(packaged):
     ]
     for plan in packaged.read(asked, make("clevr")):
         assert not (plan.sure and plan.steps), plan
+
+
+def test_a_policy_is_asked_for_the_first_step_that_does_not_hold(sure_reader, monkeypatch):
+    reader, world = load_reader(sure_reader), make("clevr")
+    steps = list(plain_steps(world).values())
+    read = []
+
+    def found(requests, world):
+        read.extend(requests)
+        plans = {"both": tuple(steps[:2]), "own": (), "unsure": tuple(steps[2:3])}
+        return [Plan(text, plans[text], 0.9, 0.9, text != "unsure") for text in requests]
+
+    monkeypatch.setattr(type(reader), "read", lambda self, requests, world: found(requests, world))
+    states = world.initial_states([step for step in steps for _ in range(40)], range(40 * len(steps)))
+    holds = np.stack([world.holds(world.judge([s.goal] * len(states)), states) for s in steps[:2]])
+    row = [int(np.flatnonzero((holds[0] == a) & (holds[1] == b))[0]) for a, b in ((0, 0), (0, 1), (1, 0))]
+    texts = ["both"] * 3 + ["own", "unsure"]
+    for _ in range(2):
+        asked = reader.ask(texts, states[row + row[:2]], world.spec)
+        assert asked == [steps[0].text, steps[0].text, steps[1].text, "own", "unsure"]
+    assert read == ["both", "own", "unsure"]  # each once

@@ -50,6 +50,21 @@ def test_saved_policy_acts_the_same(policy, asked, tmp_path):
     assert loaded.provenance == {"seed": 3} and sorted(p.name for p in tmp_path.iterdir()) == [FACTS, WEIGHTS]
 
 
+def test_a_reader_says_what_to_ask_for(policy, asked):
+    states, texts = asked
+
+    class AsksForTheNext:
+        def ask(self, texts, states, spec):
+            assert spec == policy.spec and states.shape == (20, 3)
+            return [*texts[1:], texts[0]]
+
+    guided = policy.act(states, texts, reader=AsksForTheNext())
+    assert guided.tolist() == policy.act(states, [*texts[1:], texts[0]]).tolist()
+    assert guided.tolist() != policy.act(states, texts).tolist()
+    with pytest.raises(KalmError, match="one row of 3 numbers"):
+        policy.act(states[:, :2], texts, reader=AsksForTheNext())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from kalm.envs import make
 from kalm.envs.base import World
 from kalm.envs.sentences import plain_steps
 from kalm.errors import KalmError
@@ -29,7 +32,7 @@ from kalm.reader.prompts import Menu, make_menu
 from kalm.reader.tree import PlanTree
 from kalm.runs.progress import Advance, silent
 from kalm.runs.seeding import derive_seed
-from kalm.types import Instruction
+from kalm.types import Instruction, WorldSpec
 
 TAUGHT = "smollm2"  # the reader that comes with the package
 LONGEST_REQUEST = 400  # tokens; the longest request of any suite has 90
@@ -60,12 +63,14 @@ class Reader:
         model: its language model.
         spelled: how that is asked.
         calibration: from a plan's probability to its confidence.
+        known: what `ask` has read so far, by name of the environment.
     """
 
     name: str
     model: ReadingModel
     spelled: Spells
     calibration: Calibration
+    known: dict[str, dict[str, tuple[Instruction, ...]]] = field(default_factory=dict, repr=False)
 
     def read(self, requests: Sequence[str], world: World, advance: Advance = silent) -> list[Plan]:
         """Return the best plan of each request.
@@ -79,6 +84,36 @@ class Reader:
             KalmError: a request is empty or too long, or the world's plain sentences cannot be told apart.
         """
         return [plans[0] for plans in self.n_best(requests, world, advance=advance)]
+
+    def ask(self, texts: Sequence[str], states: np.ndarray, spec: WorldSpec) -> list[str]:
+        """Return what a policy is to be asked for now: the first step of each plan that does not hold.
+
+        Where all hold, it is the last. A sentence without a plan that this reader is sure of is returned as
+        it is. Each sentence is read once. Whole episodes, in which no step is insisted on for ever, are
+        `kalm.evaluation.guided.GuidedPolicy`.
+
+        Args:
+            texts: N instructions.
+            states: (N, S).
+            spec: the world they are states of.
+
+        Raises:
+            KalmError: as `read`.
+        """
+        world = make(spec.name)
+        known = self.known.setdefault(spec.name, {})
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        for plan in self.read(new, world) if new else ():
+            known[plan.request] = plan.steps if plan.sure else ()
+        plans = [known[text] for text in texts]
+        steps = [(row, step) for row, plan in enumerate(plans) for step in plan]
+        judge = world.judge([step.goal for _, step in steps])
+        holding = iter(world.holds(judge, states[[row for row, _ in steps]]) if steps else ())
+        asked = []
+        for text, plan in zip(texts, plans, strict=True):
+            undone = [step.text for step in plan if not next(holding)]
+            asked.append((undone or [step.text for step in plan[-1:]] or [text])[0])
+        return asked
 
     def n_best(
         self,

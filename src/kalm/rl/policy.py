@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ FORMAT = "kalm-policy"
 VERSION, READABLE = 2, (1, 2)  # version 1 knew no `output`: all its policies are "none"
 OUTPUTS = ("none", "tanh")
 FACTS, WEIGHTS = "policy.json", "policy.safetensors"
+
+
+class AsksPlainly(Protocol):
+    """Who says what to ask a policy for, in plain sentences of its data (`kalm.load_reader`)."""
+
+    def ask(self, texts: Sequence[str], states: np.ndarray, spec: WorldSpec) -> list[str]:
+        """Return a sentence for each of N sentences in its state (N, S) of this world."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +68,22 @@ class MLPPolicy:
         """Widths of the hidden layers."""
         return tuple(len(bias) for _, bias in self.members[0][:-1])
 
-    def act(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """Choose actions for N states (N, S) and their N sentences: (N,) int64 or (N, A) float32 in [-1, 1].
+    def act(self, states: np.ndarray, texts: Sequence[str], reader: AsksPlainly | None = None) -> np.ndarray:
+        """Choose actions for N states and their N sentences.
+
+        Args:
+            states: (N, S).
+            texts: N sentences.
+            reader: asks for what they mean, step by step, in plain sentences of the data (`Reader.ask`).
+
+        Returns:
+            (N,) int64 or (N, A) float32 in [-1, 1].
 
         Raises:
-            KalmError: states of another world, or not one sentence per state.
+            KalmError: states of another world, not one sentence per state, or one that cannot be read.
         """
+        if reader is not None:
+            texts = reader.ask(texts, self._checked(states, texts), self.spec)
         values = self.values(states, texts)
         if self.spec.action_kind == "discrete":
             return values.argmax(1)
@@ -72,16 +91,20 @@ class MLPPolicy:
 
     def values(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Return the mean output: logits, Q values, or an actor's output before tanh: (N, A) float32."""
+        states = self._checked(states, texts)
+        observations = np.concatenate([states, self.encoder.encode(texts)], axis=1)  # (N, S + E)
+        with torch.inference_mode():
+            x = torch.from_numpy(observations).to(self.device)
+            return torch.stack([_forward(layers, x) for layers in self.members]).mean(0).cpu().numpy()
+
+    def _checked(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         states = np.asarray(states, dtype=np.float32)
         if states.shape != (len(texts), self.spec.state_size):
             raise KalmError(
                 f"states of shape {states.shape} and {len(texts)} sentences: environment "
                 f"{self.spec.name!r} needs one row of {self.spec.state_size} numbers per sentence."
             )
-        observations = np.concatenate([states, self.encoder.encode(texts)], axis=1)  # (N, S + E)
-        with torch.inference_mode():
-            x = torch.from_numpy(observations).to(self.device)
-            return torch.stack([_forward(layers, x) for layers in self.members]).mean(0).cpu().numpy()
+        return states
 
     def save(self, folder: Path) -> None:
         """Write both files; the facts come last, so that a stopped save is not taken for a policy."""

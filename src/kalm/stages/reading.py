@@ -1,6 +1,7 @@
 """What stages need of plans: sentences read to plain sentences of the data, once for all who ask in them.
 
-A plan that the reader is not sure of is not used: its sentence stays in its own words, and is counted.
+Whoever acts uses no plan that the reader is not sure of: its sentence stays in its own words, and is counted.
+In imagination such plans are tried as well, because the success test decides what is kept of it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ Reading = Literal["reader", "parts"]
 
 
 def plans_for(
-    session: Session, instructions: Iterable[Instruction], reading: Reading, samples: int = 0
+    session: Session,
+    instructions: Iterable[Instruction],
+    reading: Reading,
+    samples: int = 0,
+    unsure: bool = False,
 ) -> dict[Instruction, list[PlainSteps]]:
     """Return the plans of each instruction that has any, the likeliest first.
 
@@ -30,12 +35,13 @@ def plans_for(
         instructions: what is asked.
         reading: ``parts`` takes the structure of their goals, as a reader without fault would.
         samples: plans that a reader draws besides the likeliest.
+        unsure: also where the reader is not sure of the likeliest.
 
     Raises:
         KalmError: the reader is not here, or an instruction cannot be read.
     """
     distinct = list(dict.fromkeys(instructions))
-    found = _parts(session, distinct) if reading == "parts" else _read(session, distinct, samples)
+    found = _parts(session, distinct) if reading == "parts" else _read(session, distinct, samples, unsure)
     return {instruction: plans for instruction, plans in zip(distinct, found, strict=True) if plans}
 
 
@@ -51,14 +57,17 @@ def _parts(session: Session, instructions: Sequence[Instruction]) -> list[list[P
     return [[tuple(steps[goal] for goal in plan)] if plan else [] for plan in plans]
 
 
-def _read(session: Session, instructions: Sequence[Instruction], samples: int) -> list[list[PlainSteps]]:
+def _read(
+    session: Session, instructions: Sequence[Instruction], samples: int, unsure: bool
+) -> list[list[PlainSteps]]:
     texts = list(dict.fromkeys(instruction.text for instruction in instructions))
     with track("read", len(texts)) as advance:
         found = session.reader.n_best(
             texts, session.world, samples=samples, seed=session.seed("read"), advance=advance
         )
-    sure = {
-        text: [plan.steps for plan in plans if plan.steps] if plans[0].sure and plans[0].steps else []
+    usable = {
+        text: [plan.steps for plan in plans if plan.steps]
         for text, plans in zip(texts, found, strict=True)
+        if plans[0].steps and (plans[0].sure or unsure)
     }
-    return [list(sure[instruction.text]) for instruction in instructions]
+    return [list(usable.get(instruction.text, ())) for instruction in instructions]
