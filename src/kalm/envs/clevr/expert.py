@@ -2,8 +2,9 @@
 
 The CLEVR-Robot expert looks one action ahead. It predicts what each of the 40 pushes would do with a little
 geometry (`predict`), asks how many metres of pushing the goal would then still need (`metres_left`), and
-takes the push that leaves least. It remembers nothing and draws nothing unless noise is asked for, so that a
-policy which sees the same positions can imitate it.
+takes the push that leaves least; it goes out of its way not to bring about the opposite of a relation. It
+remembers nothing and draws nothing unless noise is asked for, so that a policy which sees the same positions
+can imitate it.
 
 Unusual: the geometry is planar and written in complex numbers, x + iy. Dividing by the push's heading turns
 the scene so that the push goes along +1, and one formula then serves all eight.
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from kalm.envs.base import Judge, require_noise
 from kalm.envs.clevr import goals
-from kalm.envs.clevr.goals import NEAR, STEP
+from kalm.envs.clevr.goals import NEAR, RELATION_REACH, STEP
 from kalm.envs.clevr.simulator import BALL_RADIUS, START_BEHIND
 from kalm.envs.clevr.spec import ACTIONS, ARROWS, BALLS, PUSHES
 
@@ -50,6 +51,11 @@ ROOM = 0.26  # metres that a reference needs between itself and the wall in the 
 # more would keep to the ball of the sentence, but a policy that imitates it then gets stuck at walls
 # (docs/log.md).
 RELUCTANCE = 0.03
+# Metres that a detour may cost which keeps a ball out of the quarter opposite to the one it is wanted in. Who
+# watches should not take one instruction for the other. The margins are for what `predict` gets wrong.
+DETOUR = 0.5
+OPPOSITE_EDGE = np.radians(60.0)
+OPPOSITE_REACH = RELATION_REACH + 0.03
 
 _CHUNK = 128  # states at a time: the arrays of one chunk stay in the processor's cache
 
@@ -87,12 +93,23 @@ class ClevrExpert:
 
 
 def _choose(positions: Complex, parts: np.ndarray) -> np.ndarray:
-    """Return the push that leaves least to do: (N, 5), (N, P, 3) -> (N,) int64."""
+    """Return the push that leaves least to do, and nothing undone: (N, 5), (N, P, 3) -> (N,) int64."""
     after = predict(positions)  # (N, 40, 5)
     cost = np.zeros(after.shape[:2])  # (N, 40)
     for part in np.moveaxis(parts, 1, 0):  # (N, 3)
-        cost += metres_left(after, part) + RELUCTANCE * _strangeness(part)
+        cost += metres_left(after, part) + RELUCTANCE * _strangeness(part) + DETOUR * _opposite(after, part)
     return cost.argmin(axis=1)
+
+
+def _opposite(after: Complex, part: np.ndarray) -> np.ndarray:
+    """Say where a ball is opposite to the relation that is asked for: (N, K, 5), (N, 3) -> (N, K) bool."""
+    question, ball, reference = part.T  # (N,) each
+    row = np.arange(len(part))
+    related = question < STEP
+    offset = after[row, :, ball] - after[row, :, reference]  # (N, K)
+    along = offset * ARROW[np.where(related, question, 0)].conj()[:, None]
+    opposite = (np.abs(np.angle(-along)) < OPPOSITE_EDGE) & (np.abs(along) < OPPOSITE_REACH)
+    return opposite & related[:, None]
 
 
 def _straight(ball: np.ndarray, direction: np.ndarray) -> np.ndarray:
