@@ -69,6 +69,7 @@ class CorridorExpert:
 
 class Corridor:
     restorable = True
+    patience = 8
 
     def __init__(self, ends=("left", "right"), start=None):
         self.spec = WorldSpec("corridor", ("x", "y"), "continuous", 2, 6)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from kalm import envs
-from kalm.envs.follow import PATIENCE, PlanFollower
+from kalm.envs.clevr.world import ClevrWorld
+from kalm.envs.follow import PlanFollower
 from kalm.types import Goal
 
+PATIENCE = ClevrWorld.patience
 # red, blue, green, purple, cyan: red behind blue and green right of purple hold, all else is far apart.
 TABLE = np.array([0.0, 0.3, 0.0, 0.05, 0.45, 0.5, 0.15, 0.5, -0.45, 0.5])
 

@@ -185,6 +185,8 @@ def test_stages_of_making_coffee():
     for name, after in {"begun": begun, "placed": placed, "second": second, "pressed": pressed}.items():
         done = coffee.first_stage_done(after)[0]
         assert (coffee.stage(after)[0], done, coffee.reached(after, after)[0]) == expected[name], name
+        shown = second if name == "placed" else after
+        np.testing.assert_allclose(coffee.next_stage(after), shown, atol=1e-12)
     # a pressed button is no success as long as the mug is asked for; later the mug need not stay
     assert not coffee.reached(begun, state(MUG, **AWAY | AT_BUTTON))[0]
     assert coffee.reached(begun, state(BUTTON, **AWAY | AT_BUTTON))[0]
@@ -200,6 +202,9 @@ def test_stages_of_opening_a_locked_door():
     second = state(opened, **unlocked)
     assert door.stage(second)[0] == 1 and not door.first_stage_done(second)[0]
     assert not door.reached(second, second)[0]
+    assert door.stage(door.next_stage(state(turned, **unlocked)))[0] == 1
+    single, done = judge("push"), state(MUG, target_object=(0, 0.72, 0))
+    assert single.reached(done, done)[0] and np.array_equal(single.next_stage(done), done)
     assert door.reached(second, state(opened, **unlocked | {"handle": (-0.2, 0.5, 0.1)}))[0]
 
 

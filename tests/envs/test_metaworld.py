@@ -185,7 +185,7 @@ def test_the_bolt_holds_the_door_until_it_is_unlocked(world):
     turned = []
     for unlocked in (False, True):
         if unlocked:
-            lane.go_on()
+            lane.go_on(lane.target)
         mujoco.mj_setState(physics.model, physics.data, lane.full, scenes.ALL)
         physics.data.qfrc_applied[hinge.dofadr] = -5.0  # Nm, the way it opens
         mujoco.mj_step(physics.model, physics.data, 200)

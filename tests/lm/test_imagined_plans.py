@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kalm.data.scoring import score
-from kalm.envs.follow import PATIENCE, PlanFollower
+from kalm.envs.clevr.world import ClevrWorld
+from kalm.envs.follow import PlanFollower
 from kalm.envs.sentences import plain_steps
 from kalm.lm.generate import imagine_rollouts
 from kalm.lm.imagine import asked_rows, imagine_dataset, origins, ways
@@ -27,7 +28,7 @@ def compositions(world):
 def test_each_step_is_decoded_as_if_its_sentence_had_been_alone(model, world, compositions):
     plans = plans_of(world, compositions)
     seeds = range(len(plans))
-    done = imagine_rollouts(model, world, compositions, seeds, plans=plans, horizon=3 * PATIENCE)
+    done = imagine_rollouts(model, world, compositions, seeds, plans=plans, horizon=3 * world.patience)
     assert [done.rollouts.instructions[i] for i in done.rollouts.which] == compositions
     for rollout, plan in zip(done.rollouts, plans, strict=True):
         follower = PlanFollower(world, [[step.goal for step in plan]])
@@ -53,6 +54,19 @@ def test_a_plan_of_the_own_words_changes_nothing(model, world, rows):
     own = imagine_rollouts(model, world, plain, seeds, horizon=6).rollouts
     read = imagine_rollouts(model, world, plain, seeds, plans=[(row,) for row in plain], horizon=6).rollouts
     assert np.array_equal(own.actions, read.actions)
+
+
+def test_what_the_environment_shows_next_is_imagined_too(model, rows):
+    class HidesTheLastBall(ClevrWorld):
+        def next_stage(self, judge, states):
+            assert [goal.kind for goal in judge.goals] == ["relation"] * len(states)
+            return np.concatenate([states[:, :8], np.full((len(states), 2), 0.125, states.dtype)], axis=1)
+
+    relations = [row for row in rows if row.goal.kind == "relation"]
+    done = imagine_rollouts(model, HidesTheLastBall(), relations, range(len(relations)), horizon=4)
+    assert len(done.rollouts) == len(relations)
+    for rollout in done.rollouts:
+        assert (rollout.states[1:, 8:] == 0.125).all() and (rollout.states[0, 8:] != 0.125).all()
 
 
 def test_batches_change_nothing(model, world, compositions):

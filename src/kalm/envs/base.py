@@ -108,6 +108,7 @@ class World(Protocol):
     spec: WorldSpec
     scene: str  # what it is about, in words: completes "you are playing a game of ..."
     restorable: bool  # a state says all that the physics needs: a simulator can be put into any
+    patience: int  # actions that a step of a plan may take before another one has its turn
 
     def suite(self, level: str) -> tuple[Instruction, ...]:
         """All instructions of a level, in a fixed order. Raises KalmError for an unknown level."""
@@ -148,6 +149,14 @@ class World(Protocol):
         """Whether steps of plans hold in states: the judge of N goals of the data, (N, S) -> (N,) bool.
 
         A step of a plan may hold where its goal alone would not, as when an episode's target moves on.
+        """
+        ...
+
+    def next_stage(self, judge: Judge, states: np.ndarray) -> np.ndarray:
+        """Return what the environment shows once a stage of a goal is done: N goals, (N, S) -> (N, S).
+
+        Most show the same, and return the states as they are. Imagined episodes ask for it at every step,
+        because no model of the dynamics knows where a target moves on to.
         """
         ...
 

@@ -2,8 +2,8 @@
 
 A step that holds needs nothing done; a later one may undo it, and then it is done again. So steps are gone
 through in turn, over and over, those that hold are passed by, and none is insisted on for longer than
-`PATIENCE` actions: another one may clear its way. That goes on until the whole goal is reached, which is not
-this module's business, or the episode ends. Where all steps hold and it is not reached, because it asks for
+`World.patience` actions: another one may clear its way. That goes on until the whole goal is reached, which
+is not this module's business, or the episode ends. Where all steps hold and it is not reached, because it asks for
 more of the same (a gathering is closer than its relations), each has its turn again.
 """
 
@@ -15,8 +15,6 @@ import numpy as np
 
 from kalm.envs.base import Judge, World
 from kalm.types import Goal
-
-PATIENCE = 8  # actions
 
 
 class PlanFollower:
@@ -60,7 +58,7 @@ class PlanFollower:
         open_ = np.where(undone[:, None], open_, there)  # all hold and it still goes on: more of each
         following = order[np.arange(len(rows)), open_.argmax(axis=1)]
         stays = at >= 0
-        insists = self.spent[rows][stays] < PATIENCE
+        insists = self.spent[rows][stays] < self.world.patience
         stays[stays] &= (~holds[stays, at[stays]] | ~undone[stays]) & insists
         step = np.where(stays, at, following)
         self.spent[rows] = np.where(step == at, self.spent[rows], 0) + 1

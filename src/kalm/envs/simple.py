@@ -32,6 +32,7 @@ class SimpleWorld:
         kinds: kind of goal -> slot -> values that it may have.
         sentences: YAML file, level -> kind -> wordings, in which ``{slot}`` stands for the slot's value.
         restorable: a state says all that the physics needs.
+        patience: actions that a step of a plan may take before another one has its turn.
         published: numbers of others to stand beside ours in reports, if there are any.
     """
 
@@ -40,6 +41,7 @@ class SimpleWorld:
     kinds: Mapping[str, Mapping[str, Collection[str]]]
     sentences: Traversable
     restorable = True
+    patience = 8
     published: Published | None = None
 
     def judge(self, goals: Sequence[Goal]) -> Judge:
@@ -136,6 +138,10 @@ class SimpleWorld:
     def holds(self, judge: Judge, states: np.ndarray) -> np.ndarray:
         """Whether goals are reached in these states: (N, S) -> (N,) bool."""
         return judge.reached(states, states)
+
+    def next_stage(self, judge: Judge, states: np.ndarray) -> np.ndarray:
+        """Return the states as they are: (N, S) -> (N, S)."""
+        return states
 
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Nothing: whether a sentence tells a goal is not to be judged."""

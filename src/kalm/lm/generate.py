@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
-from kalm.envs.base import World
+from kalm.envs.base import Judge, World
 from kalm.envs.follow import PlanFollower
-from kalm.envs.rollout import EpisodeRecorder, initial_states, step_until_done
+from kalm.envs.rollout import EpisodeRecorder, Transition, initial_states, step_until_done
 from kalm.errors import KalmError
 from kalm.lm.decoding import DecodeState, prefill_goals
 from kalm.lm.model import GroundedLM, autocast
@@ -125,7 +125,7 @@ def imagine_rollouts(
                 steps = [[step.goal for step in plan] for plan in plans[rows]]
                 episodes.follower = PlanFollower(world, steps)
             begun = states[rows].astype(episodes.dtype)
-            step_until_done(episodes.act, episodes.transition, judge, begun, record)
+            step_until_done(episodes.act, _staged(world, judge, episodes.transition), judge, begun, record)
         rollouts = RolloutSet.from_recorder(instructions[rows], record, "imagined")
         parts.append(rollouts.take(record.finite))
         finite.append(record.finite)
@@ -136,6 +136,15 @@ def imagine_rollouts(
 
 def _texts(plan: Sequence[Instruction]) -> tuple[str, ...]:
     return tuple(step.text for step in plan)
+
+
+def _staged(world: World, judge: Judge, transition: Transition) -> Transition:
+    """Let what is imagined show what the environment would once a stage of a goal is done."""
+
+    def staged(rows: np.ndarray, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        return world.next_stage(judge.take(rows), transition(rows, states, actions))
+
+    return staged
 
 
 def _require_environment(world: World, *models: GroundedLM) -> None:

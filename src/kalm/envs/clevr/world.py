@@ -30,6 +30,7 @@ class ClevrWorld:
 
     scene = "five balls with different colours"
     restorable = True
+    patience = 8  # the expert needs three or four
     published = PUBLISHED
 
     def __init__(self, physics: Physics = "paper", reward: RewardForm = "point") -> None:
@@ -72,6 +73,10 @@ class ClevrWorld:
     def holds(self, judge: Judge, states: np.ndarray) -> np.ndarray:
         """Whether relations hold in these states: (N, 10) -> (N,) bool."""
         return judge.reached(states, states)
+
+    def next_stage(self, judge: Judge, states: np.ndarray) -> np.ndarray:
+        """Return the states as they are: (N, 10) -> (N, 10)."""
+        return states
 
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Whether a sentence says what a goal asks: verdicts on object, direction and reference object."""

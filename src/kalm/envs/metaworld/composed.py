@@ -1,10 +1,11 @@
 """The two composed tasks as environments: one scene each, with both entities, from the package's own parts.
 
-make-coffee is the package's scene of coffee-push, whose machine has its button. locked-door-open starts
-from the package's door with a lock; there the door is part of the wall, so it is given the hinge and the
-panel that the package's other door has, and a bolt: a constraint that holds the hinge until the second stage.
+make-coffee is the package's scene of coffee-push as it is, whose machine has its button. locked-door-open
+starts from the package's door with a lock; there the door is part of the wall, so it is given the hinge and
+the panel that the package's other door has, and a bolt: a constraint that holds the hinge until the second
+stage.
 
-What `target_location` is, in stage one and two (the judge tells the stages apart by it):
+What `target_location` is, in stage one and two (the judge tells the stages apart by it, and moves it on):
 
 =================  ============================================  =============================================
 task               first stage                                   second stage
@@ -32,19 +33,7 @@ from metaworld.envs.sawyer_door_unlock_v3 import SawyerDoorUnlockEnvV3
 # Half sizes of the door's panel, of the door with a lock and of the one that opens.
 WALLED_IN, FREE = (0.184, 0.01, 0.124), (0.18, 0.01, 0.123)
 LOCKED = 1.5708  # radians: the lever hangs down
-BUTTON = np.array([0.0, 0.03, 0.3])  # from the mug's place to where the button goes
-OPEN = np.array([-0.3, -0.45, 0.0])  # from the door's middle to where its handle goes
 UNLOCKED = np.array([0.1, -0.04, 0.0])  # from the lever's hinge to where its end goes
-
-
-class MakeCoffee(SawyerCoffeePushEnvV3):
-    """Push the mug to its place under the machine, then press the machine's button."""
-
-    def reset_model(self) -> np.ndarray:
-        """Begin as coffee-push does."""
-        seen = super().reset_model()
-        self.second_target: np.ndarray = self._target_pos + BUTTON
-        return seen
 
 
 class LockedDoorOpen(SawyerDoorUnlockEnvV3):
@@ -84,11 +73,10 @@ class LockedDoorOpen(SawyerDoorUnlockEnvV3):
         self.data.joint("lever").qpos, self.data.joint("lever").qvel = LOCKED, 0.0
         mujoco.mj_forward(self.model, self.data)
         self._target_pos = self.data.body("lock_link").xpos + UNLOCKED
-        self.second_target: np.ndarray = place + OPEN
         return self._get_obs()
 
 
-COMPOSED: dict[str, type[MakeCoffee | LockedDoorOpen]] = {
-    "make-coffee": MakeCoffee,
+COMPOSED: dict[str, type[SawyerCoffeePushEnvV3 | LockedDoorOpen]] = {
+    "make-coffee": SawyerCoffeePushEnvV3,
     "locked-door-open": LockedDoorOpen,
 }

@@ -14,8 +14,8 @@ locked-door-open
 ==================  =====================================  ==================================================
 
 Composed tasks: a judge sees single transitions, so a task of two stages tells its stage by where the target
-location is. In the first stage it is the first task's target, in the second the second's; the world moves it
-when `Judge.first_stage_done`. Only the second stage reports success, by its own entity (the button, the
+location is. In the first stage it is the first task's target, in the second the second's
+(`MetaWorldJudge.next_stage`). Only the second stage reports success, by its own entity (the button, the
 handle).
 
 Rewards are shaped: what the task's own reward, 0 to 10, gains in a step (`kalm.envs.metaworld.rewards`), and
@@ -89,26 +89,28 @@ SINGLE = tuple(VERDICTS)
 
 @dataclass(frozen=True)
 class Stages:
-    """A composed task: two single tasks, and the side of a border that tells their target locations apart.
+    """A composed task: two single tasks, whose target locations lie on two sides of a border.
 
     Attributes:
         tasks: of its first and second stage.
         axis: of the target location.
         border: between the two stages' target locations on that axis.
         side: 1 where the second stage's lies above the border, -1 below.
+        onward: from the first stage's target location to the second's, metres.
     """
 
     tasks: tuple[str, str]
     axis: int
     border: float
     side: int
+    onward: Axes
 
 
 STAGES = {
     # The mug's place is on the table, the button 0.3 m above it.
-    "make-coffee": Stages(("coffee-push", "coffee-button"), 2, 0.15, 1),
+    "make-coffee": Stages(("coffee-push", "coffee-button"), 2, 0.15, 1, (0.0, 0.03, 0.3)),
     # The lever's place is at the door (y >= 0.64), the handle's, once open, far in front of it (y <= 0.5).
-    "locked-door-open": Stages(("door-unlock", "door-open"), 1, 0.57, -1),
+    "locked-door-open": Stages(("door-unlock", "door-open"), 1, 0.57, -1, (-0.4, -0.292, -0.061)),
 }
 
 # The same as arrays, a row per single task.
@@ -150,18 +152,20 @@ class MetaWorldJudge(RowJudge):
         axis: (N,) int64, axis of the target location that tells the stages apart.
         border: (N,) float64, where.
         side: (N,) int64, 1 or -1 as in `Stages`, 0 for single tasks.
+        onward: (N, 3) float64, from the first stage's target location to the second's.
         wall: (N,) bool, the task has a wall.
     """
 
-    rows: tuple[str, ...] = ("one_step", "tasks", "axis", "border", "side", "wall")
+    rows: tuple[str, ...] = ("one_step", "tasks", "axis", "border", "side", "onward", "wall")
 
     def __init__(self, goals: Sequence[Goal]) -> None:
         super().__init__(goals)
         rows = [_compile(goal.kind) for goal in self.goals]
         self.tasks: np.ndarray = np.array([tasks for tasks, *_ in rows], dtype=np.int64).reshape(-1, 2)
-        self.axis: np.ndarray = np.array([axis for _, axis, _, _ in rows], dtype=np.int64)
-        self.border: np.ndarray = np.array([border for _, _, border, _ in rows], dtype=np.float64)
-        self.side: np.ndarray = np.array([side for *_, side in rows], dtype=np.int64)
+        self.axis: np.ndarray = np.array([axis for _, axis, *_ in rows], dtype=np.int64)
+        self.border: np.ndarray = np.array([border for _, _, border, *_ in rows], dtype=np.float64)
+        self.side: np.ndarray = np.array([side for *_, side, _ in rows], dtype=np.int64)
+        self.onward: np.ndarray = np.array([onward for *_, onward in rows], dtype=np.float64).reshape(-1, 3)
         self.wall: np.ndarray = np.array(
             ["wall" in TASKS[goal.kind].entities for goal in self.goals], dtype=bool
         )
@@ -196,12 +200,15 @@ class MetaWorldJudge(RowJudge):
         return (self.side * (along - self.border) > 0).astype(np.int64)
 
     def first_stage_done(self, states: np.ndarray) -> np.ndarray:
-        """Whether a composed task is in its first stage and has met it: (N, 91) -> (N,) bool.
-
-        The world then moves the target location on to the second stage's.
-        """
+        """Whether a composed task is in its first stage and has met it: (N, 91) -> (N,) bool."""
         stage = self.stage(states)
         return self._met(states, stage) & (stage == 0) & (self.side != 0)
+
+    def next_stage(self, states: np.ndarray) -> np.ndarray:
+        """Move the target location on where the first stage is done: (N, 91) -> (N, 91)."""
+        states, done = states.copy(), self.first_stage_done(states)
+        states[done, TARGET] += self.onward[done]
+        return states
 
     def violations(self, states: np.ndarray, next_states: np.ndarray) -> dict[str, np.ndarray]:
         """Name what goes through a wall that the task has: (N, 91) twice -> measure name -> (N,) bool."""
@@ -228,10 +235,10 @@ class MetaWorldJudge(RowJudge):
         return length((points - states[:, TARGET]) * _AXES[task]) <= _RADII[task]
 
 
-def _compile(kind: str) -> tuple[tuple[int, int], int, float, int]:
-    """Return the two single tasks of a task, and axis, border and side that tell its stages apart."""
+def _compile(kind: str) -> tuple[tuple[int, int], int, float, int, Axes]:
+    """Return the two single tasks of a task; axis, border and side that tell its stages apart; and onward."""
     if kind in STAGES:
         stages = STAGES[kind]
         first, second = (SINGLE.index(task) for task in stages.tasks)
-        return (first, second), stages.axis, stages.border, stages.side
-    return (SINGLE.index(kind), SINGLE.index(kind)), 0, 0.0, 0
+        return (first, second), stages.axis, stages.border, stages.side, stages.onward
+    return (SINGLE.index(kind), SINGLE.index(kind)), 0, 0.0, 0, (0.0, 0.0, 0.0)

@@ -110,7 +110,6 @@ class Lane:
         full: (K,) everything that the next physics step depends on.
         places: (B, 3) where the draw put the model's bodies.
         target: (3,) the target location.
-        later: (3,) the second stage's target location, of composed tasks in their first stage.
         bolt: which number of `full` holds the door shut, where one does until the second stage.
     """
 
@@ -118,13 +117,11 @@ class Lane:
     full: np.ndarray
     places: np.ndarray
     target: np.ndarray
-    later: np.ndarray | None = None
     bolt: int | None = None
 
-    def go_on(self) -> None:
-        """Enter the second stage."""
-        assert self.later is not None, self.task
-        self.target, self.later = self.later, None
+    def go_on(self, target: np.ndarray) -> None:
+        """Enter the second stage, whose target location (3,) this is."""
+        self.target = target
         if self.bolt is not None:
             self.full[self.bolt] = 0.0
 
@@ -259,7 +256,6 @@ class Scene:
                 np.empty(mujoco.mj_stateSize(env.model, ALL)),
                 env.model.body_pos.copy(),
                 np.array(env._target_pos, dtype=float),
-                getattr(env, "second_target", None),
                 getattr(env, "bolt", None),
             )
             mujoco.mj_getState(env.model, env.data, lane.full, ALL)

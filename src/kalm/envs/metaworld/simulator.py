@@ -142,11 +142,10 @@ def _go_on(task: str, states: np.ndarray, lanes: Sequence[Lane]) -> np.ndarray:
 
     The state in which the first stage is met already shows the second stage's target location.
     """
-    done = MetaWorldJudge([Goal.of(task)] * len(lanes)).first_stage_done(states)
-    for row in np.flatnonzero(done).tolist():
-        lanes[row].go_on()
-        states[row, TARGET] = lanes[row].target
-    return states
+    after = MetaWorldJudge([Goal.of(task)] * len(lanes)).next_stage(states)
+    for row in np.flatnonzero((after[:, TARGET] != states[:, TARGET]).any(axis=1)).tolist():
+        lanes[row].go_on(after[row, TARGET])
+    return after
 
 
 def _check_starts(tasks: Sequence[str], seeds: np.ndarray, n: int) -> None:

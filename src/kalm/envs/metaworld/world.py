@@ -42,6 +42,7 @@ class MetaWorld:
 
     scene = "a robot arm and the things on its table"
     restorable = False
+    patience = 50  # tasks take 30 to 60, and the second of two cannot be done before the first
 
     def __init__(self, distractor: When = "episode", distractors: Sequence[str] = ENTITIES) -> None:
         if find_spec("metaworld") is None:
@@ -86,6 +87,11 @@ class MetaWorld:
         The first task of two is, too, where the target location has moved on to the second's.
         """
         return judge.reached(states, states) | plans.moved_on(judge.goals, states)
+
+    def next_stage(self, judge: Judge, states: np.ndarray) -> np.ndarray:
+        """Move the target location on where the first of two tasks is done: (N, 91) -> (N, 91)."""
+        assert isinstance(judge, MetaWorldJudge), type(judge)
+        return judge.next_stage(states)
 
     def explains(self, text: str, goal: Goal) -> dict[str, bool]:
         """Whether a sentence says what a goal asks, by keywords."""
