@@ -113,6 +113,7 @@ class TaxiExpert:
 class TaxiWorld(SimpleWorld):
     spec = WorldSpec(name="taxi", state_names=NAMES, action_kind="discrete", action_size=ACTIONS, horizon=40)
     scene = "a taxi on a small map with four coloured stands, and a passenger"
+    patience = 20  # half of an episode: the longest way to a stand is ten
     kinds = {"drive": {"to": STANDS}, "collect": {}, "carry": {"to": STANDS}, "deliver": {"to": STANDS}}
     sentences = resources.files("kalm_taxi") / "sentences.yaml"
 

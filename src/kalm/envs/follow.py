@@ -3,8 +3,8 @@
 A step that holds needs nothing done; a later one may undo it, and then it is done again. So steps are gone
 through in turn, over and over, those that hold are passed by, and none is insisted on for longer than
 `World.patience` actions: another one may clear its way. That goes on until the whole goal is reached, which
-is not this module's business, or the episode ends. Where all steps hold and it is not reached, because it asks for
-more of the same (a gathering is closer than its relations), each has its turn again.
+is not this module's business, or the episode ends. Where all steps hold and it is not reached, because it
+asks for more of the same (a gathering is closer than its relations), each has its turn again.
 """
 
 from __future__ import annotations
