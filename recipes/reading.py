@@ -1,9 +1,9 @@
 """What reading, the grounded model and the filter buy: every combination, one budget, the same three seeds.
 
-Grounded models (MiniLM, SmolLM2) x what imagination is asked in (own words, the reader's plans, the goals' own
-parts) x what policies learn from (real rollouts alone, with imagined ones, with shuffled and with unfiltered
-ones) x what policies are asked in. Real rollouts, budget and settings are those of a finished `demo`; the
-learner is BC. What is done already is not repeated. SmolLM2 takes most of the time.
+Grounded models (MiniLM, SmolLM2) x what imagination is asked in (own words, the reader's plans, the goals'
+own parts) x what policies learn from (real rollouts alone, with imagined ones, with shuffled and with
+unfiltered ones) x what policies are asked in. Real rollouts, budget and settings are those of a finished
+`demo`; the learner is BC. What is done already is not repeated. SmolLM2 takes most of the time.
 
     make demo
     python recipes/reading.py --run runs/demo --out runs/reading --results results
