@@ -10,7 +10,7 @@ from kalm.envs.clevr.world import ClevrWorld
 from kalm.envs.follow import PlanFollower
 from kalm.envs.sentences import plain_steps
 from kalm.lm.generate import imagine_rollouts
-from kalm.lm.imagine import asked_rows, imagine_dataset, origins, ways
+from kalm.lm.imagine import Ask, asked_rows, imagine_dataset, origins, ways
 from kalm.lm.settings import ImagineConfig
 
 
@@ -94,6 +94,19 @@ def test_tries_take_plans_and_own_words_in_turn(model, world, compositions, tmp_
     scored = score(found, world)
     assert np.array_equal(scored.success, found.success)
     assert np.allclose(scored.rewards, found.rewards, atol=1e-4)
+
+
+def test_own_words_are_one_of_the_tries(world):
+    row, config = world.suite("rephrase")[0], ImagineConfig()
+    first, second = [(step,) for step in list(plain_steps(world).values())[:2]]
+
+    def asked(*plans):
+        return [Ask.of(row, sample, config, {row: plans}, {}).plan for sample in range(6)]
+
+    assert asked(first, second) == asked(first, (), second) == [first, (), second, first, second, first]
+    assert asked((), first, second) == [(), first, (), second, (), first]
+    assert asked(first) == [first, (), first, first, first, first]
+    assert asked(()) == [()] * 6
 
 
 def test_a_control_follows_the_plans_of_the_sentences_that_it_reads(model, world, compositions, tmp_path):

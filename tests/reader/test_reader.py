@@ -322,10 +322,8 @@ def test_the_real_reader_makes_no_sure_plan_of_what_cannot_be_said(packaged):
 def test_a_policy_is_asked_for_the_first_step_that_does_not_hold(sure_reader, monkeypatch):
     reader, world = load_reader(sure_reader), make("clevr")
     steps = list(plain_steps(world).values())
-    read = []
 
     def found(requests, world):
-        read.extend(requests)
         plans = {"both": tuple(steps[:2]), "own": (), "unsure": tuple(steps[2:3])}
         return [Plan(text, plans[text], 0.9, 0.9, text != "unsure") for text in requests]
 
@@ -334,7 +332,18 @@ def test_a_policy_is_asked_for_the_first_step_that_does_not_hold(sure_reader, mo
     holds = np.stack([world.holds(world.judge([s.goal] * len(states)), states) for s in steps[:2]])
     row = [int(np.flatnonzero((holds[0] == a) & (holds[1] == b))[0]) for a, b in ((0, 0), (0, 1), (1, 0))]
     texts = ["both"] * 3 + ["own", "unsure"]
-    for _ in range(2):
-        asked = reader.ask(texts, states[row + row[:2]], world.spec)
-        assert asked == [steps[0].text, steps[0].text, steps[1].text, "own", "unsure"]
-    assert read == ["both", "own", "unsure"]  # each once
+    asked = reader.ask(texts, states[row + row[:2]], world.spec)
+    assert asked == [steps[0].text, steps[0].text, steps[1].text, "own", "unsure"]
+
+
+def test_nothing_is_read_twice(sure_reader, monkeypatch):
+    reader, world = load_reader(sure_reader), make("clevr")
+    told, first = [], reader.n_best(["Red first.", "Blue first.", "Red first."], world, samples=2)
+    assert first[0] == first[2]
+    with monkeypatch.context() as patch:
+        patch.setattr("kalm.reader.reader.write_plans", None)
+        again = reader.n_best(["Blue first.", "Red first."], world, samples=2, advance=told.append)
+    assert again == [first[1], first[0]] and told == [2]
+    with pytest.raises(TypeError):
+        monkeypatch.setattr("kalm.reader.reader.write_plans", None)
+        reader.n_best(["Blue first."], world, samples=3)

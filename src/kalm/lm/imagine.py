@@ -63,15 +63,17 @@ class Ask:
     ) -> Ask:
         """Return what a sample of a row is asked for in.
 
-        Where there are plans: the likeliest, then the instruction's own words, then the next plans, over and
-        over. Else the first `config.analogies` samples are asked for in words of the data
-        (`kalm.lm.analogies`), the others in the instruction's own.
+        Where there are plans: the likeliest, then once the instruction's own words, then plans in turn, over
+        and over; where own words (an empty plan) are the likeliest, they are every other try. Else the first
+        `config.analogies` samples are asked for in words of the data (`kalm.lm.analogies`), the others in the
+        instruction's own.
         """
         if mine := plans.get(row):
-            if sample == 1:
-                return cls(Kind("own words", 1, 0))
-            plan = mine[max(0, sample - 1) % len(mine)]
-            return cls(Kind("plan", len(plan), max(0, sample - 1)), plan=plan)
+            said, hotter = [plan for plan in mine if plan], max(0, sample - 1)
+            if not said or (sample == 1 if mine[0] else sample % 2 == 0):
+                return cls(Kind("own words", 1, hotter))
+            plan = said[(hotter if mine[0] else sample // 2) % len(said)]
+            return cls(Kind("plan", len(plan), hotter), plan=plan)
         if sample < config.analogies:
             return cls(Kind("analogy", 1, 0), words=known[row.text][sample])
         return cls(Kind("own words", 1, sample - config.analogies))

@@ -150,7 +150,7 @@ def write_plans(
         prompt: token ids that all requests share.
         requests: token ids of each request, up to where its plan begins.
         tree: of the plans.
-        samples: drawn per request, besides the plan of the likeliest words and the request's own.
+        samples: plans of plain sentences drawn per request besides the likeliest; own words are known anyway.
         seeds: (N,) of the draws, one per request, where there are samples.
         temperature: of the draws.
         batch: rows that are read together; it changes nothing else.
@@ -219,11 +219,11 @@ def _choose(
     for row, may, scores in zip(rows, allowed, logits, strict=True):
         raw = scores[[column[token] for token in may]]
         chances = raw - np.logaddexp.reduce(raw)
-        if row.draws is None:
-            pick = int(chances.argmax())
-        else:
-            pick = int((raw / temperature + row.draws.gumbel(size=len(raw))).argmax())
+        wanted = chances.copy() if row.draws is None else raw / temperature + row.draws.gumbel(size=len(raw))
         if tree.is_start(row.place) and tree.own_word in may:
-            row.own = float(chances[may.index(tree.own_word)])
+            own = may.index(tree.own_word)
+            row.own = float(chances[own])
+            wanted[own] = -np.inf  # known without being written: what is written are sentences
+        pick = int(wanted.argmax())
         row.log_probability += float(chances[pick])
         row.write(may[pick], tree)

@@ -38,6 +38,9 @@ TAUGHT = "smollm2"  # the reader that comes with the package
 LONGEST_REQUEST = 400  # tokens; the longest request of any suite has 90
 
 
+_Asked = tuple[str, int, int, float, str]  # environment, samples, seed, temperature, request
+
+
 class Spells(Protocol):
     """How a model is shown scenes and requests, and writes plans."""
 
@@ -63,14 +66,14 @@ class Reader:
         model: its language model.
         spelled: how that is asked.
         calibration: from a plan's probability to its confidence.
-        known: what `ask` has read so far, by name of the environment.
+        known: what was read so far; nothing is read twice.
     """
 
     name: str
     model: ReadingModel
     spelled: Spells
     calibration: Calibration
-    known: dict[str, dict[str, tuple[Instruction, ...]]] = field(default_factory=dict, repr=False)
+    known: dict[_Asked, tuple[Plan, ...]] = field(default_factory=dict, repr=False)
 
     def read(self, requests: Sequence[str], world: World, advance: Advance = silent) -> list[Plan]:
         """Return the best plan of each request.
@@ -89,7 +92,7 @@ class Reader:
         """Return what a policy is to be asked for now: the first step of each plan that does not hold.
 
         Where all hold, it is the last. A sentence without a plan that this reader is sure of is returned as
-        it is. Each sentence is read once. Whole episodes, in which no step is insisted on for ever, are
+        it is. Whole episodes, in which no step is insisted on for ever, are
         `kalm.evaluation.guided.GuidedPolicy`.
 
         Args:
@@ -101,11 +104,7 @@ class Reader:
             KalmError: as `read`.
         """
         world = make(spec.name)
-        known = self.known.setdefault(spec.name, {})
-        new = list(dict.fromkeys(text for text in texts if text not in known))
-        for plan in self.read(new, world) if new else ():
-            known[plan.request] = plan.steps if plan.sure else ()
-        plans = [known[text] for text in texts]
+        plans = [plan.steps if plan.sure else () for plan in self.read(texts, world)]
         steps = [(row, step) for row, plan in enumerate(plans) for step in plan]
         judge = world.judge([step.goal for _, step in steps])
         holding = iter(world.holds(judge, states[[row for row, _ in steps]]) if steps else ())
@@ -125,12 +124,12 @@ class Reader:
         batch: int = BATCH,
         advance: Advance = silent,
     ) -> list[tuple[Plan, ...]]:
-        """Return different plans of each request, the most probable first.
+        """Return different plans of each request, the most probable first; own words are always among them.
 
         Args:
             requests: N instructions.
             world: whose plain sentences plans are made of.
-            samples: plans drawn per request, besides the one of the likeliest words; many will be the same.
+            samples: plans drawn per request, besides the likeliest plain sentences; many will be the same.
             seed: root of the draws; those of a request depend on it and on the request alone.
             temperature: of the draws; above 1 they differ more.
             batch: rows that are read together; it changes nothing else.
@@ -139,6 +138,24 @@ class Reader:
         Raises:
             KalmError: as `read`.
         """
+        asked = [(world.spec.name, samples, seed, temperature, request) for request in requests]
+        new = [key[-1] for key in dict.fromkeys(asked) if key not in self.known]
+        advance(len(requests) - len(new))
+        found = self._written(new, world, samples, seed, temperature, batch, advance) if new else []
+        for request, plans in zip(new, found, strict=True):
+            self.known[world.spec.name, samples, seed, temperature, request] = plans
+        return [self.known[key] for key in asked]
+
+    def _written(
+        self,
+        requests: Sequence[str],
+        world: World,
+        samples: int,
+        seed: int,
+        temperature: float,
+        batch: int,
+        advance: Advance,
+    ) -> list[tuple[Plan, ...]]:
         steps = tuple(plain_steps(world).values())
         menu = make_menu([step.text for step in steps], [entity.name for entity in world.spec.entities])
         written = write_plans(

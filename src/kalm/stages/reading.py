@@ -1,7 +1,7 @@
 """What stages need of plans: sentences read to plain sentences of the data, once for all who ask in them.
 
 Whoever acts uses no plan that the reader is not sure of: its sentence stays in its own words, and is counted.
-In imagination such plans are tried as well, because the success test decides what is kept of it.
+In imagination all plans are tried, because the success test decides what is kept of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from kalm.types import Instruction
 if TYPE_CHECKING:
     from kalm.config import Config
     from kalm.lm.imagine import PlainSteps
+    from kalm.reader.plans import Plan
     from kalm.session import Session
 
 Reading = Literal["reader", "parts"]
@@ -26,22 +27,22 @@ def plans_for(
     instructions: Iterable[Instruction],
     reading: Reading,
     samples: int = 0,
-    unsure: bool = False,
+    every: bool = False,
 ) -> dict[Instruction, list[PlainSteps]]:
-    """Return the plans of each instruction that has any, the likeliest first.
+    """Return the plans of each instruction that has any, the likeliest first; an empty one is its own words.
 
     Args:
         session: environment and reader.
         instructions: what is asked.
         reading: ``parts`` takes the structure of their goals, as a reader without fault would.
         samples: plans that a reader draws besides the likeliest.
-        unsure: also where the reader is not sure of the likeliest.
+        every: all plans, own words among them; else the likeliest alone, where the reader is sure of it.
 
     Raises:
         KalmError: the reader is not here, or an instruction cannot be read.
     """
     distinct = list(dict.fromkeys(instructions))
-    found = _parts(session, distinct) if reading == "parts" else _read(session, distinct, samples, unsure)
+    found = _parts(session, distinct) if reading == "parts" else _read(session, distinct, samples, every)
     return {instruction: plans for instruction, plans in zip(distinct, found, strict=True) if plans}
 
 
@@ -58,7 +59,7 @@ def _parts(session: Session, instructions: Sequence[Instruction]) -> list[list[P
 
 
 def _read(
-    session: Session, instructions: Sequence[Instruction], samples: int, unsure: bool
+    session: Session, instructions: Sequence[Instruction], samples: int, every: bool
 ) -> list[list[PlainSteps]]:
     texts = list(dict.fromkeys(instruction.text for instruction in instructions))
     with track("read", len(texts)) as advance:
@@ -66,8 +67,11 @@ def _read(
             texts, session.world, samples=samples, seed=session.seed("read"), advance=advance
         )
     usable = {
-        text: [plan.steps for plan in plans if plan.steps]
+        text: [plan.steps for plan in plans] if every else [plans[0].steps] if _says(plans[0]) else []
         for text, plans in zip(texts, found, strict=True)
-        if plans[0].steps and (plans[0].sure or unsure)
     }
-    return [list(usable.get(instruction.text, ())) for instruction in instructions]
+    return [list(usable[instruction.text]) for instruction in instructions]
+
+
+def _says(plan: Plan) -> bool:
+    return bool(plan.steps) and plan.sure
