@@ -32,7 +32,7 @@ def worth_leaving(going: np.ndarray) -> bool:
 class _Begun:
     """What was read of U prompts, before any row went on."""
 
-    layers: list[tuple[Tensor, Tensor]]  # keys and values, (U, H, P, E) each
+    layers: list[tuple[Tensor, Tensor]]  # keys and values, (U, H, P, E) each; empty: nothing is read on
     real: Tensor  # (U, P) bool
     looked: Tensor | None  # (U, K + 1, W)
 
@@ -45,6 +45,7 @@ class DecodeState:
         prompts: token ids of U distinct prompts.
         owner: (N,) the prompt of each row.
         restartable: rows may begin anew behind another of the prompts (`restart`).
+        reads_on: rows read more than their prompts; else no keys and values are kept.
 
     Attributes:
         prompt_embedding: (N, D) mean hidden state of each row's prompt.
@@ -53,10 +54,15 @@ class DecodeState:
     """
 
     def __init__(
-        self, model: GroundedLM, prompts: Sequence[np.ndarray], owner: np.ndarray, restartable: bool = False
+        self,
+        model: GroundedLM,
+        prompts: Sequence[np.ndarray],
+        owner: np.ndarray,
+        restartable: bool = False,
+        reads_on: bool = True,
     ) -> None:
         self.model = model
-        self.cache: Cache = block_cache()
+        self.cache: Cache | None = block_cache() if reads_on else None
         hidden, real = prefill(model, prompts, self.cache)
         lengths = real.sum(1)  # (U,)
         fan = torch.from_numpy(np.asarray(owner, dtype=np.int64)).to(model.device)
@@ -66,8 +72,10 @@ class DecodeState:
         if model.acts_by_network and model.action_network:
             looked = model.action_network.look_up(hidden, real)  # (U, K + 1, W)
         self.found: Tensor | None = None if looked is None else looked[fan]  # (N, K + 1, W)
-        self._begun = _Begun(contents(self.cache), real, looked) if restartable else None
-        self.cache.batch_select_indices(fan)
+        layers = contents(self.cache) if self.cache is not None else []
+        self._begun = _Begun(layers, real, looked) if restartable else None
+        if self.cache is not None:
+            self.cache.batch_select_indices(fan)
         self.width: int = hidden.shape[1]  # columns of the cache that hold prompts
         self.visible: Tensor = real[fan]  # (N, C) columns of the cache that each row sees
         self.position: Tensor = lengths[fan, None]  # (N, 1) of the next token
@@ -85,6 +93,7 @@ class DecodeState:
             tokens: embedded tokens.
             counts: (N,) how many of them each row reads, at least 1; None: all. What follows is padding.
         """
+        assert self.cache is not None, "reads_on=True"
         n, width = tokens.shape[:2]
         column = torch.arange(width, device=tokens.device)
         real = column < (width if counts is None else counts[:, None])  # (k,) or (N, k)
@@ -120,7 +129,8 @@ class DecodeState:
         assert self._begun is not None, "restartable=True"
         index, new = (torch.from_numpy(part).to(self.position.device) for part in (places, owner))
         begun = self._begun
-        overwrite(self.cache, index, [(keys[new], values[new]) for keys, values in begun.layers])
+        if self.cache is not None:
+            overwrite(self.cache, index, [(keys[new], values[new]) for keys, values in begun.layers])
         self.visible[index] = False
         self.visible[index, : self.width] = begun.real[new]
         self.position[index] = begun.real[new].sum(1, keepdim=True)
@@ -129,7 +139,8 @@ class DecodeState:
 
     def rewind(self) -> None:
         """Forget everything but the prompts."""
-        rewind(self.cache, self.width)
+        if self.cache is not None:
+            rewind(self.cache, self.width)
         self.visible = self.visible[:, : self.width]
         self.position = self.visible.sum(1, keepdim=True)
 
@@ -161,7 +172,8 @@ class DecodeState:
         """Go on with the rows at these places only."""
         index = torch.from_numpy(places).to(self.position.device)
         self.rows = self.rows[places]
-        self.cache.batch_select_indices(index)
+        if self.cache is not None:
+            self.cache.batch_select_indices(index)
         self.visible, self.position = self.visible[index], self.position[index]
         if self.found is not None:
             self.found = self.found[index]
@@ -185,7 +197,11 @@ def prefill(
 
 
 def prefill_goals(
-    model: GroundedLM, texts: Sequence[str], template: str, others: Sequence[str] = ()
+    model: GroundedLM,
+    texts: Sequence[str],
+    template: str,
+    others: Sequence[str] = (),
+    reads_on: bool = True,
 ) -> DecodeState:
     """Read the goals of N rows, each distinct one once.
 
@@ -195,6 +211,7 @@ def prefill_goals(
         template: prompt with a slot for the goal.
         others: sentences that rows may go on to (`DecodeState.restart`): number i is the i-th distinct one of
             these, and each row's own must be among them; none: rows keep to their sentences.
+        reads_on: rows read more than their goals.
 
     Raises:
         KalmError: a goal is longer than the context.
@@ -202,7 +219,7 @@ def prefill_goals(
     prompt_builder = model.prompt_builder()
     distinct = {text: number for number, text in enumerate(dict.fromkeys(others or texts))}
     prompts = [prompt_builder.goal_prompt(text, template).value for text in distinct]
-    return DecodeState(model, prompts, np.array([distinct[text] for text in texts]), bool(others))
+    return DecodeState(model, prompts, np.array([distinct[text] for text in texts]), bool(others), reads_on)
 
 
 def prompt_embeddings(model: GroundedLM, texts: Sequence[str]) -> Tensor:

@@ -178,7 +178,8 @@ class _ImaginedEpisodes:
         self.model, self.actor, self.sampling = model, actor, sampling
         self.dtype = model.scales.mean.numpy(force=True).dtype
         self.decode_states = {
-            id(reader): _read_goals(reader, texts, template, horizon) for reader in (model, actor)
+            name: _read_goals(reader, texts, template, horizon)
+            for name, reader in {id(model): model, id(actor): actor}.items()
         }
         number = {text: i for i, text in enumerate(dict.fromkeys(text for row in texts for text in row))}
         self.sentence = [[number[text] for text in row] for row in texts]  # of each row's steps
@@ -250,7 +251,7 @@ def _read_goals(
     """Read the sentences of N rows, if they and the steps to come fit the model's context."""
     every = [text for row in texts for text in row]
     others = every if len(every) > len(texts) else ()
-    state = prefill_goals(model, [row[0] for row in texts], template, others)
+    state = prefill_goals(model, [row[0] for row in texts], template, others, model.reads_states)
     context = model.prompt_builder().context
     steps = (horizon if model.design.memory else 1) if model.reads_states else 0
     needed = state.longest + (model.entities + 2) * steps
