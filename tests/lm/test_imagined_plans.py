@@ -107,6 +107,10 @@ def test_own_words_are_one_of_the_tries(world):
     assert asked((), first, second) == [(), first, (), second, (), first]
     assert asked(first) == [first, (), first, first, first, first]
     assert asked(()) == [()] * 6
+    config, known = ImagineConfig(analogies=2, samples=5, temperature=1), {row.text: ("A", "B")}
+    tries = [Ask.of(row, sample, config, {row: [first, second]}, known) for sample in range(5)]
+    assert [ask.plan for ask in tries] == [first, (), (), (), second]
+    assert [ask.words for ask in tries] == ["", "A", "B", "", ""]
 
 
 def test_a_control_follows_the_plans_of_the_sentences_that_it_reads(model, world, compositions, tmp_path):

@@ -63,20 +63,23 @@ class Ask:
     ) -> Ask:
         """Return what a sample of a row is asked for in.
 
-        Where there are plans: the likeliest, then once the instruction's own words, then plans in turn, over
-        and over; where own words (an empty plan) are the likeliest, they are every other try. Else the first
-        `config.analogies` samples are asked for in words of the data (`kalm.lm.analogies`), the others in the
-        instruction's own.
+        The likeliest plan comes first, then `config.analogies` samples in words of the data
+        (`kalm.lm.analogies`), then one in the instruction's own, then plans in turn, over and over. Where own
+        words (an empty plan) are the likeliest, or there are no plans, they take every other of those tries,
+        or all.
         """
-        if mine := plans.get(row):
-            said, hotter = [plan for plan in mine if plan], max(0, sample - 1)
-            if not said or (sample == 1 if mine[0] else sample % 2 == 0):
-                return cls(Kind("own words", 1, hotter))
-            plan = said[(hotter if mine[0] else sample // 2) % len(said)]
-            return cls(Kind("plan", len(plan), hotter), plan=plan)
-        if sample < config.analogies:
-            return cls(Kind("analogy", 1, 0), words=known[row.text][sample])
-        return cls(Kind("own words", 1, sample - config.analogies))
+        mine = plans.get(row) or [()]
+        at = sample - bool(mine[0])
+        if at < 0:
+            return cls(Kind("plan", len(mine[0]), 0), plan=mine[0])
+        if at < config.analogies:
+            return cls(Kind("analogy", 1, 0), words=known[row.text][at])
+        at -= config.analogies
+        said = [plan for plan in mine if plan]
+        if not said or (at == 0 if mine[0] else at % 2 == 0):
+            return cls(Kind("own words", 1, at))
+        plan = said[(at if mine[0] else at // 2) % len(said)]
+        return cls(Kind("plan", len(plan), at), plan=plan)
 
 
 def imagination_plan(world: World, config: ImagineConfig) -> list[Instruction]:
