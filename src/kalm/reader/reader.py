@@ -37,8 +37,7 @@ from kalm.types import Instruction, WorldSpec
 TAUGHT = "smollm2"  # the reader that comes with the package
 LONGEST_REQUEST = 400  # tokens; the longest request of any suite has 90
 
-
-_Asked = tuple[str, int, int, float, str]  # environment, samples, seed, temperature, request
+_How = tuple[tuple[str, ...], int, int, float]  # plain sentences, samples, seed, temperature
 
 
 class Spells(Protocol):
@@ -66,14 +65,14 @@ class Reader:
         model: its language model.
         spelled: how that is asked.
         calibration: from a plan's probability to its confidence.
-        known: what was read so far; nothing is read twice.
+        known: what was read so far, by how and request; nothing is read twice.
     """
 
     name: str
     model: ReadingModel
     spelled: Spells
     calibration: Calibration
-    known: dict[_Asked, tuple[Plan, ...]] = field(default_factory=dict, repr=False)
+    known: dict[_How, dict[str, tuple[Plan, ...]]] = field(default_factory=dict, repr=False)
 
     def read(self, requests: Sequence[str], world: World, advance: Advance = silent) -> list[Plan]:
         """Return the best plan of each request.
@@ -124,7 +123,7 @@ class Reader:
         batch: int = BATCH,
         advance: Advance = silent,
     ) -> list[tuple[Plan, ...]]:
-        """Return different plans of each request, the most probable first; own words are always among them.
+        """Return different plans of each request, own words among them, the most probable first.
 
         Args:
             requests: N instructions.
@@ -138,41 +137,30 @@ class Reader:
         Raises:
             KalmError: as `read`.
         """
-        asked = [(world.spec.name, samples, seed, temperature, request) for request in requests]
-        new = [key[-1] for key in dict.fromkeys(asked) if key not in self.known]
-        advance(len(requests) - len(new))
-        found = self._written(new, world, samples, seed, temperature, batch, advance) if new else []
-        for request, plans in zip(new, found, strict=True):
-            self.known[world.spec.name, samples, seed, temperature, request] = plans
-        return [self.known[key] for key in asked]
-
-    def _written(
-        self,
-        requests: Sequence[str],
-        world: World,
-        samples: int,
-        seed: int,
-        temperature: float,
-        batch: int,
-        advance: Advance,
-    ) -> list[tuple[Plan, ...]]:
         steps = tuple(plain_steps(world).values())
+        how = (tuple(step.text for step in steps), samples, seed, temperature)
+        known = self.known.setdefault(how, {})
+        new = [request for request in dict.fromkeys(requests) if request not in known]
+        advance(len(requests) - len(new))
+        if not new:
+            return [known[request] for request in requests]
         menu = make_menu([step.text for step in steps], [entity.name for entity in world.spec.entities])
         written = write_plans(
             self.model,
             self.spelled.prompt(menu),
-            [self._checked(request) for request in requests],
+            [self._checked(request) for request in new],
             self.spelled.tree(menu),
             samples=samples,
-            seeds=[derive_seed(seed, "read", request) for request in requests],
+            seeds=[derive_seed(seed, "read", request) for request in new],
             temperature=temperature,
             batch=batch,
             advance=advance,
         )
-        return [
-            tuple(self._plan(request, plan.steps, plan.log_probability, steps) for plan in plans)
-            for request, plans in zip(requests, written, strict=True)
-        ]
+        for request, plans in zip(new, written, strict=True):
+            known[request] = tuple(
+                self._plan(request, plan.steps, plan.log_probability, steps) for plan in plans
+            )
+        return [known[request] for request in requests]
 
     def _plan(
         self, request: str, numbers: Sequence[int], log_probability: float, steps: Sequence[Instruction]
