@@ -34,7 +34,7 @@ from kalm.types import Rollout
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
-CHARTS = {"CLEVR-Robot": "results/clevr-sweep-rows.csv", "Meta-World": "results/metaworld-mini.csv"}
+CHARTS = {"CLEVR-Robot": "results/clevr-mini.csv", "Meta-World": "results/metaworld-mini.csv"}
 TRIES = 64  # imagined rollouts that are played, of which the first that both sides reach is drawn
 ACTIONS = range(4, 8)  # long enough to show something, short enough to show all of it
 
@@ -84,11 +84,12 @@ def chart() -> bytes:
             (one, other)
             for one in found
             for other in found
-            if one.algorithm == other.algorithm and (one.data, other.data) == ("plain", "kalm")
+            if (one.algorithm, one.reading) == (other.algorithm, other.reading)
+            and (one.data, other.data) == ("plain", "kalm")
         ]
         panel(axes_of(axes), title, pairs)
     percent(panels[0], "success on novel goals")
-    panels[0].set_ylim(0, 0.58)
+    panels[0].set_ylim(0, 0.62)
     with rc_context({"svg.hashsalt": "kalm"}):  # the same file every time
         return to_bytes(figure, "svg", PAPER)
 

@@ -20,6 +20,7 @@ SMALL = [
     "--set", "imagine.easy=1", "--set", "imagine.horizon=3", "--set", "imagine.samples=1",
     "--set", "imagine.refine.plausibility=keep", "--set", "train.steps=20",
     "--set", "train.checkpoint_every=20", "--set", "evaluate.episodes=4", "--set", "evaluate.horizon=6",
+    "--set", "imagine.reading=off", "--set", 'evaluate.readings=["off"]', "--set", "train.controls=[]",
 ]  # fmt: skip
 
 

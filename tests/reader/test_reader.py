@@ -343,7 +343,10 @@ def test_nothing_is_read_twice(sure_reader, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("kalm.reader.reader.write_plans", None)
         again = reader.n_best(["Blue first.", "Red first."], world, samples=2, advance=told.append)
-    assert again == [first[1], first[0]] and told == [2]
+    assert again == [first[1], first[0]] and not told
+    asked = ["Blue first.", "Green first.", "Green first."]
+    assert reader.unread(asked, world, samples=2) == ["Green first."]
+    assert reader.unread(asked, world) == ["Blue first.", "Green first."]
     with pytest.raises(TypeError):
         monkeypatch.setattr("kalm.reader.reader.write_plans", None)
         reader.n_best(["Blue first."], world, samples=3)

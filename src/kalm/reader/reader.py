@@ -132,18 +132,16 @@ class Reader:
             seed: root of the draws; those of a request depend on it and on the request alone.
             temperature: of the draws; above 1 they differ more.
             batch: rows that are read together; it changes nothing else.
-            advance: told of finished requests.
+            advance: told of requests that are read, each once and none that was read before.
 
         Raises:
             KalmError: as `read`.
         """
-        steps = tuple(plain_steps(world).values())
-        how = (tuple(step.text for step in steps), samples, seed, temperature)
-        known = self.known.setdefault(how, {})
+        known = self._known(world, samples, seed, temperature)
         new = [request for request in dict.fromkeys(requests) if request not in known]
-        advance(len(requests) - len(new))
         if not new:
             return [known[request] for request in requests]
+        steps = tuple(plain_steps(world).values())
         menu = make_menu([step.text for step in steps], [entity.name for entity in world.spec.entities])
         written = write_plans(
             self.model,
@@ -161,6 +159,17 @@ class Reader:
                 self._plan(request, plan.steps, plan.log_probability, steps) for plan in plans
             )
         return [known[request] for request in requests]
+
+    def unread(self, requests: Sequence[str], world: World, samples: int = 0, seed: int = 0) -> list[str]:
+        """Return which of these requests `n_best` has not read yet, each once."""
+        known = self._known(world, samples, seed, 1.0)
+        return [request for request in dict.fromkeys(requests) if request not in known]
+
+    def _known(
+        self, world: World, samples: int, seed: int, temperature: float
+    ) -> dict[str, tuple[Plan, ...]]:
+        sentences = tuple(step.text for step in plain_steps(world).values())
+        return self.known.setdefault((sentences, samples, seed, temperature), {})
 
     def _plan(
         self, request: str, numbers: Sequence[int], log_probability: float, steps: Sequence[Instruction]

@@ -62,10 +62,11 @@ def _read(
     session: Session, instructions: Sequence[Instruction], samples: int, every: bool
 ) -> list[list[PlainSteps]]:
     texts = list(dict.fromkeys(instruction.text for instruction in instructions))
-    with track("read", len(texts)) as advance:
-        found = session.reader.n_best(
-            texts, session.world, samples=samples, seed=session.seed("read"), advance=advance
-        )
+    reader, world, seed = session.reader, session.world, session.seed("read")
+    if new := reader.unread(texts, world, samples, seed):
+        with track("read", len(new)) as advance:
+            reader.n_best(new, world, samples, seed, advance=advance)
+    found = reader.n_best(texts, world, samples, seed)
     usable = {
         text: [plan.steps for plan in plans] if every else [plans[0].steps] if _says(plans[0]) else []
         for text, plans in zip(texts, found, strict=True)
