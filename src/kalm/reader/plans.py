@@ -28,6 +28,11 @@ class Plan:
     sure: bool
 
     @property
+    def usable(self) -> tuple[Instruction, ...]:
+        """Its steps where the reader is sure of them, else none: the request stays in its own words."""
+        return self.steps if self.sure else ()
+
+    @property
     def goals(self) -> tuple[Goal, ...]:
         """The goals of its steps, for `World.is_plan`."""
         return tuple(step.goal for step in self.steps)

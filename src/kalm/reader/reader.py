@@ -103,7 +103,7 @@ class Reader:
             KalmError: as `read`.
         """
         world = make(spec.name)
-        plans = [plan.steps if plan.sure else () for plan in self.read(texts, world)]
+        plans = [plan.usable for plan in self.read(texts, world)]
         steps = [(row, step) for row, plan in enumerate(plans) for step in plan]
         judge = world.judge([step.goal for _, step in steps])
         holding = iter(world.holds(judge, states[[row for row, _ in steps]]) if steps else ())
@@ -138,7 +138,7 @@ class Reader:
             KalmError: as `read`.
         """
         known = self._known(world, samples, seed, temperature)
-        new = [request for request in dict.fromkeys(requests) if request not in known]
+        new = self.unread(requests, world, samples, seed, temperature)
         if not new:
             return [known[request] for request in requests]
         steps = tuple(plain_steps(world).values())
@@ -160,9 +160,16 @@ class Reader:
             )
         return [known[request] for request in requests]
 
-    def unread(self, requests: Sequence[str], world: World, samples: int = 0, seed: int = 0) -> list[str]:
+    def unread(
+        self,
+        requests: Sequence[str],
+        world: World,
+        samples: int = 0,
+        seed: int = 0,
+        temperature: float = 1.0,
+    ) -> list[str]:
         """Return which of these requests `n_best` has not read yet, each once."""
-        known = self._known(world, samples, seed, 1.0)
+        known = self._known(world, samples, seed, temperature)
         return [request for request in dict.fromkeys(requests) if request not in known]
 
     def _known(

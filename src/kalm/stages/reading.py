@@ -67,12 +67,12 @@ def _read(
         with track("read", len(new)) as advance:
             reader.n_best(new, world, samples, seed, advance=advance)
     found = reader.n_best(texts, world, samples, seed)
-    usable = {
-        text: [plan.steps for plan in plans] if every else [plans[0].steps] if _says(plans[0]) else []
+    chosen = {
+        text: [plan.steps for plan in plans] if every else _best(plans)
         for text, plans in zip(texts, found, strict=True)
     }
-    return [list(usable[instruction.text]) for instruction in instructions]
+    return [list(chosen[instruction.text]) for instruction in instructions]
 
 
-def _says(plan: Plan) -> bool:
-    return bool(plan.steps) and plan.sure
+def _best(plans: Sequence[Plan]) -> list[PlainSteps]:
+    return [plans[0].usable] if plans[0].usable else []
