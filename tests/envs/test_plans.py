@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kalm import envs
+from kalm.envs.follow import fits_scene
 from kalm.envs.sentences import plain_steps
 from kalm.types import LEVELS, Goal
 
@@ -38,6 +39,20 @@ def test_a_plain_sentence_per_goal_of_the_data() -> None:
     tasks = plain_steps(envs.make("metaworld"))
     assert len(tasks) == 10
     assert tasks[Goal.of("door-open")].text == "Open the door."
+
+
+def test_plans_are_about_what_is_in_the_scene() -> None:
+    world = envs.make("metaworld")
+    goals = list(dict.fromkeys(row.goal for level in LEVELS for row in world.suite(level)))
+    states = world.initial_states(goals, range(len(goals)), "tested")
+    assert fits_scene(world, [world.plan_of(goal) for goal in goals], states).all()
+    tasks = list(plain_steps(world))
+    door = world.initial_states([Goal.of("door-open")] * len(tasks), [3] * len(tasks))
+    assert [task for task, there in zip(tasks, world.in_scene(tasks, door), strict=True) if there] == [
+        Goal.of("door-open")
+    ]
+    both = [[tasks[0], Goal.of("door-open")], [Goal.of("door-open")], []]
+    assert fits_scene(world, both, door[:3]).tolist() == [False, True, True]
 
 
 def test_plans_of_clevr_in_other_words() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from kalm import envs
 from kalm.envs.follow import PlanFollower
+from kalm.envs.rollout import initial_states
 from kalm.envs.sentences import plain_steps
 from kalm.evaluation.episodes import play
 from kalm.evaluation.guided import GuidedPolicy
@@ -63,19 +64,23 @@ def plans(world, rows):
     return {row.text: tuple(steps[goal] for goal in world.plan_of(row.goal)) for row in rows}
 
 
+def guided(policy, world, plans):
+    return GuidedPolicy(policy, world, lambda texts, states: [plans.get(text, ()) for text in texts])
+
+
 @pytest.mark.parametrize("kind", [KnowsPlainWords, Remembers])
 def test_a_policy_of_plain_words_does_compositions_behind_plans(world, kind):
     rows, seeds = compositions(world), range(12)
     policy = kind(world)
     alone = play(policy, world, rows, seeds)
-    guided = play(GuidedPolicy(policy, world, plans(world, rows)), world, rows, seeds)
-    assert guided.success.mean() > alone.success.mean() + 0.5
+    behind = play(guided(policy, world, plans(world, rows)), world, rows, seeds)
+    assert behind.success.mean() > alone.success.mean() + 0.5
 
 
 def test_both_kinds_of_policies_act_alike(world):
     rows, seeds = compositions(world), range(12)
     one, two = (
-        play(GuidedPolicy(kind(world), world, plans(world, rows)), world, rows, seeds)
+        play(guided(kind(world), world, plans(world, rows)), world, rows, seeds)
         for kind in (KnowsPlainWords, Remembers)
     )
     assert np.array_equal(one.actions, two.actions)
@@ -85,7 +90,7 @@ def test_it_is_asked_for_the_step_that_the_follower_says(world):
     row = compositions(world)[3]
     policy = KnowsPlainWords(world)
     plan = plans(world, [row])
-    played = play(GuidedPolicy(policy, world, plan), world, [row], [5])
+    played = play(guided(policy, world, plan), world, [row], [5])
     follower = PlanFollower(world, [[step.goal for step in plan[row.text]]])
     for asked, state in zip(policy.asked, played.states[:-1], strict=True):
         step = int(follower.now(np.array([0]), state[None].astype(np.float64))[0])
@@ -96,8 +101,23 @@ def test_what_has_no_plan_is_asked_as_it_is(world):
     row = world.suite("easy")[0]
     assert row.goal.kind == "move"
     policy = KnowsPlainWords(world)
-    play(GuidedPolicy(policy, world, {}), world, [row], [0])
+    play(guided(policy, world, {}), world, [row], [0])
     assert policy.asked == [[row.text]]
+
+
+def test_a_plan_is_chosen_for_the_scene_that_the_episode_begins_in(world):
+    first, second = list(plain_steps(world).values())[:2]
+    policy, seeds = KnowsPlainWords(world), range(4)
+
+    def by_place(texts, states):
+        assert states.shape == (4, world.spec.state_size)
+        return [(first,) if state[0] > states[:, 0].mean() else (second,) for state in states]
+
+    row = world.suite("easy")[0]
+    play(GuidedPolicy(policy, world, by_place), world, [row] * 4, seeds)
+    states = initial_states(world, [row] * 4, seeds)
+    assert policy.asked[0] == [plan[0].text for plan in by_place([], states)]
+    assert set(policy.asked[0]) == {first.text, second.text}
 
 
 def test_a_policy_of_another_environment_is_refused(world):
@@ -106,4 +126,4 @@ def test_a_policy_of_another_environment_is_refused(world):
     policy = KnowsPlainWords(world)
     policy.spec = envs.make("metaworld").spec
     with pytest.raises(KalmError, match="metaworld"):
-        play(GuidedPolicy(policy, world, {}), world, [world.suite("seen")[0]], [0])
+        play(guided(policy, world, {}), world, [world.suite("seen")[0]], [0])

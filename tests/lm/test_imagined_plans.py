@@ -97,20 +97,37 @@ def test_tries_take_plans_and_own_words_in_turn(model, world, compositions, tmp_
 
 
 def test_own_words_are_one_of_the_tries(world):
-    row, config = world.suite("rephrase")[0], ImagineConfig()
+    config = ImagineConfig()
     first, second = [(step,) for step in list(plain_steps(world).values())[:2]]
 
     def asked(*plans):
-        return [Ask.of(row, sample, config, {row: plans}, {}).plan for sample in range(6)]
+        return [Ask.of(sample, config, plans).plan for sample in range(6)]
 
     assert asked(first, second) == asked(first, (), second) == [first, (), second, first, second, first]
     assert asked((), first, second) == [(), first, (), second, (), first]
     assert asked(first) == [first, (), first, first, first, first]
     assert asked(()) == [()] * 6
-    config, known = ImagineConfig(analogies=2, samples=5, temperature=1), {row.text: ("A", "B")}
-    tries = [Ask.of(row, sample, config, {row: [first, second]}, known) for sample in range(5)]
+    config = ImagineConfig(analogies=2, samples=5, temperature=1)
+    tries = [Ask.of(sample, config, [first, second], ("A", "B")) for sample in range(5)]
     assert [ask.plan for ask in tries] == [first, (), (), (), second]
     assert [ask.words for ask in tries] == ["", "A", "B", "", ""]
+
+
+def test_a_plan_about_what_is_not_there_is_not_tried(model, compositions, tmp_path):
+    class HasNoBlueBall(ClevrWorld):
+        def in_scene(self, goals, states):
+            assert len(goals) == len(states)
+            return np.array(["blue" not in dict(goal.slots).values() for goal in goals], bool)
+
+    world, model = HasNoBlueBall(), model.float()
+    steps = list(plain_steps(world).values())
+    fits = world.in_scene([step.goal for step in steps], np.zeros((len(steps), 10)))
+    there, missing = [[step for step, fit in zip(steps, fits, strict=True) if fit == kind] for kind in (1, 0)]
+    plans = {compositions[0]: [(missing[0], there[0]), (there[1],)], compositions[1]: [(missing[1],)]}
+    config = ImagineConfig(samples=1, horizon=2)
+    imagine_dataset(model, world, compositions[:2], config, 0, tmp_path, {}, plans=plans)
+    row, way = origins(tmp_path)[0], ways(tmp_path)
+    assert dict(zip(row.tolist(), way.tolist(), strict=True)) == {0: "plan", 1: "own words"}
 
 
 def test_a_control_follows_the_plans_of_the_sentences_that_it_reads(model, world, compositions, tmp_path):

@@ -77,9 +77,19 @@ def test_batched_reading_is_what_plain_reading_is(model, own, monkeypatch):
         assert plans[0].log_probability == pytest.approx(max(wanted.values()), abs=1e-3)
 
 
+def test_plans_are_rated_whether_they_are_likely_or_not(model):
+    prompt, requests, tree = asked(model)
+    rated = [(0,), (1,), (1, 0)]
+    found = write_plans(model, prompt, requests, tree, rated=rated)
+    for request, plans in zip(requests, found, strict=True):
+        by_steps = {plan.steps: plan.log_probability for plan in plans}
+        for steps in rated:
+            assert by_steps[steps] == pytest.approx(slow(model, prompt, request, tree, steps)[1], abs=1e-3)
+
+
 def test_batch_size_changes_nothing(model):
     prompt, requests, tree = asked(model)
-    settings = {"samples": 3, "seeds": [1, 2, 3, 4]}
+    settings = {"rated": [(1,)], "samples": 3, "seeds": [1, 2, 3, 4]}
     whole = write_plans(model, prompt, requests, tree, **settings)
     single = write_plans(model, prompt, requests, tree, batch=1, **settings)
     for one, other in zip(whole, single, strict=True):

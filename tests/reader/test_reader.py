@@ -10,6 +10,7 @@ import kalm
 from checkpoints import write_checkpoint
 from kalm.cli.main import app
 from kalm.envs import make
+from kalm.envs.metaworld.spec import ENTITY
 from kalm.envs.sentences import plain_steps
 from kalm.errors import KalmError
 from kalm.lm.loading import load_backbone
@@ -323,17 +324,37 @@ def test_a_policy_is_asked_for_the_first_step_that_does_not_hold(sure_reader, mo
     reader, world = load_reader(sure_reader), make("clevr")
     steps = list(plain_steps(world).values())
 
-    def found(requests, world):
+    def found(requests, world, states):
+        assert len(states) == len(requests)
         plans = {"both": tuple(steps[:2]), "own": (), "unsure": tuple(steps[2:3])}
         return [Plan(text, plans[text], 0.9, 0.9, text != "unsure") for text in requests]
 
-    monkeypatch.setattr(type(reader), "read", lambda self, requests, world: found(requests, world))
+    monkeypatch.setattr(type(reader), "read", lambda self, *given: found(*given))
     states = world.initial_states([step for step in steps for _ in range(40)], range(40 * len(steps)))
     holds = np.stack([world.holds(world.judge([s.goal] * len(states)), states) for s in steps[:2]])
     row = [int(np.flatnonzero((holds[0] == a) & (holds[1] == b))[0]) for a, b in ((0, 0), (0, 1), (1, 0))]
     texts = ["both"] * 3 + ["own", "unsure"]
     asked = reader.ask(texts, states[row + row[:2]], world.spec)
     assert asked == [steps[0].text, steps[0].text, steps[1].text, "own", "unsure"]
+
+
+def test_no_plan_names_what_is_not_in_the_scene(sure_reader):
+    """Of Meta-World's few plain sentences all are rated, so those that fit a scene share what is left."""
+    reader, world = load_reader(sure_reader), make("metaworld")
+    steps = list(plain_steps(world).values())
+    asked, states = ["Do it for me."], np.zeros((1, world.spec.state_size))
+    states[0, ENTITY["window"]] = states[0, ENTITY["lock"]] = 0.5
+    plans = reader.n_best(asked, world)[0]
+    assert {(step,) for step in steps} <= {plan.steps for plan in plans}
+    fitting = [plan for plan in plans if {goal.kind for goal in plan.goals} <= {"window-open", "door-unlock"}]
+    others = sum(plan.probability for plan in plans if plan not in fitting)
+    best = reader.read(asked, world, states)[0]
+    assert best.steps == fitting[0].steps
+    assert best.probability == pytest.approx(fitting[0].probability / (1 - others))
+    assert best.confidence == reader.calibration.confidence(best.probability)
+    empty = reader.read(asked, world, np.zeros_like(states))[0]
+    assert not empty.steps
+    assert reader.read(asked, world)[0] == plans[0]
 
 
 def test_nothing_is_read_twice(sure_reader, monkeypatch):

@@ -145,6 +145,13 @@ class World(Protocol):
         """
         ...
 
+    def in_scene(self, goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
+        """Whether the things that goals are about are there: N goals, (N, S) -> (N,) bool.
+
+        A sentence is not read to a goal whose things are not.
+        """
+        ...
+
     def holds(self, judge: Judge, states: np.ndarray) -> np.ndarray:
         """Whether steps of plans hold in states: the judge of N goals of the data, (N, S) -> (N,) bool.
 

@@ -135,6 +135,10 @@ class SimpleWorld:
         """Whether these steps are `plan_of` the goal."""
         return tuple(steps) == self.plan_of(goal)
 
+    def in_scene(self, goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
+        """All of them: every scene has the same things: -> (N,) bool."""
+        return np.ones(len(goals), dtype=bool)
+
     def holds(self, judge: Judge, states: np.ndarray) -> np.ndarray:
         """Whether goals are reached in these states: (N, S) -> (N,) bool."""
         return judge.reached(states, states)

@@ -9,7 +9,7 @@ Who remembers an episode begins it anew with every new sentence, for what it rem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from kalm.envs.follow import PlanFollower
 from kalm.evaluation.episodes import Actor, Playing, Remembering
 from kalm.types import Instruction, WorldSpec
 
+PlanOf = Callable[[Sequence[str], np.ndarray], Sequence[Sequence[Instruction]]]
+"""N sentences and initial states (N, S) -> the plain steps of each."""
+
 
 class GuidedPolicy:
     """A policy behind plans (`kalm.evaluation.episodes.Remembering`).
@@ -25,15 +28,13 @@ class GuidedPolicy:
     Args:
         policy: who acts.
         world: says which steps hold.
-        plans: sentence -> its plain steps; sentences that have none are left out or empty.
+        plan_of: sentences and initial states -> the plain steps of each; none: it is asked as it is.
     """
 
-    def __init__(
-        self, policy: Actor | Remembering, world: World, plans: Mapping[str, Sequence[Instruction]]
-    ) -> None:
+    def __init__(self, policy: Actor | Remembering, world: World, plan_of: PlanOf) -> None:
         self.policy = policy
         self.world = world
-        self.plans = plans
+        self.plan_of = plan_of
         self.spec: WorldSpec = getattr(policy, "spec", world.spec)
 
     @property
@@ -43,8 +44,7 @@ class GuidedPolicy:
 
     def begin(self, texts: Sequence[str], states: np.ndarray) -> GuidedEpisodes:
         """Begin N episodes with these sentences and initial states (N, S)."""
-        plans = [tuple(self.plans.get(text, ())) for text in texts]
-        return GuidedEpisodes(self.policy, self.world, texts, plans)
+        return GuidedEpisodes(self.policy, self.world, texts, self.plan_of(texts, states))
 
 
 class GuidedEpisodes:

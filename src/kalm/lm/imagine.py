@@ -21,6 +21,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.data.scoring import fulfilled, possible
 from kalm.data.validation import require_valid
 from kalm.envs.base import World
+from kalm.envs.follow import fits_scene
 from kalm.envs.rollout import initial_states
 from kalm.errors import KalmError
 from kalm.lm.analogies import analogies
@@ -54,31 +55,26 @@ class Ask:
 
     @classmethod
     def of(
-        cls,
-        row: Instruction,
-        sample: int,
-        config: ImagineConfig,
-        plans: Mapping[Instruction, Sequence[PlainSteps]],
-        known: Mapping[str, Sequence[str]],
+        cls, sample: int, config: ImagineConfig, plans: Sequence[PlainSteps], known: Sequence[str] = ()
     ) -> Ask:
-        """Return what a sample of a row is asked for in.
+        """Return what a sample of a row is asked for in, given its plans and the alike words of the data.
 
         The likeliest plan comes first, then `config.analogies` samples in words of the data
         (`kalm.lm.analogies`), then one in the instruction's own, then plans in turn, over and over. Where own
         words (an empty plan) are the likeliest, or there are no plans, they take every other of those tries,
         or all.
         """
-        mine = plans.get(row) or [()]
-        at = sample - bool(mine[0])
+        first = plans[0] if plans else ()
+        at = sample - bool(first)
         if at < 0:
-            return cls(Kind("plan", len(mine[0]), 0), plan=mine[0])
+            return cls(Kind("plan", len(first), 0), plan=first)
         if at < config.analogies:
-            return cls(Kind("analogy", 1, 0), words=known[row.text][at])
+            return cls(Kind("analogy", 1, 0), words=known[at])
         at -= config.analogies
-        said = [plan for plan in mine if plan]
-        if not said or (at == 0 if mine[0] else at % 2 == 0):
+        said = [plan for plan in plans if plan]
+        if not said or (at == 0 if first else at % 2 == 0):
             return cls(Kind("own words", 1, at))
-        plan = said[(at if mine[0] else at // 2) % len(said)]
+        plan = said[(at if first else at // 2) % len(said)]
         return cls(Kind("plan", len(plan), at), plan=plan)
 
 
@@ -139,7 +135,7 @@ def imagine_dataset(
         texts = list(dict.fromkeys(row.text for row in rows))
         known = analogies(actor or model, texts, world.suite("seen"), config.analogies, config.precision)
     for index in left[processes.index() :: processes.count()]:
-        ask = partial(Ask.of, config=config, plans=plans, known=known)
+        ask = partial(_asks, world, config, plans, known)
         decoded, facts = _decode(model, world, rows, shards[index], config, seed, reads, ask, actor, advance)
         storage.write_shard(folder, index, decoded, facts)
         told.add(index)
@@ -174,6 +170,29 @@ def asked_rows(
     return [rows[place] for place in order.tolist()]
 
 
+def _asks(
+    world: World,
+    config: ImagineConfig,
+    plans: Mapping[Instruction, Sequence[PlainSteps]],
+    known: Mapping[str, Sequence[str]],
+    rows: Sequence[Instruction],
+    states: np.ndarray,
+    sample: int,
+) -> list[Ask]:
+    """Return what rows are asked for in from their first states (N, S): plans whose things are there."""
+    owner = [place for place, row in enumerate(rows) for _ in plans.get(row, ())]
+    all_plans = [plan for row in rows for plan in plans.get(row, ())]
+    fits = fits_scene(world, [[step.goal for step in plan] for plan in all_plans], states[owner])
+    mine: list[list[PlainSteps]] = [[] for _ in rows]
+    for place, plan, there in zip(owner, all_plans, fits, strict=True):
+        if there:
+            mine[place].append(plan)
+    return [
+        Ask.of(sample, config, fitting, known.get(row.text, ()))
+        for row, fitting in zip(rows, mine, strict=True)
+    ]
+
+
 def _decode(
     model: GroundedLM,
     world: World,
@@ -182,7 +201,7 @@ def _decode(
     config: ImagineConfig,
     seed: int,
     reads: Sequence[Sequence[Instruction]],
-    ask: Callable[[Instruction, int], Ask],
+    ask: Callable[[Sequence[Instruction], np.ndarray, int], list[Ask]],
     actor: GroundedLM | None,
     advance: Advance,
 ) -> tuple[RolloutSet, JsonObject]:
@@ -193,7 +212,7 @@ def _decode(
     parts, row_of, sample_of, way_of, dropped = [], [], [], [], 0
     for sample in range(config.samples):
         told = [reads[sample][row] for row in left]
-        asks = [ask(row, sample) for row in told]
+        asks = ask(told, states, sample)
         right = np.zeros(len(left), bool)
         for kind in dict.fromkeys(asked.kind for asked in asks):
             mine = np.flatnonzero([asked.kind == kind for asked in asks])

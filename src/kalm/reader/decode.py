@@ -116,18 +116,23 @@ class _Row:
 
     request: int
     place: Place
-    draws: np.random.Generator | None  # None: the likeliest word is taken
+    draws: np.random.Generator | None = None  # None: the likeliest word is taken
+    script: Sequence[int] = ()  # tokens of the plan that is rated; none: they are chosen
     log_probability: float = 0.0
     own: float = -np.inf  # log probability of leaving the request in its own words
     pending: list[int] = field(default_factory=list)  # tokens that are written but not yet read
+    length: int = 0  # tokens that are written
 
     def write(self, token: int, tree: PlanTree) -> None:
         """Write a token and all that is forced after it."""
+        self._append(token, tree)
+        while len(may := tree.allowed(self.place)) == 1:
+            self._append(may[0], tree)
+
+    def _append(self, token: int, tree: PlanTree) -> None:
         self.place = tree.after(self.place, token)
         self.pending.append(token)
-        while len(may := tree.allowed(self.place)) == 1:
-            self.place = tree.after(self.place, may[0])
-            self.pending.append(may[0])
+        self.length += 1
 
 
 @torch.inference_mode()
@@ -137,6 +142,7 @@ def write_plans(
     requests: Sequence[Sequence[int]],
     tree: PlanTree,
     *,
+    rated: Sequence[Sequence[int]] = (),
     samples: int = 0,
     seeds: Sequence[int] = (),
     temperature: float = 1.0,
@@ -150,6 +156,7 @@ def write_plans(
         prompt: token ids that all requests share.
         requests: token ids of each request, up to where its plan begins.
         tree: of the plans.
+        rated: plans, as numbers of sentences, that are given a probability whether they are likely or not.
         samples: plans of plain sentences drawn per request besides the likeliest; own words are known anyway.
         seeds: (N,) of the draws, one per request, where there are samples.
         temperature: of the draws.
@@ -161,20 +168,23 @@ def write_plans(
     """
     found: list[dict[tuple[int, ...], Written]] = [{} for _ in requests]
     order = np.argsort([len(ids) for ids in requests], kind="stable")  # alike in length: little padding
-    together = max(1, batch // (1 + samples))
+    scripts = [tree.spell(steps) for steps in rated]
+    each = 1 + len(scripts) + samples
+    together = max(1, batch // each)
     for first in range(0, len(order), together):
         numbers = order[first : first + together].tolist()
         state = _Rows(model, prompt, len(numbers))
         hidden = state.read([list(requests[number]) for number in numbers])
         rows = []
         for number in numbers:
-            rows.append(_Row(number, tree.start(), None))
+            rows.append(_Row(number, tree.start()))
+            rows += [_Row(number, tree.start(), script=script) for script in scripts]
             rows += [
                 _Row(number, tree.start(), np.random.default_rng([seeds[number], draw]))
                 for draw in range(samples)
             ]
-        fan = np.repeat(np.arange(len(numbers)), 1 + samples)
-        if samples:
+        if each > 1:
+            fan = np.repeat(np.arange(len(numbers)), each)
             state.keep(fan)
             hidden = hidden[torch.from_numpy(fan).to(hidden.device)]
         for row in _write(model, state, hidden, rows, tree, temperature):
@@ -224,6 +234,6 @@ def _choose(
             own = may.index(tree.own_word)
             row.own = float(chances[own])
             wanted[own] = -np.inf  # known without being written: what is written are sentences
-        pick = int(wanted.argmax())
+        pick = may.index(row.script[row.length]) if row.script else int(wanted.argmax())
         row.log_probability += float(chances[pick])
         row.write(may[pick], tree)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kalm.envs.base import World
+from kalm.envs.rollout import initial_states
 from kalm.reader import grammar
 from kalm.reader.decode import ReadingModel, write_plans
 from kalm.reader.plans import Calibration, Plan, log_odds
@@ -54,12 +55,13 @@ class Share:
 def measure_goals(
     reader: Reader, world: World, instructions: Sequence[Instruction], advance: Advance = silent
 ) -> JsonObject:
-    """Compare what a reader makes of instructions with the structure of their goals.
+    """Compare what a reader makes of instructions, in a scene drawn for each, with their goals' structure.
 
     Returns:
         ``{"levels": {LEVEL: share}, "kinds": {KIND: share}, "wrong": [...]}``; a share is a `Share` as JSON.
     """
-    plans = reader.read([instruction.text for instruction in instructions], world, advance)
+    states = initial_states(world, instructions, np.arange(len(instructions)), "tested")
+    plans = reader.read([instruction.text for instruction in instructions], world, states, advance)
     right = np.array(
         [world.is_plan(plan.goals, asked.goal) for plan, asked in zip(plans, instructions, strict=True)], bool
     )

@@ -22,6 +22,7 @@ import numpy as np
 
 from kalm.envs import make
 from kalm.envs.base import World
+from kalm.envs.follow import fits_scene
 from kalm.envs.sentences import plain_steps
 from kalm.errors import KalmError
 from kalm.reader.adapter import PACKAGED, is_adapter_folder, load_adapter
@@ -36,6 +37,7 @@ from kalm.types import Instruction, WorldSpec
 
 TAUGHT = "smollm2"  # the reader that comes with the package
 LONGEST_REQUEST = 400  # tokens; the longest request of any suite has 90
+FEW = 16  # plain sentences that are all rated; of more, only the likeliest plans are known
 
 _How = tuple[tuple[str, ...], int, int, float]  # plain sentences, samples, seed, temperature
 
@@ -74,18 +76,28 @@ class Reader:
     calibration: Calibration
     known: dict[_How, dict[str, tuple[Plan, ...]]] = field(default_factory=dict, repr=False)
 
-    def read(self, requests: Sequence[str], world: World, advance: Advance = silent) -> list[Plan]:
+    def read(
+        self,
+        requests: Sequence[str],
+        world: World,
+        states: np.ndarray | None = None,
+        advance: Advance = silent,
+    ) -> list[Plan]:
         """Return the best plan of each request.
 
         Args:
             requests: N instructions.
             world: whose plain sentences plans are made of.
+            states: (N, S) the scenes that they are about: no plan names a thing that is not there; None: any.
             advance: told of finished requests.
 
         Raises:
             KalmError: a request is empty or too long, or the world's plain sentences cannot be told apart.
         """
-        return [plans[0] for plans in self.n_best(requests, world, advance=advance)]
+        found = self.n_best(requests, world, advance=advance)
+        if states is not None:
+            found = self._in_scenes(found, world, states)
+        return [plans[0] for plans in found]
 
     def ask(self, texts: Sequence[str], states: np.ndarray, spec: WorldSpec) -> list[str]:
         """Return what a policy is to be asked for now: the first step of each plan that does not hold.
@@ -103,7 +115,7 @@ class Reader:
             KalmError: as `read`.
         """
         world = make(spec.name)
-        plans = [plan.usable for plan in self.read(texts, world)]
+        plans = [plan.usable for plan in self.read(texts, world, states)]
         steps = [(row, step) for row, plan in enumerate(plans) for step in plan]
         judge = world.judge([step.goal for _, step in steps])
         holding = iter(world.holds(judge, states[[row for row, _ in steps]]) if steps else ())
@@ -148,6 +160,7 @@ class Reader:
             self.spelled.prompt(menu),
             [self._checked(request) for request in new],
             self.spelled.tree(menu),
+            rated=[(number,) for number in range(len(steps))] if len(steps) <= FEW else (),
             samples=samples,
             seeds=[derive_seed(seed, "read", request) for request in new],
             temperature=temperature,
@@ -156,7 +169,10 @@ class Reader:
         )
         for request, plans in zip(new, written, strict=True):
             known[request] = tuple(
-                self._plan(request, plan.steps, plan.log_probability, steps) for plan in plans
+                self._plan(
+                    request, tuple(steps[number] for number in plan.steps), math.exp(plan.log_probability)
+                )
+                for plan in plans
             )
         return [known[request] for request in requests]
 
@@ -176,20 +192,31 @@ class Reader:
         self, world: World, samples: int, seed: int, temperature: float
     ) -> dict[str, tuple[Plan, ...]]:
         sentences = tuple(step.text for step in plain_steps(world).values())
+        if not samples:
+            seed, temperature = 0, 1.0  # of no draws
         return self.known.setdefault((sentences, samples, seed, temperature), {})
 
-    def _plan(
-        self, request: str, numbers: Sequence[int], log_probability: float, steps: Sequence[Instruction]
-    ) -> Plan:
-        probability = math.exp(log_probability)
+    def _in_scenes(
+        self, found: Sequence[Sequence[Plan]], world: World, states: np.ndarray
+    ) -> list[list[Plan]]:
+        """Leave out plans that name things which are not there; the others share their probability."""
+        plans = [plan for plans in found for plan in plans]
+        rows = np.repeat(np.arange(len(found)), [len(plans) for plans in found])
+        fits = iter(fits_scene(world, [plan.goals for plan in plans], states[rows]))
+        return [self._left([(plan, next(fits)) for plan in plans]) for plans in found]
+
+    def _left(self, plans: Sequence[tuple[Plan, bool]]) -> list[Plan]:
+        """Return the plans that fit, with their probability among all that may, own words where none does."""
+        fitting = [plan for plan, fits in plans if fits]
+        if not fitting:
+            return [self._plan(plans[0][0].request, (), 0.0)]
+        others = sum(plan.probability for plan, fits in plans if not fits)
+        rest = max(1 - others, sum(plan.probability for plan in fitting)) or 1.0
+        return [self._plan(plan.request, plan.steps, plan.probability / rest) for plan in fitting]
+
+    def _plan(self, request: str, steps: tuple[Instruction, ...], probability: float) -> Plan:
         confidence = self.calibration.confidence(probability)
-        return Plan(
-            request,
-            tuple(steps[number] for number in numbers),
-            probability,
-            confidence,
-            confidence >= self.calibration.threshold,
-        )
+        return Plan(request, steps, probability, confidence, confidence >= self.calibration.threshold)
 
     def _checked(self, request: str) -> list[int]:
         """Return the tokens of a request. Raises KalmError: nothing is said, or too much."""

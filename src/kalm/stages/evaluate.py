@@ -21,7 +21,7 @@ from kalm.evaluation.results import Episode, label_of, read_rows, write_rows
 from kalm.runs.folder import POLICIES, ROWS, PolicyJob, trained_policies
 from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, settings_section
-from kalm.stages.reading import Reading, plans_for
+from kalm.stages.reading import Reading, planner
 from kalm.types import LEVELS, Instruction, SplitChoice
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ def _guided(
     """Return the policy behind the plans of these instructions."""
     from kalm.evaluation.guided import GuidedPolicy
 
-    plans = plans_for(session, chosen, reading)
-    return GuidedPolicy(policy, session.world, {row.text: best for row, (best, *_) in plans.items()})
+    return GuidedPolicy(policy, session.world, planner(session, chosen, reading))
 
 
 def instructions(

@@ -78,7 +78,7 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
     reading, control = config.imagine.reading, config.imagine.control
     # Every try but the first and the second takes another plan, while there are others.
     drawn = 2 * max(0, config.imagine.samples - 2)
-    plans = {} if reading == "off" else plans_for(session, rows, reading, drawn, every=True)
+    plans = {} if reading == "off" else plans_for(session, rows, reading, drawn)
     with track("imagine" if control == "none" else f"imagine, {control}", len(rows)) as advance:
         rollouts = imagine_dataset(
             model, session.world, rows, config.imagine, config.seed, place, provenance, actor, advance, plans

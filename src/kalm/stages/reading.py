@@ -1,7 +1,8 @@
 """What stages need of plans: sentences read to plain sentences of the data, once for all who ask in them.
 
 Whoever acts uses no plan that the reader is not sure of: its sentence stays in its own words, and is counted.
-In imagination all plans are tried, because the success test decides what is kept of it.
+In imagination all plans are tried, because the success test decides what is kept of it. Either way no plan is
+used where a thing that it names is not in the scene.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from kalm.runs.progress import track
 from kalm.types import Instruction
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kalm.config import Config
+    from kalm.envs.base import World
+    from kalm.evaluation.guided import PlanOf
     from kalm.lm.imagine import PlainSteps
     from kalm.reader.plans import Plan
     from kalm.session import Session
@@ -23,27 +28,43 @@ Reading = Literal["reader", "parts"]
 
 
 def plans_for(
-    session: Session,
-    instructions: Iterable[Instruction],
-    reading: Reading,
-    samples: int = 0,
-    every: bool = False,
+    session: Session, instructions: Iterable[Instruction], reading: Reading, samples: int
 ) -> dict[Instruction, list[PlainSteps]]:
-    """Return the plans of each instruction that has any, the likeliest first; an empty one is its own words.
+    """Return all plans of each instruction that has any, the likeliest first; an empty one is its own words.
 
     Args:
         session: environment and reader.
         instructions: what is asked.
         reading: ``parts`` takes the structure of their goals, as a reader without fault would.
         samples: plans that a reader draws besides the likeliest.
-        every: all plans, own words among them; else the likeliest alone, where the reader is sure of it.
 
     Raises:
         KalmError: the reader is not here, or an instruction cannot be read.
     """
     distinct = list(dict.fromkeys(instructions))
-    found = _parts(session, distinct) if reading == "parts" else _read(session, distinct, samples, every)
-    return {instruction: plans for instruction, plans in zip(distinct, found, strict=True) if plans}
+    if reading == "parts":
+        parts = {one: _parts(session.world, one) for one in distinct}
+        return {one: [steps] for one, steps in parts.items() if steps}
+    found = _read(session, [one.text for one in distinct], samples)
+    return {one: [plan.steps for plan in plans] for one, plans in zip(distinct, found, strict=True) if plans}
+
+
+def planner(session: Session, instructions: Sequence[Instruction], reading: Reading) -> PlanOf:
+    """Return what gives the steps of these instructions in the scenes where they are asked.
+
+    Raises:
+        KalmError: as `plans_for`.
+    """
+    if reading == "parts":
+        parts = {one.text: _parts(session.world, one) for one in instructions}
+        return lambda texts, _: [parts[text] for text in texts]
+    _read(session, [one.text for one in instructions], 0)
+    reader, world = session.reader, session.world
+
+    def plan_of(texts: Sequence[str], states: np.ndarray) -> list[PlainSteps]:
+        return [plan.usable for plan in reader.read(texts, world, states)]
+
+    return plan_of
 
 
 def require_reader(session: Session, config: Config) -> None:
@@ -52,27 +73,15 @@ def require_reader(session: Session, config: Config) -> None:
         _ = session.reader
 
 
-def _parts(session: Session, instructions: Sequence[Instruction]) -> list[list[PlainSteps]]:
-    world, steps = session.world, plain_steps(session.world)
-    plans = [world.plan_of(instruction.goal) for instruction in instructions]
-    return [[tuple(steps[goal] for goal in plan)] if plan else [] for plan in plans]
+def _parts(world: World, instruction: Instruction) -> PlainSteps:
+    steps = plain_steps(world)
+    return tuple(steps[goal] for goal in world.plan_of(instruction.goal))
 
 
-def _read(
-    session: Session, instructions: Sequence[Instruction], samples: int, every: bool
-) -> list[list[PlainSteps]]:
-    texts = list(dict.fromkeys(instruction.text for instruction in instructions))
+def _read(session: Session, texts: Sequence[str], samples: int) -> list[tuple[Plan, ...]]:
+    """Return all plans of each text; who reads for long shows it."""
     reader, world, seed = session.reader, session.world, session.seed("read")
     if new := reader.unread(texts, world, samples, seed):
         with track("read", len(new)) as advance:
             reader.n_best(new, world, samples, seed, advance=advance)
-    found = reader.n_best(texts, world, samples, seed)
-    chosen = {
-        text: [plan.steps for plan in plans] if every else _best(plans)
-        for text, plans in zip(texts, found, strict=True)
-    }
-    return [list(chosen[instruction.text]) for instruction in instructions]
-
-
-def _best(plans: Sequence[Plan]) -> list[PlainSteps]:
-    return [plans[0].usable] if plans[0].usable else []
+    return reader.n_best(texts, world, samples, seed)

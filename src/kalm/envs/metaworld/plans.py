@@ -36,6 +36,15 @@ def goal_of(steps: Sequence[Goal]) -> Goal | None:
     return next((Goal.of(name) for name in STAGES if plan_of(Goal.of(name)) == tuple(steps)), None)
 
 
+def in_scene(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
+    """Whether all things of each task are there: N tasks, (N, 91) -> (N,) bool."""
+    there: dict[str, np.ndarray] = {name: states[:, place].any(axis=1) for name, place in ENTITY.items()}
+    return np.array(
+        [all(there[thing][row] for thing in TASKS[goal.kind].entities) for row, goal in enumerate(goals)],
+        dtype=bool,
+    )
+
+
 def moved_on(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
     """Whether the target location is that of the second task of two, of which each goal is the first.
 
@@ -48,8 +57,7 @@ def moved_on(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
     """
     found = np.zeros(len(goals), dtype=bool)
     for name, stages in STAGES.items():
-        things = [ENTITY[entity] for entity in TASKS[name].entities]
-        there = np.all([states[:, place].any(axis=1) for place in things], axis=0)
+        there = in_scene([Goal.of(name)] * len(goals), states)
         mine = np.array([goal.kind == stages.tasks[0] for goal in goals], dtype=bool) & there
         judge = MetaWorldJudge([Goal.of(name)] * int(mine.sum()))
         found[mine] = judge.stage(states[mine]) == 1

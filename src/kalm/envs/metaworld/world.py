@@ -81,6 +81,10 @@ class MetaWorld:
         """Whether these tasks of the data, in this order, are what a task asks for."""
         return tuple(steps) == self.plan_of(goal)
 
+    def in_scene(self, goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
+        """Whether the things of tasks are there; those that are not are zeros: N tasks, (N, 91) -> (N,)."""
+        return plans.in_scene(goals, states)
+
     def holds(self, judge: Judge, states: np.ndarray) -> np.ndarray:
         """Whether tasks are done in these states: (N, 91) -> (N,) bool.
 
