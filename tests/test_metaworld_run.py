@@ -15,7 +15,8 @@ SMALL = [
     "--set", "ground.held_out=4", "--set", "ground.rollouts=12", "--set", "inspect.rollouts=3",
     "--set", "ground.precision=bfloat16", "--set", "imagine.precision=bfloat16",  # auto, where it is native
     "--set", "imagine.refine.plausibility=keep",  # it has learnt nothing, so nothing would be left
-    "--set", "imagine.horizon=3", "--set", "dynamics.members=1", "--set", "dynamics.forward_steps=20",
+    "--set", "imagine.horizon=3", "--set", "imagine.reading=parts", "--set", "evaluate.readings=['off']",
+    "--set", "train.controls=[]", "--set", "dynamics.members=1", "--set", "dynamics.forward_steps=20",
     "--set", "train.algorithms=[bc, cql, td3bc, awac, iql, combo]", "--set", "train.steps=6",
     "--set", "train.batch=16", "--set", "train.checkpoint_every=6", "--set", "train.combo.rollouts=20",
     "--set", "evaluate.episodes=3", "--set", "evaluate.horizon=5",
