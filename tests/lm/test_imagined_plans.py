@@ -10,7 +10,7 @@ from kalm.envs.clevr.world import ClevrWorld
 from kalm.envs.follow import PlanFollower
 from kalm.envs.sentences import plain_steps
 from kalm.lm.generate import imagine_rollouts
-from kalm.lm.imagine import Ask, Option, asked_rows, imagine_dataset, origins, ways
+from kalm.lm.imagine import Ask, asked_rows, imagine_dataset, origins, ways
 from kalm.lm.settings import ImagineConfig
 
 
@@ -80,9 +80,9 @@ def test_batches_change_nothing(model, world, compositions):
 def test_tries_take_plans_and_own_words_in_turn(model, world, compositions, tmp_path):
     model = model.float()
     rows = [*compositions, world.suite("easy")[0]]
-    options = {row: [Option(plan, 1)] for row, plan in zip(rows, plans_of(world, rows), strict=True) if plan}
+    plans = {row: [plan] for row, plan in zip(rows, plans_of(world, rows), strict=True) if plan}
     config = ImagineConfig(samples=3, temperature=1.0, horizon=4)
-    found = imagine_dataset(model, world, rows, config, 0, tmp_path / "a", {}, options=options)
+    found = imagine_dataset(model, world, rows, config, 0, tmp_path / "a", {}, plans=plans)
     row, sample = origins(tmp_path / "a")
     way = ways(tmp_path / "a")
     for index in range(len(found)):
@@ -96,28 +96,21 @@ def test_tries_take_plans_and_own_words_in_turn(model, world, compositions, tmp_
     assert np.allclose(scored.rewards, found.rewards, atol=1e-4)
 
 
-def test_tries_take_what_is_most_probable_after_those_that_missed(world):
+def test_own_words_are_one_of_the_tries(world):
     config = ImagineConfig()
     first, second = [(step,) for step in list(plain_steps(world).values())[:2]]
 
-    def asked(**probable):
-        steps = {"a": first, "b": second, "own": ()}
-        options = [Option(steps[name], probability) for name, probability in probable.items()]
-        tries = [Ask.of(sample, config, options) for sample in range(6)]
-        assert all((ask.kind.way == "plan") == bool(ask.plan) for ask in tries)
-        return "".join({first: "a", second: "b", (): "-"}[ask.plan] for ask in tries)
+    def asked(*plans):
+        return [Ask.of(sample, config, plans).plan for sample in range(6)]
 
-    assert asked(a=0.97, b=0.01) == asked(a=0.97, own=0.02, b=0.01) == "a-aaab"
-    assert asked(a=0.6, b=0.3, own=0.1) == "a-baba"
-    assert asked(own=0.8, a=0.1) == asked(a=0.1, own=0.8) == "--a-a-"
-    assert asked(own=0.98, a=0.02) == "---a-a"
-    assert asked(a=1.0) == "a-aaaa"
-    assert asked() == asked(own=0.5) == "------"
+    assert asked(first, second) == asked(first, (), second) == [first, (), second, first, second, first]
+    assert asked((), first, second) == [(), first, (), second, (), first]
+    assert asked(first) == [first, (), first, first, first, first]
+    assert asked(()) == [()] * 6
     config = ImagineConfig(analogies=2, samples=5, temperature=1)
-    tries = [Ask.of(n, config, [Option(first, 0.6), Option(second, 0.4)], ("A", "B")) for n in range(5)]
+    tries = [Ask.of(sample, config, [first, second], ("A", "B")) for sample in range(5)]
     assert [ask.plan for ask in tries] == [first, (), (), (), second]
     assert [ask.words for ask in tries] == ["", "A", "B", "", ""]
-    assert [ask.kind.hotter for ask in tries] == [0, 0, 0, 0, 1]
 
 
 def test_a_plan_about_what_is_not_there_is_not_tried(model, compositions, tmp_path):
@@ -130,29 +123,23 @@ def test_a_plan_about_what_is_not_there_is_not_tried(model, compositions, tmp_pa
     steps = list(plain_steps(world).values())
     fits = world.in_scene([step.goal for step in steps], np.zeros((len(steps), 10)))
     there, missing = [[step for step, fit in zip(steps, fits, strict=True) if fit == kind] for kind in (1, 0)]
-    options = {
-        compositions[0]: [Option((missing[0], there[0]), 0.6), Option((there[1],), 0.1)],
-        compositions[1]: [Option((missing[1],), 0.9)],
-    }
+    plans = {compositions[0]: [(missing[0], there[0]), (there[1],)], compositions[1]: [(missing[1],)]}
     config = ImagineConfig(samples=1, horizon=2)
-    imagine_dataset(model, world, compositions[:2], config, 0, tmp_path, {}, options=options)
+    imagine_dataset(model, world, compositions[:2], config, 0, tmp_path, {}, plans=plans)
     row, way = origins(tmp_path)[0], ways(tmp_path)
     assert dict(zip(row.tolist(), way.tolist(), strict=True)) == {0: "plan", 1: "own words"}
 
 
 def test_a_control_follows_the_plans_of_the_sentences_that_it_reads(model, world, compositions, tmp_path):
     model = model.float()
-    options = {
-        row: [Option(plan, 1.0)]
-        for row, plan in zip(compositions, plans_of(world, compositions), strict=True)
-    }
+    plans = dict(zip(compositions, ([plan] for plan in plans_of(world, compositions)), strict=True))
     config = ImagineConfig(horizon=2)
     control = config.changed(control="shuffled")
-    shuffled = imagine_dataset(model, world, compositions, control, 0, tmp_path / "a", {}, options=options)
+    shuffled = imagine_dataset(model, world, compositions, control, 0, tmp_path / "a", {}, plans=plans)
     others = asked_rows(compositions, control, 0, 0)
     assert others != compositions
-    swapped = {row: options[other] for row, other in zip(compositions, others, strict=True)}
-    plain = imagine_dataset(model, world, compositions, config, 0, tmp_path / "b", {}, options=swapped)
+    swapped = {row: plans[other] for row, other in zip(compositions, others, strict=True)}
+    plain = imagine_dataset(model, world, compositions, config, 0, tmp_path / "b", {}, plans=swapped)
     both = [
         {rollout.instruction: rollout.actions.tolist() for rollout in rollouts}
         for rollouts in (shuffled, plain)

@@ -36,15 +36,6 @@ from kalm.types import LEVELS, Instruction, JsonObject
 PlainSteps = Sequence[Instruction]
 """Plain sentences of the data, with their goals, to be done one after another."""
 
-MISSED = 0.25  # of plans that are right, about so many miss their goal
-
-
-class Option(NamedTuple):
-    """What an instruction may mean: a plan, or its own words (no steps), and how probable that is."""
-
-    steps: PlainSteps
-    probability: float
-
 
 class Kind(NamedTuple):
     """What rollouts that are decoded together have in common."""
@@ -64,31 +55,27 @@ class Ask:
 
     @classmethod
     def of(
-        cls, sample: int, config: ImagineConfig, options: Sequence[Option], known: Sequence[str] = ()
+        cls, sample: int, config: ImagineConfig, plans: Sequence[PlainSteps], known: Sequence[str] = ()
     ) -> Ask:
-        """Return what a sample of a row is asked for in, given what it may mean and alike words of the data.
+        """Return what a sample of a row is asked for in, given its plans and the alike words of the data.
 
         The likeliest plan comes first, then `config.analogies` samples in words of the data
-        (`kalm.lm.analogies`), then one in the instruction's own, where these are not the likeliest anyway.
-        From then on it is always what is most probable after the tries that missed: each takes from its plan
-        what a right one would seldom do (`MISSED`).
+        (`kalm.lm.analogies`), then one in the instruction's own, then plans in turn, over and over. Where own
+        words (an empty plan) are the likeliest, or there are no plans, they take every other of those tries,
+        or all.
         """
-        left = {option.steps: option.probability for option in options} or {(): 1.0}
-        first = max(left, key=left.__getitem__)
+        first = plans[0] if plans else ()
         at = sample - bool(first)
         if at < 0:
             return cls(Kind("plan", len(first), 0), plan=first)
         if at < config.analogies:
             return cls(Kind("analogy", 1, 0), words=known[at])
         at -= config.analogies
-        steps: PlainSteps = ()
-        left[first] *= MISSED
-        if first and () in left:
-            left[()] *= MISSED
-        for _ in range(at):
-            steps = max(left, key=left.__getitem__)
-            left[steps] *= MISSED
-        return cls(Kind("plan", len(steps), at), plan=steps) if steps else cls(Kind("own words", 1, at))
+        said = [plan for plan in plans if plan]
+        if not said or (at == 0 if first else at % 2 == 0):
+            return cls(Kind("own words", 1, at))
+        plan = said[(at if first else at // 2) % len(said)]
+        return cls(Kind("plan", len(plan), at), plan=plan)
 
 
 def imagination_plan(world: World, config: ImagineConfig) -> list[Instruction]:
@@ -117,7 +104,7 @@ def imagine_dataset(
     provenance: Mapping[str, object],
     actor: GroundedLM | None = None,
     advance: Advance = silent,
-    options: Mapping[Instruction, Sequence[Option]] = MappingProxyType({}),
+    plans: Mapping[Instruction, Sequence[PlainSteps]] = MappingProxyType({}),
 ) -> RolloutSet:
     """Decode one rollout per row into `folder`, or go on where a stopped imagination ended, and return them.
 
@@ -148,7 +135,7 @@ def imagine_dataset(
         texts = list(dict.fromkeys(row.text for row in rows))
         known = analogies(actor or model, texts, world.suite("seen"), config.analogies, config.precision)
     for index in left[processes.index() :: processes.count()]:
-        ask = partial(_asks, world, config, options, known)
+        ask = partial(_asks, world, config, plans, known)
         decoded, facts = _decode(model, world, rows, shards[index], config, seed, reads, ask, actor, advance)
         storage.write_shard(folder, index, decoded, facts)
         told.add(index)
@@ -186,20 +173,20 @@ def asked_rows(
 def _asks(
     world: World,
     config: ImagineConfig,
-    options: Mapping[Instruction, Sequence[Option]],
+    plans: Mapping[Instruction, Sequence[PlainSteps]],
     known: Mapping[str, Sequence[str]],
     rows: Sequence[Instruction],
     states: np.ndarray,
     sample: int,
 ) -> list[Ask]:
     """Return what rows are asked for in from their first states (N, S): plans whose things are there."""
-    all_options = [(place, option) for place, row in enumerate(rows) for option in options.get(row, ())]
-    owner = np.array([place for place, _ in all_options], dtype=np.int64)
-    fits = fits_scene(world, [[step.goal for step in one.steps] for _, one in all_options], states[owner])
-    mine: list[list[Option]] = [[] for _ in rows]
-    for (place, option), there in zip(all_options, fits, strict=True):
+    owner = [place for place, row in enumerate(rows) for _ in plans.get(row, ())]
+    all_plans = [plan for row in rows for plan in plans.get(row, ())]
+    fits = fits_scene(world, [[step.goal for step in plan] for plan in all_plans], states[owner])
+    mine: list[list[PlainSteps]] = [[] for _ in rows]
+    for place, plan, there in zip(owner, all_plans, fits, strict=True):
         if there:
-            mine[place].append(option)
+            mine[place].append(plan)
     return [
         Ask.of(sample, config, fitting, known.get(row.text, ()))
         for row, fitting in zip(rows, mine, strict=True)

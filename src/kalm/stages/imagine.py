@@ -19,7 +19,7 @@ from kalm.runs.folder import DYNAMICS, MODEL, RAW, REAL, REFINED
 from kalm.runs.progress import track
 from kalm.stages.base import Figures, StageSpec, settings_section
 from kalm.stages.evaluate import Goals, instructions
-from kalm.stages.reading import options_for
+from kalm.stages.reading import plans_for
 from kalm.types import LEVELS
 
 if TYPE_CHECKING:
@@ -76,20 +76,12 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
     }
     place = folder / RAW if config.imagine.refined else folder
     reading, control = config.imagine.reading, config.imagine.control
-    drawn = 2 * max(0, config.imagine.samples - 2)  # enough to find the plans that later tries may take
-    options = {} if reading == "off" else options_for(session, rows, reading, drawn)
+    # Every try but the first and the second takes another plan, while there are others.
+    drawn = 2 * max(0, config.imagine.samples - 2)
+    plans = {} if reading == "off" else plans_for(session, rows, reading, drawn)
     with track("imagine" if control == "none" else f"imagine, {control}", len(rows)) as advance:
         rollouts = imagine_dataset(
-            model,
-            session.world,
-            rows,
-            config.imagine,
-            config.seed,
-            place,
-            provenance,
-            actor,
-            advance,
-            options,
+            model, session.world, rows, config.imagine, config.seed, place, provenance, actor, advance, plans
         )
     origin, sample = origins(place)
     first = rollouts.take(sample == 0)
@@ -99,7 +91,7 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
         "rollouts_kept": len(rollouts),
         **_matches(first),
     }
-    if options:
+    if plans:
         result["ways"] = _by_way(rollouts, ways(place))
     if models is None:
         return result

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from kalm.config import Config
     from kalm.envs.base import World
     from kalm.evaluation.guided import PlanOf
-    from kalm.lm.imagine import Option, PlainSteps
+    from kalm.lm.imagine import PlainSteps
     from kalm.reader.plans import Plan
     from kalm.session import Session
 
 Reading = Literal["reader", "parts"]
 
 
-def options_for(
+def plans_for(
     session: Session, instructions: Iterable[Instruction], reading: Reading, samples: int
-) -> dict[Instruction, list[Option]]:
-    """Return what each instruction may mean, own words among it; those without any plan are left out.
+) -> dict[Instruction, list[PlainSteps]]:
+    """Return all plans of each instruction that has any, the likeliest first; an empty one is its own words.
 
     Args:
         session: environment and reader.
@@ -41,24 +41,19 @@ def options_for(
     Raises:
         KalmError: the reader is not here, or an instruction cannot be read.
     """
-    from kalm.lm.imagine import Option
-
     distinct = list(dict.fromkeys(instructions))
     if reading == "parts":
         parts = {one: _parts(session.world, one) for one in distinct}
-        return {one: [Option(steps, 1.0)] for one, steps in parts.items() if steps}
+        return {one: [steps] for one, steps in parts.items() if steps}
     found = _read(session, [one.text for one in distinct], samples)
-    return {
-        one: [Option(plan.steps, plan.probability) for plan in plans]
-        for one, plans in zip(distinct, found, strict=True)
-    }
+    return {one: [plan.steps for plan in plans] for one, plans in zip(distinct, found, strict=True) if plans}
 
 
 def planner(session: Session, instructions: Sequence[Instruction], reading: Reading) -> PlanOf:
     """Return what gives the steps of these instructions in the scenes where they are asked.
 
     Raises:
-        KalmError: as `options_for`.
+        KalmError: as `plans_for`.
     """
     if reading == "parts":
         parts = {one.text: _parts(session.world, one) for one in instructions}
