@@ -22,8 +22,12 @@ from kalm.reader.reader import load_reader
 from kalm.runs.io import read_json, write_json
 from kalm.session import Session
 from kalm.stages.evaluate import EVALUATE, EvaluateInputs
-from kalm.stages.reading import plans_for
+from kalm.stages.reading import planner, plans_for
 from kalm.stages.train import TRAIN, TrainInputs
+
+
+def scenes(world, rows):
+    return world.initial_states([row.goal for row in rows], range(len(rows)))
 
 
 def session(reader, **sections):
@@ -49,36 +53,38 @@ def policies(encoder, tmp_path_factory):
 def test_the_goals_own_structure():
     mine = session("smollm2")
     asked = [*mine.world.suite("hard")[::23], *mine.world.suite("easy")[:3]]
-    found = plans_for(mine, asked, "parts")
+    found = plans_for(mine, asked, "parts", samples=0)
     assert set(found) == {row for row in asked if row.goal.kind != "move"}
     for row, (plan,) in found.items():
         assert mine.world.is_plan([step.goal for step in plan], row.goal)
         assert all(step == plain_steps(mine.world)[step.goal] for step in plan)
+    acted = planner(mine, asked, "parts")([row.text for row in asked], scenes(mine.world, asked))
+    assert [[tuple(plan)] if plan else [] for plan in acted] == [found.get(row, []) for row in asked]
 
 
-def test_what_the_reader_is_sure_of(sure_reader):
+def test_all_plans_are_there_to_be_tried_and_the_sure_ones_to_be_acted_on(sure_reader):
     mine = session(sure_reader)
     asked = mine.world.suite("rephrase")[:4]
     best = load_reader(sure_reader).read([row.text for row in asked], mine.world)
-    found = plans_for(mine, asked, "reader")
-    assert set(found) == {row for row, plan in zip(asked, best, strict=True) if plan.steps}
-    for row, plan in zip(asked, best, strict=True):
-        assert not plan.steps or found[row][0] == plan.steps
-    several = plans_for(mine, asked, "reader", samples=6, every=True)
-    assert set(several) == set(asked) and any(len(plans) > 2 for plans in several.values())
-    assert all(len(set(plans)) == len(plans) for plans in several.values())
+    tried = plans_for(mine, asked, "reader", samples=6)
+    assert list(tried) == list(asked) and any(len(plans) > 2 for plans in tried.values())
+    assert all(len(set(plans)) == len(plans) for plans in tried.values())
+    assert all(plan.sure for plan in best) and any(plan.steps for plan in best)
+    acted = planner(mine, asked, "reader")([row.text for row in asked], scenes(mine.world, asked))
+    assert acted == [plan.steps for plan in best]
 
 
-def test_nothing_that_it_is_not_sure_of(sure_reader, tmp_path):
+def test_no_plan_that_the_reader_is_not_sure_of_is_acted_on(sure_reader, tmp_path):
     doubtful = Path(shutil.copytree(sure_reader, tmp_path / "doubtful"))
     facts = read_json(doubtful / FACTS, "reader")
     facts["calibration"]["threshold"] = 1.0
     write_json(doubtful / FACTS, facts)
     mine = session(doubtful)
     asked = mine.world.suite("rephrase")[:4]
-    assert plans_for(mine, asked, "reader") == {}
+    acted = planner(mine, asked, "reader")([row.text for row in asked], scenes(mine.world, asked))
+    assert acted == [()] * 4
     best = load_reader(doubtful).read([row.text for row in asked], mine.world)
-    tried = plans_for(mine, asked, "reader", every=True)
+    tried = plans_for(mine, asked, "reader", samples=0)
     assert [plans[0] for plans in tried.values()] == [plan.steps for plan in best]
 
 

@@ -30,12 +30,13 @@ Reading = Literal["reader", "parts"]
 def plans_for(
     session: Session, instructions: Iterable[Instruction], reading: Reading, samples: int
 ) -> dict[Instruction, list[PlainSteps]]:
-    """Return all plans of each instruction that has any, the likeliest first; an empty one is its own words.
+    """Return all plans of each instruction, the likeliest first; an empty one is its own words.
 
     Args:
         session: environment and reader.
         instructions: what is asked.
-        reading: ``parts`` takes the structure of their goals, as a reader without fault would.
+        reading: ``parts`` takes the structure of their goals, as a reader without fault would; goals that are
+            not made of the data's are left out.
         samples: plans that a reader draws besides the likeliest.
 
     Raises:
@@ -46,7 +47,7 @@ def plans_for(
         parts = {one: _parts(session.world, one) for one in distinct}
         return {one: [steps] for one, steps in parts.items() if steps}
     found = _read(session, [one.text for one in distinct], samples)
-    return {one: [plan.steps for plan in plans] for one, plans in zip(distinct, found, strict=True) if plans}
+    return {one: [plan.steps for plan in plans] for one, plans in zip(distinct, found, strict=True)}
 
 
 def planner(session: Session, instructions: Sequence[Instruction], reading: Reading) -> PlanOf:
