@@ -38,11 +38,9 @@ def goal_of(steps: Sequence[Goal]) -> Goal | None:
 
 def in_scene(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
     """Whether all things of each task are there: N tasks, (N, 91) -> (N,) bool."""
-    there: dict[str, np.ndarray] = {name: states[:, place].any(axis=1) for name, place in ENTITY.items()}
-    return np.array(
-        [all(there[thing][row] for thing in TASKS[goal.kind].entities) for row, goal in enumerate(goals)],
-        dtype=bool,
-    )
+    things = [[ENTITY[thing] for thing in TASKS[goal.kind].entities] for goal in goals]
+    there = [all(state[place].any() for place in mine) for state, mine in zip(states, things, strict=True)]
+    return np.array(there, dtype=bool)
 
 
 def moved_on(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
