@@ -34,7 +34,7 @@ def test_seeds_differ_by_every_part_and_stay():
     assert derive_seed(0, "collect", 1) == derive_seed(0, "collect", 1)
 
 
-def test_a_stage_is_done_only_for_what_it_was_made_from(tmp_path):
+def test_a_stage_is_done_only_for_what_it_was_made_from(tmp_path, capsys):
     stage = Stage(tmp_path / "s", {"steps": 1})
     stage.begin()
     (stage.folder / "half").write_text("kept")
@@ -44,8 +44,9 @@ def test_a_stage_is_done_only_for_what_it_was_made_from(tmp_path):
     stage.finish({"ok": 1}, 2.0)
     assert Stage(tmp_path / "s", {"steps": 1}).done()
     other = Stage(tmp_path / "s", {"steps": 2})
-    assert not other.done()
+    assert not other.done() and not capsys.readouterr().err
     other.begin()
+    assert "is made anew" in capsys.readouterr().err
     assert not (stage.folder / "half").exists(), "what other settings made is cleared"
 
 

@@ -30,7 +30,13 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes or threads for simulation and training.")]
 Out = Annotated[Path, typer.Option(help="Folder for the result.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what --out holds and start anew.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue a folder even if the settings changed.")]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue a folder even if the settings changed; stages that they change start anew.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 Goals = Annotated[Path | None, typer.Option("--goals", help="Goal file (JSON lines) instead of the suites.")]
 Levels = Annotated[list[str] | None, typer.Option("--level", help="Only this level. Repeat for more.")]

@@ -20,6 +20,7 @@ from kalm.errors import KalmError, unknown
 from kalm.runs import processes
 from kalm.runs.io import file_sha256, fingerprint, read_json, versions, write_json
 from kalm.runs.output import clear, free, output_folder
+from kalm.runs.progress import announce
 from kalm.types import JsonObject
 
 # What a policy learns from besides real rollouts: nothing; imagined rollouts; or those of a control, imagined
@@ -84,6 +85,8 @@ class Stage:
     def begin(self) -> None:
         """Prepare the folder: keep what an interrupted twin left, clear what other settings made."""
         if self.folder.exists() and not self.begun():
+            if any(self.folder.iterdir()):
+                announce(f"{self.folder}: made from something else, is made anew")
             clear(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.started, {"key": self.key, "made_from": self.made_from})
