@@ -7,6 +7,7 @@ from kalm.errors import KalmError
 from kalm.runs.folder import Stage
 from kalm.runs.io import atomic_folder, atomic_write, read_json, recover_folder
 from kalm.runs.metrics import Metrics, read_metrics
+from kalm.runs.output import LOCK
 from kalm.runs.seeding import derive_seed
 
 
@@ -36,7 +37,10 @@ def test_seeds_differ_by_every_part_and_stay():
 
 def test_a_stage_is_done_only_for_what_it_was_made_from(tmp_path, capsys):
     stage = Stage(tmp_path / "s", {"steps": 1})
+    stage.folder.mkdir()
+    (stage.folder / LOCK).touch()  # who works in a folder holds it
     stage.begin()
+    assert not capsys.readouterr().err
     (stage.folder / "half").write_text("kept")
     assert not stage.done()
     Stage(tmp_path / "s", {"steps": 1}).begin()

@@ -85,7 +85,7 @@ class Stage:
     def begin(self) -> None:
         """Prepare the folder: keep what an interrupted twin left, clear what other settings made."""
         if self.folder.exists() and not self.begun():
-            if any(self.folder.iterdir()):
+            if not free(self.folder):
                 announce(f"{self.folder}: made from something else, is made anew")
             clear(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
