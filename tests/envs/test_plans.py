@@ -45,14 +45,16 @@ def test_plans_are_about_what_is_in_the_scene() -> None:
     world = envs.make("metaworld")
     goals = list(dict.fromkeys(row.goal for level in LEVELS for row in world.suite(level)))
     states = world.initial_states(goals, range(len(goals)), "tested")
-    assert fits_scene(world, [world.plan_of(goal) for goal in goals], states).all()
+    fits = fits_scene(world, [[world.plan_of(goal)] for goal in goals], states)
+    assert np.array(fits).shape == (len(goals), 1) and np.all(fits)
     tasks = list(plain_steps(world))
     door = world.initial_states([Goal.of("door-open")] * len(tasks), [3] * len(tasks))
     assert [task for task, there in zip(tasks, world.in_scene(tasks, door), strict=True) if there] == [
         Goal.of("door-open")
     ]
     both = [[tasks[0], Goal.of("door-open")], [Goal.of("door-open")], []]
-    assert fits_scene(world, both, door[:3]).tolist() == [False, True, True]
+    assert fits_scene(world, [both, []], door[:2]) == [[False, True, True], []]
+    assert fits_scene(world, [], door[:0]) == []
 
 
 def test_plans_of_clevr_in_other_words() -> None:

@@ -17,12 +17,14 @@ from kalm.envs.base import Judge, World
 from kalm.types import Goal
 
 
-def fits_scene(world: World, plans: Sequence[Sequence[Goal]], states: np.ndarray) -> np.ndarray:
-    """Whether a scene has the things of all steps of a plan: N plans, (N, S) -> (N,) bool."""
-    steps = [(row, goal) for row, plan in enumerate(plans) for goal in plan]
-    rows = np.array([row for row, _ in steps], dtype=np.int64)
-    there = world.in_scene([goal for _, goal in steps], states[rows])
-    return np.bincount(rows[~there], minlength=len(plans)) == 0
+def fits_scene(
+    world: World, plans: Sequence[Sequence[Sequence[Goal]]], states: np.ndarray
+) -> list[list[bool]]:
+    """Whether a scene has the things of all steps of a plan: the plans of each of N scenes (N, S)."""
+    rows = np.array([row for row, of in enumerate(plans) for plan in of for _ in plan], dtype=np.int64)
+    goals = [goal for of in plans for plan in of for goal in plan]
+    there = iter(world.in_scene(goals, states[rows]).tolist())
+    return [[all([next(there) for _ in plan]) for plan in of] for of in plans]
 
 
 class PlanFollower:

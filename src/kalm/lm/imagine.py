@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -180,16 +181,11 @@ def _asks(
     sample: int,
 ) -> list[Ask]:
     """Return what rows are asked for in from their first states (N, S): plans whose things are there."""
-    owner = [place for place, row in enumerate(rows) for _ in plans.get(row, ())]
-    all_plans = [plan for row in rows for plan in plans.get(row, ())]
-    fits = fits_scene(world, [[step.goal for step in plan] for plan in all_plans], states[owner])
-    mine: list[list[PlainSteps]] = [[] for _ in rows]
-    for place, plan, there in zip(owner, all_plans, fits, strict=True):
-        if there:
-            mine[place].append(plan)
+    mine = [plans.get(row, ()) for row in rows]
+    fits = fits_scene(world, [[[step.goal for step in plan] for plan in of] for of in mine], states)
     return [
-        Ask.of(sample, config, fitting, known.get(row.text, ()))
-        for row, fitting in zip(rows, mine, strict=True)
+        Ask.of(sample, config, list(compress(of, there)), known.get(row.text, ()))
+        for row, of, there in zip(rows, mine, fits, strict=True)
     ]
 
 

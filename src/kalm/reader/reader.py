@@ -13,8 +13,9 @@ same, its confidence decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Protocol
 
@@ -150,7 +151,7 @@ class Reader:
             KalmError: as `read`.
         """
         known = self._known(world, samples, seed, temperature)
-        new = self.unread(requests, world, samples, seed, temperature)
+        new = _missing(requests, known)
         if not new:
             return [known[request] for request in requests]
         steps = tuple(plain_steps(world).values())
@@ -185,8 +186,7 @@ class Reader:
         temperature: float = 1.0,
     ) -> list[str]:
         """Return which of these requests `n_best` has not read yet, each once."""
-        known = self._known(world, samples, seed, temperature)
-        return [request for request in dict.fromkeys(requests) if request not in known]
+        return _missing(requests, self._known(world, samples, seed, temperature))
 
     def _known(
         self, world: World, samples: int, seed: int, temperature: float
@@ -200,17 +200,15 @@ class Reader:
         self, found: Sequence[Sequence[Plan]], world: World, states: np.ndarray
     ) -> list[list[Plan]]:
         """Leave out plans that name things which are not there; the others share their probability."""
-        plans = [plan for plans in found for plan in plans]
-        rows = np.repeat(np.arange(len(found)), [len(plans) for plans in found])
-        fits = iter(fits_scene(world, [plan.goals for plan in plans], states[rows]))
-        return [self._left([(plan, next(fits)) for plan in plans]) for plans in found]
+        fits = fits_scene(world, [[plan.goals for plan in plans] for plans in found], states)
+        return [self._left(plans, of) for plans, of in zip(found, fits, strict=True)]
 
-    def _left(self, plans: Sequence[tuple[Plan, bool]]) -> list[Plan]:
+    def _left(self, plans: Sequence[Plan], fits: Sequence[bool]) -> list[Plan]:
         """Return the plans that fit, with their probability among all that may, own words where none does."""
-        fitting = [plan for plan, fits in plans if fits]
+        fitting = list(compress(plans, fits))
         if not fitting:
-            return [self._plan(plans[0][0].request, (), 0.0)]
-        others = sum(plan.probability for plan, fits in plans if not fits)
+            return [self._plan(plans[0].request, (), 0.0)]
+        others = sum(plan.probability for plan, there in zip(plans, fits, strict=True) if not there)
         rest = max(1 - others, sum(plan.probability for plan in fitting)) or 1.0
         return [self._plan(plan.request, plan.steps, plan.probability / rest) for plan in fitting]
 
@@ -254,3 +252,7 @@ def load_reader(name: str | Path = TAUGHT, device: str = "cpu") -> Reader:
 
     model, spelled = load_instruct(str(name), device)
     return Reader(str(name), model, spelled, Calibration())
+
+
+def _missing(requests: Sequence[str], known: Container[str]) -> list[str]:
+    return [request for request in dict.fromkeys(requests) if request not in known]

@@ -44,8 +44,7 @@ def plans_for(
     """
     distinct = list(dict.fromkeys(instructions))
     if reading == "parts":
-        parts = {one: _parts(session.world, one) for one in distinct}
-        return {one: [steps] for one, steps in parts.items() if steps}
+        return {one: [steps] for one, steps in _parts(session.world, distinct).items() if steps}
     found = _read(session, [one.text for one in distinct], samples)
     return {one: [plan.steps for plan in plans] for one, plans in zip(distinct, found, strict=True)}
 
@@ -57,7 +56,7 @@ def planner(session: Session, instructions: Sequence[Instruction], reading: Read
         KalmError: as `plans_for`.
     """
     if reading == "parts":
-        parts = {one.text: _parts(session.world, one) for one in instructions}
+        parts = {one.text: steps for one, steps in _parts(session.world, instructions).items()}
         return lambda texts, _: [parts[text] for text in texts]
     _read(session, [one.text for one in instructions], 0)
     reader, world = session.reader, session.world
@@ -74,9 +73,9 @@ def require_reader(session: Session, config: Config) -> None:
         _ = session.reader
 
 
-def _parts(world: World, instruction: Instruction) -> PlainSteps:
+def _parts(world: World, instructions: Iterable[Instruction]) -> dict[Instruction, PlainSteps]:
     steps = plain_steps(world)
-    return tuple(steps[goal] for goal in world.plan_of(instruction.goal))
+    return {one: tuple(steps[goal] for goal in world.plan_of(one.goal)) for one in instructions}
 
 
 def _read(session: Session, texts: Sequence[str], samples: int) -> list[tuple[Plan, ...]]:

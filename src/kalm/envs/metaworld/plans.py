@@ -38,9 +38,12 @@ def goal_of(steps: Sequence[Goal]) -> Goal | None:
 
 def in_scene(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
     """Whether all things of each task are there: N tasks, (N, 91) -> (N,) bool."""
-    things = [[ENTITY[thing] for thing in TASKS[goal.kind].entities] for goal in goals]
-    there = [all(state[place].any() for place in mine) for state, mine in zip(states, things, strict=True)]
-    return np.array(there, dtype=bool)
+    tasks = np.array([goal.kind for goal in goals])
+    found = np.zeros(len(goals), dtype=bool)
+    for name in set(tasks.tolist()):
+        mine = tasks == name
+        found[mine] = _has_things(name, states[mine])
+    return found
 
 
 def moved_on(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
@@ -55,8 +58,13 @@ def moved_on(goals: Sequence[Goal], states: np.ndarray) -> np.ndarray:
     """
     found = np.zeros(len(goals), dtype=bool)
     for name, stages in STAGES.items():
-        there = in_scene([Goal.of(name)] * len(goals), states)
+        there = _has_things(name, states)
         mine = np.array([goal.kind == stages.tasks[0] for goal in goals], dtype=bool) & there
         judge = MetaWorldJudge([Goal.of(name)] * int(mine.sum()))
         found[mine] = judge.stage(states[mine]) == 1
     return found
+
+
+def _has_things(task: str, states: np.ndarray) -> np.ndarray:
+    """Whether all things of a task are there; those that are not are zeros: (N, 91) -> (N,) bool."""
+    return np.all([states[:, ENTITY[thing]].any(axis=1) for thing in TASKS[task].entities], axis=0)
