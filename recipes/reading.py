@@ -2,22 +2,26 @@
 
 Grounded models (MiniLM, SmolLM2) x what imagination is asked in (own words, the reader's plans, the goals'
 own parts) x what policies learn from (real rollouts alone, with imagined ones, with shuffled and with
-unfiltered ones) x what policies are asked in. Real rollouts, budget and settings are those of a finished
-`demo`; the learner is BC. What is done already is not repeated. SmolLM2 takes most of the time.
+unfiltered ones) x what policies are asked in. Budget, settings and real rollouts are those of a finished
+`demo`, and so is its grounded MiniLM; the learner is BC. What is done already is not repeated. An hour on two
+cores, and another to ground SmolLM2.
 
     make demo
-    python recipes/reading.py --run runs/demo --out runs/reading --results results
-    python recipes/reading.py --run runs/demo --out runs/reading --only minilm
+    python recipes/reading.py --run runs/demo --out runs/reading --csv results/clevr-reading.csv
+    python recipes/reading.py --run runs/demo --out runs/reading --csv minilm.csv --only minilm
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-BACKBONES = ("minilm", "smollm2")
-READINGS = ("off", "reader", "parts")
+from kalm.evaluation.results import Episode, read_rows, write_rows
+
+BACKBONES = {"minilm": "MiniLM", "smollm2": "SmolLM2"}
+READINGS = {"off": "own words", "reader": "reader", "parts": "given parts"}
+PRESET = ("--preset", "demo")
 
 
 def kalm(*arguments: str | Path) -> None:
@@ -25,34 +29,47 @@ def kalm(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "kalm", *map(str, arguments)], check=True)
 
 
-def rows_of(backbone: str, reading: str, real: Path, out: Path) -> Path:
-    """Ground, imagine, train and play one combination: -> its rows."""
-    preset = ("--preset", "demo")
-    grounded, place = out / backbone / "grounded", out / backbone / reading
-    kalm("ground", *preset, "--data", real, "--out", grounded, "--set", f"ground.backbone={backbone}")
-    asked = ("--model", grounded, "--real", real, "--set", f"imagine.reading={reading}")
-    kalm("imagine", *preset, *asked, "--out", place / "imagined")
-    kalm("imagine", *preset, *asked, "--out", place / "shuffled", "--set", "imagine.control=shuffled")
+def plain(run: Path, out: Path) -> list[Episode]:
+    """Train and play what learns from real rollouts alone, the same for all combinations: -> its rows."""
+    return played(out / "plain", "--real", run / "real")
+
+
+def combination(backbone: str, reading: str, run: Path, out: Path) -> list[Episode]:
+    """Ground, imagine, train and play one combination: -> its rows, named after it."""
+    real, grounded, place = run / "real", run / "grounded", out / backbone / reading
+    if backbone != "minilm":
+        grounded = out / backbone / "grounded"
+        kalm("ground", *PRESET, "--data", real, "--out", grounded, "--set", f"ground.backbone={backbone}")
+    asked = (*PRESET, "--model", grounded, "--real", real, "--set", f"imagine.reading={reading}")
+    kalm("imagine", *asked, "--out", place / "imagined")
+    kalm("imagine", *asked, "--out", place / "shuffled", "--set", "imagine.control=shuffled")
     inputs = ("--real", real, "--imagined", place / "imagined", "--shuffled", place / "shuffled")
+    name = f"{BACKBONES[backbone]}, {READINGS[reading]}"
+    rows = played(place, *inputs, "--set", "train.plain=false")
+    return [replace(row, policy=f"{name}: {row.policy}", algorithm=name) for row in rows]
+
+
+def played(place: Path, *inputs: str | Path) -> list[Episode]:
+    """Train policies with three seeds and play them."""
     seeds = ("--set", "train.seeds=[0,1,2]")
-    kalm("train", *preset, *inputs, "--algo", "bc", "--out", place / "policies", *seeds)
-    kalm("evaluate", *preset, "--policy", place / "policies", "--out", place / "evaluation")
-    return place / "evaluation" / "rows.csv"
+    kalm("train", *PRESET, *inputs, "--algo", "bc", *seeds, "--out", place / "policies")
+    kalm("evaluate", *PRESET, "--policy", place / "policies", "--out", place / "evaluation")
+    return read_rows(place / "evaluation" / "rows.csv")
 
 
 def main() -> None:
-    """Measure all combinations that are asked for, and copy the rows of each to the results."""
+    """Measure all combinations that are asked for, and write the rows after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished demo")
     parser.add_argument("--out", type=Path, required=True, help="folder for models, rollouts and policies")
-    parser.add_argument("--results", type=Path, help="folder that gets clevr-reading-BACKBONE-READING.csv")
-    parser.add_argument("--only", nargs="+", choices=BACKBONES, default=BACKBONES)
+    parser.add_argument("--csv", type=Path, required=True, help="rows of episodes to write")
+    parser.add_argument("--only", nargs="+", choices=BACKBONES, default=list(BACKBONES))
     asked = parser.parse_args()
+    rows = plain(asked.run, asked.out)
     for backbone in asked.only:
         for reading in READINGS:
-            rows = rows_of(backbone, reading, asked.run / "real", asked.out)
-            if asked.results:
-                shutil.copyfile(rows, asked.results / f"clevr-reading-{backbone}-{reading}.csv")
+            rows += combination(backbone, reading, asked.run, asked.out)
+            write_rows(asked.csv, rows)
 
 
 if __name__ == "__main__":
