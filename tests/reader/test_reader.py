@@ -144,6 +144,17 @@ def test_plans_are_made_of_the_worlds_plain_sentences(taught):
     assert [plan.steps for plan in alone] == [plan.steps for plan in others[0]]
 
 
+def test_a_plain_sentence_is_its_own_plan_and_no_model_is_asked(sure_reader, monkeypatch):
+    world, reader = make("clevr"), load_reader(sure_reader)
+    monkeypatch.setattr("kalm.reader.reader.write_plans", None)
+    told = []
+    for step in list(plain_steps(world).values())[::31]:
+        (plan,) = reader.n_best([step.text], world, samples=2, advance=told.append)[0]
+        assert (plan.steps, plan.confidence, plan.usable) == ((step,), 1.0, (step,))
+        assert not reader.unread([step.text], world, samples=2)
+    assert sum(told) == len(told) > 1
+
+
 @pytest.mark.parametrize("text", ["", "   ", "?!", "123"])
 def test_an_instruction_without_letters_is_refused(taught, text):
     with pytest.raises(KalmError, match="with letters in it"):

@@ -2,7 +2,8 @@
 
 Two kinds: a small model that was taught (adapters, `kalm.reader.adapter`), and any instruct model by name,
 which is shown examples in its chat template and learns nothing (`kalm.reader.few_shot`). Both write under
-the same constraint, so neither can name a thing that is not there or a deed that the data lack.
+the same constraint, so neither can name a thing that is not there or a deed that the data lack. A sentence
+that is plain already is its own plan, and no model is asked.
 
 What is read: a text with letters, of at most `LONGEST_REQUEST` tokens. Special tokens of the model in it
 (``<|im_end|>``) are the letters that they are spelt with. A text in another language, or about things that
@@ -151,10 +152,13 @@ class Reader:
             KalmError: as `read`.
         """
         known = self._known(world, samples, seed, temperature)
-        new = _missing(requests, known)
-        if not new:
-            return [known[request] for request in requests]
         steps = tuple(plain_steps(world).values())
+        plain = {step.text: step for step in steps}
+        if said := [request for request in _missing(requests, known) if request in plain]:
+            known.update({request: (Plan(request, (plain[request],), 1.0, 1.0, True),) for request in said})
+            advance(len(said))
+        if not (new := _missing(requests, known)):
+            return [known[request] for request in requests]
         menu = make_menu([step.text for step in steps], [entity.name for entity in world.spec.entities])
         written = write_plans(
             self.model,
