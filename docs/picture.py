@@ -34,7 +34,7 @@ from kalm.types import Rollout
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
-CHARTS = {"CLEVR-Robot": "results/clevr-mini.csv", "Meta-World": "results/metaworld-algorithms.csv"}
+CHARTS = {"CLEVR-Robot": "results/clevr-mini.csv", "Meta-World": "results/metaworld-mini.csv"}
 TRIES = 64  # imagined rollouts that are played, of which the first that both sides reach is drawn
 ACTIONS = range(4, 8)  # long enough to show something, short enough to show all of it
 
