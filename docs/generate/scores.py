@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from kalm.envs import published
@@ -24,10 +25,16 @@ def table(kind: str, file: str) -> str:
             (asked in the sentence itself and in what a reader makes of it, side by side).
         file: rows of episodes, as a path from the root; the name begins with that of the environment.
     """
-    rows = read_rows(ROOT / file)
+    rows = _rows(file)
     found = _table(kind, rows, published(Path(file).name.partition("-")[0]))
     assert found is not None, (kind, file)
     return tables.markdown(found)
+
+
+@cache
+def _rows(file: str) -> list[Episode]:
+    """Read a file once for all of its tables."""
+    return read_rows(ROOT / file)
 
 
 def _table(kind: str, rows: Sequence[Episode], others: Published | None) -> Table | None:
@@ -45,12 +52,11 @@ def _readings(rows: Sequence[Episode]) -> Table:
     columns = (*NOVEL_LEVELS, NOVEL)
     titles = [TITLES.get(column, column) for column in columns]
     found = scores(rows)
-    asked = {score.policy: score for score in found}
+    read = {(score.algorithm, score.data): score for score in found if score.reading}
     lines = []
     for score in found:
-        read = next((asked[name] for name in asked if name.startswith(f"{score.policy} + ")), None)
-        if read:
-            cells = [tables.share(each.rates[column]) for each in (score, read) for column in columns]
+        if not score.reading and (other := read.get((score.algorithm, score.data))):
+            cells = [tables.share(each.rates[column]) for each in (score, other) for column in columns]
             lines.append((score.policy, *cells))
     episodes = ", ".join(sorted({f"{score.rates[level].n:,}" for score in found for level in NOVEL_LEVELS}))
     return Table(

@@ -152,12 +152,14 @@ class Reader:
             KalmError: as `read`.
         """
         known = self._known(world, samples, seed, temperature)
+        if not (new := _missing(requests, known)):
+            return [known[request] for request in requests]
         steps = tuple(plain_steps(world).values())
         plain = {step.text: step for step in steps}
-        if said := [request for request in _missing(requests, known) if request in plain]:
+        if said := [request for request in new if request in plain]:
             known.update({request: (Plan(request, (plain[request],), 1.0, 1.0, True),) for request in said})
             advance(len(said))
-        if not (new := _missing(requests, known)):
+        if not (new := _missing(new, known)):
             return [known[request] for request in requests]
         menu = make_menu([step.text for step in steps], [entity.name for entity in world.spec.entities])
         written = write_plans(
