@@ -152,6 +152,8 @@ def test_a_plain_sentence_is_its_own_plan_and_no_model_is_asked(sure_reader, mon
         (plan,) = reader.n_best([step.text], world, samples=2, advance=told.append)[0]
         assert (plan.steps, plan.confidence, plan.usable) == ((step,), 1.0, (step,))
         assert not reader.unread([step.text], world, samples=2)
+        scene = world.initial_states([step.goal], [0])
+        assert reader.read([step.text], world, scene)[0].confidence == 1.0
     assert sum(told) == len(told) > 1
 
 

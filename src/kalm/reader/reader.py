@@ -211,6 +211,8 @@ class Reader:
 
     def _left(self, plans: Sequence[Plan], fits: Sequence[bool]) -> list[Plan]:
         """Return the plans that fit, with their probability among all that may, own words where none does."""
+        if all(fits):
+            return list(plans)
         fitting = list(compress(plans, fits))
         if not fitting:
             return [self._plan(plans[0].request, (), 0.0)]
