@@ -24,6 +24,7 @@ LINES = [
     "* get the CYAN ball next to the purple ball, on its left",
     "Here are more instructions:",
     "Yes.",
+    "Once upon a time there were balls. " * 60,
 ]
 
 
@@ -71,7 +72,7 @@ def test_a_served_model_is_asked_and_all_it_wrote_is_counted(address, sure_reade
     found = propose_goals(load_writer(address, served="m"), load_reader(sure_reader), world, 5, 0)
     first = Server.asked[0]
     assert (first["path"], first["model"], first["key"]) == ("/v1/chat/completions", "m", "Bearer secret")
-    assert "five balls" in first["messages"][0]["content"]
+    assert "five balls" in first["messages"][-1]["content"]
     rounds = len(Server.asked)
     assert found.counts["written"] == 4 * rounds
     assert found.counts["in_training"] == rounds

@@ -11,8 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 
 import numpy as np
+import yaml
 
 from kalm.envs.base import World
 from kalm.envs.sentences import plain_steps
@@ -26,16 +29,8 @@ from kalm.types import Instruction, JsonObject
 
 SHOWN = 6  # plain sentences per question
 LINES = 8  # instructions that a question asks for
+WORDS = 60  # of the longest line that is taken for an instruction
 IDLE = 8  # questions in a row without a new goal, after which the model is given up
-STYLES = (
-    "as different people would say it",
-    "as polite questions",
-    "as complaints about how things are now",
-    "as short orders",
-    "as wishes",
-    "that ask for two of such things at once",
-    "that ask for three of such things in one sentence",
-)
 BULLET = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])\s*")
 QUOTES = "\"'“”‘’`* "
 
@@ -76,7 +71,7 @@ def propose_goals(
     Raises:
         KalmError: nothing that the model wrote could be used.
     """
-    steps = plain_steps(world)
+    steps, styles = plain_steps(world), list(_texts()["styles"])
     told = {_plainly(instruction.text) for instruction in world.suite("seen")}
     kept: dict[str, tuple[Instruction, float]] = {}
     counts = Counter(
@@ -87,7 +82,7 @@ def propose_goals(
         rng = derive_rng(seed, "propose", asked)
         shown = [step.text for step in steps.values()]
         shown = [shown[i] for i in rng.permutation(len(shown))[:SHOWN]]
-        style = STYLES[asked % len(STYLES)]
+        style = styles[asked % len(styles)]
         lines = sentences(writer.reply(_question(world, shown, style), derive_seed(seed, "reply", asked)))
         fresh = []
         for line in lines:
@@ -116,9 +111,9 @@ def propose_goals(
 
 
 def sentences(reply: str) -> list[str]:
-    """Return the instructions of a reply: its lines without numbers, bullets and quotes; no headings."""
+    """Return the instructions of a reply: lines without numbers, bullets and quotes; no headings or tales."""
     lines = (BULLET.sub("", line).strip(QUOTES) for line in reply.splitlines())
-    return [line for line in lines if len(line.split()) > 2 and not line.endswith(":")]
+    return [line for line in lines if 2 < len(line.split()) <= WORDS and not line.endswith(":")]
 
 
 def _judged(plan: Plan, world: World, counts: Counter[str]) -> Instruction | None:
@@ -137,19 +132,34 @@ def _judged(plan: Plan, world: World, counts: Counter[str]) -> Instruction | Non
 
 
 def _question(world: World, shown: Sequence[str], style: str) -> list[dict[str, str]]:
-    things = ", ".join(entity.name for entity in world.spec.entities)
+    """Ask for instructions in a style, after a reply in it about other things: small models imitate."""
+    example = _texts()
+    things = [entity.name for entity in world.spec.entities]
+    told = example["styles"][style]
     return [
-        {
-            "role": "system",
-            "content": f"You write instructions for a robot. There are {world.scene}: {things}.",
-        },
+        {"role": "system", "content": "You write instructions for robots."},
         {
             "role": "user",
-            "content": "These are instructions that the robot knows:\n"
-            + "\n".join(f"- {text}" for text in shown)
-            + f"\nWrite {LINES} new instructions about the same things, {style}, one per line.",
+            "content": _asked(example["scene"], example["things"], example["known"], style, len(told)),
         },
+        {"role": "assistant", "content": "\n".join(told)},
+        {"role": "user", "content": _asked(world.scene, things, shown, style, LINES)},
     ]
+
+
+def _asked(scene: str, things: Sequence[str], known: Sequence[str], style: str, count: int) -> str:
+    return (
+        f"There are {scene}: {', '.join(things)}. These are instructions that the robot knows:\n"
+        + "\n".join(f"- {text}" for text in known)
+        + f"\nWrite {count} new instructions about the same things, {style}, one per line."
+    )
+
+
+@cache
+def _texts() -> JsonObject:
+    return yaml.safe_load(
+        resources.files("kalm.reader").joinpath("texts", "proposals.yaml").read_text("utf-8")
+    )
 
 
 def _plainly(text: str) -> str:

@@ -26,7 +26,7 @@ Message = dict[str, str]
 
 KEY = "OPENAI_API_KEY"
 TOKENS = 400  # of a reply
-TEMPERATURE = 0.9
+TEMPERATURE = 0.8
 TOP_P = 0.95
 PATIENCE = 120  # seconds that a server may take
 
