@@ -11,15 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 
 import numpy as np
-import yaml
 
 from kalm.envs.base import World
 from kalm.envs.sentences import plain_steps
 from kalm.errors import KalmError
+from kalm.reader.phrasing import texts
 from kalm.reader.plans import Plan
 from kalm.reader.reader import Reader
 from kalm.reader.writers import ChatWriter
@@ -71,7 +69,7 @@ def propose_goals(
     Raises:
         KalmError: nothing that the model wrote could be used.
     """
-    steps, styles = plain_steps(world), list(_texts()["styles"])
+    steps, styles = plain_steps(world), list(texts("proposals")["styles"])
     told = {_plainly(instruction.text) for instruction in world.suite("seen")}
     kept: dict[str, tuple[Instruction, float]] = {}
     counts = Counter(
@@ -133,7 +131,7 @@ def _judged(plan: Plan, world: World, counts: Counter[str]) -> Instruction | Non
 
 def _question(world: World, shown: Sequence[str], style: str) -> list[dict[str, str]]:
     """Ask for instructions in a style, after a reply in it about other things: small models imitate."""
-    example = _texts()
+    example = texts("proposals")
     things = [entity.name for entity in world.spec.entities]
     told = example["styles"][style]
     return [
@@ -152,13 +150,6 @@ def _asked(scene: str, things: Sequence[str], known: Sequence[str], style: str, 
         f"There are {scene}: {', '.join(things)}. These are instructions that the robot knows:\n"
         + "\n".join(f"- {text}" for text in known)
         + f"\nWrite {count} new instructions about the same things, {style}, one per line."
-    )
-
-
-@cache
-def _texts() -> JsonObject:
-    return yaml.safe_load(
-        resources.files("kalm.reader").joinpath("texts", "proposals.yaml").read_text("utf-8")
     )
 
 
