@@ -4,7 +4,7 @@ Grounded models (MiniLM, SmolLM2) x what imagination is asked in (own words, the
 own parts) x what policies learn from (real rollouts alone, with imagined ones, with shuffled and with
 unfiltered ones) x what policies are asked in. Budget, settings and real rollouts are those of a finished
 `demo`, and so is its grounded MiniLM; SmolLM2 learns as many steps, with adapters. The learner is BC. What is
-done already is not repeated. Two and a half hours on two cores, forty minutes of them to ground SmolLM2.
+done already is not repeated. Three hours on two cores, fifty minutes of them to ground SmolLM2.
 
     make demo
     python recipes/reading.py --run runs/demo --out runs/reading --csv results/clevr-reading.csv
