@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-    from kalm.api import Results, RunResult, collect, evaluate, ground, imagine, run, train
+    from kalm.api import Results, RunResult, collect, evaluate, ground, imagine, play, run, train
     from kalm.data.rollouts import RolloutSet
     from kalm.envs.registry import make
     from kalm.errors import KalmError
@@ -37,6 +37,7 @@ __all__ = [
     "load_policy",
     "load_reader",
     "make",
+    "play",
     "run",
     "train",
 ]

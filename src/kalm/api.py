@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kalm.evaluation.results import Episode
     from kalm.evaluation.statistics import Rate
     from kalm.report.scores import Score
+    from kalm.report.watch import Watched
     from kalm.session import Session
 
 
@@ -295,6 +296,51 @@ def evaluate(
     inputs = EvaluateInputs(Path(policies), _goals(goals), LEVELS if levels is None else _levels(levels))
     EVALUATE.alone(session, inputs, Path(out), options.get("overwrite", False))
     return _results(Path(out), session)
+
+
+def play(
+    text: str,
+    *,
+    model: str | Path | None = None,
+    policy: str | Path | None = None,
+    read: bool = True,
+    **options: Unpack[StageOptions],
+) -> Watched:
+    """Watch what a sentence comes to: imagined, answered by the simulator, and done by a policy. ::
+
+        shown = kalm.play("Push the red ball behind the blue ball.", model="runs/demo")
+        print(shown)
+        shown.save("film.mp4")
+
+    Args:
+        text: any sentence that the reader understands; its plan says when the goal is reached.
+        model: folder of a grounded model, or of the run that made it; None: nothing is imagined.
+        policy: folder of a policy; None: none acts.
+        read: both are asked in the plain words of the plan; else in the sentence itself.
+        options: see `StageOptions`; ``seed`` draws the initial state.
+
+    Raises:
+        KalmError: neither model nor policy, none there, or the sentence is not understood.
+    """
+    from kalm.errors import KalmError
+    from kalm.registry import load_policy
+    from kalm.report.watch import understand, watch
+
+    if model is None and policy is None:
+        raise KalmError("nothing to watch. Give a grounded model, a policy, or both.")
+    session = _session(options)
+    world = session.world
+    imagines = None if model is None else session.load_model(Path(model))
+    acts = None if policy is None else load_policy(policy, session.device, world=world.spec)
+    return watch(
+        understand(text, world, session.reader),
+        world,
+        model=imagines,
+        policy=acts,
+        guided=read,
+        config=session.config.imagine,
+        seed=session.config.seed,
+    )
 
 
 def run(

@@ -1,0 +1,215 @@
+"""One sentence, watched: what a grounded model imagines for it, the simulator's answer, what a policy does.
+
+All begin in the same state, drawn from a seed. The answer is what comes of the imagined actions in the
+simulator; where it stays away from what was imagined, the model was wrong about the physics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kalm.envs.base import World
+from kalm.envs.rollout import initial_states
+from kalm.errors import KalmError
+from kalm.evaluation.episodes import Actor, Remembering, play
+from kalm.evaluation.guided import GuidedPolicy
+from kalm.lm.generate import Sampling, imagine_rollouts
+from kalm.lm.model import GroundedLM
+from kalm.lm.settings import ImagineConfig
+from kalm.reader.plans import Plan
+from kalm.reader.reader import Reader
+from kalm.types import LEVELS, Instruction, JsonObject, Rollout, WorldSpec
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A sentence with its goal.
+
+    Attributes:
+        instruction: the sentence, with the goal by which all is judged.
+        plan: what the reader made of it.
+    """
+
+    instruction: Instruction
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class View:
+    """One rollout, and what it took."""
+
+    title: str
+    rollout: Rollout
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether the goal was reached, and after how many actions."""
+        reached = "goal reached" if self.rollout.success else "goal not reached"
+        return f"{reached}, {len(self.rollout.actions)} actions"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One sentence and its rollouts.
+
+    Attributes:
+        world: where.
+        understood: the sentence.
+        views: its rollouts, all from one state.
+    """
+
+    world: World
+    understood: Understood
+    views: tuple[View, ...]
+
+    def save(self, path: str | Path, size: int = 256) -> Path:
+        """Draw the rollouts beside each other: a film (``.mp4``, ``.gif``) or a strip of pictures (``.png``).
+
+        Args:
+            path: file to write.
+            size: of each rollout, in pixels.
+
+        Raises:
+            KalmError: another ending, or the file cannot be written.
+        """
+        from kalm.report.video import save_film
+
+        return save_film(self, Path(path), size)
+
+    def to_json(self) -> JsonObject:
+        """Return JSON-ready figures."""
+        return {
+            "text": self.understood.instruction.text,
+            "goal": self.understood.instruction.goal.to_json(),
+            "reading": self.understood.plan.to_json(),
+            "rollouts": {
+                view.title: {
+                    "success": view.rollout.success,
+                    "actions": len(view.rollout.actions),
+                    "seconds": view.seconds,
+                }
+                for view in self.views
+            },
+        }
+
+    def __str__(self) -> str:
+        plan = self.understood.plan
+        doubt = "" if plan.sure else ", not sure enough to be used"
+        lines = [f"read as: {plan.text}  ({plan.confidence:.0%}{doubt})"]
+        lines += [f"{view.title}: {view.verdict}, {view.seconds:.1f} s" for view in self.views]
+        return "\n".join(lines)
+
+
+def understand(text: str, world: World, reader: Reader) -> Understood:
+    """Find the goal of a sentence: that of its suite, where a level has it, else that of its plan.
+
+    Raises:
+        KalmError: the sentence cannot be read, or the reader is not sure of its plan, or that is no goal.
+    """
+    plan = reader.read([text], world)[0]
+    for level in LEVELS:
+        for instruction in world.suite(level):
+            if instruction.text == text:
+                return Understood(instruction, plan)
+    goal = world.goal_of([step.goal for step in plan.usable]) if plan.usable else None
+    if goal is None:
+        guess = "no plain sentences say it"
+        if plan.steps:
+            fault = "together they are no goal" if plan.sure else "it is not sure enough"
+            guess = f"its guess is {plan.text!r} ({plan.confidence:.0%}), but {fault}"
+        raise KalmError(
+            f"the reader does not understand {text!r}: {guess}. Say it in other words: `kalm read` shows how "
+            "sentences are read."
+        )
+    return Understood(Instruction(text, "rephrase" if len(plan.steps) == 1 else "hard", goal), plan)
+
+
+def watch(
+    understood: Understood,
+    world: World,
+    *,
+    model: GroundedLM | None = None,
+    policy: Actor | Remembering | None = None,
+    guided: bool = True,
+    config: ImagineConfig = ImagineConfig(),  # noqa: B008 - frozen
+    seed: int = 0,
+) -> Watched:
+    """Let a grounded model imagine, the simulator answer, and a policy act, from one initial state.
+
+    Args:
+        understood: the sentence.
+        world: where.
+        model: imagines, one try; None: nothing is imagined.
+        policy: acts; None: none does.
+        guided: both are asked in the plain words of the plan, where the reader is sure of it.
+        config: how is imagined.
+        seed: of the initial state, and of what is drawn.
+    """
+    asked = understood.instruction
+    steps = understood.plan.usable if guided else ()
+    views = []
+    if model is not None:
+        dream = _timed("imagined", lambda: _imagined(asked, steps, world, model, config, seed))
+        views += [dream, _timed("answer of the simulator", lambda: _answer(dream.rollout, world, seed))]
+    if policy is not None:
+        actor = GuidedPolicy(policy, world, lambda texts, _: [steps] * len(texts)) if steps else policy
+        views.append(_timed("policy", lambda: play(actor, world, [asked], [seed])[0]))
+    return Watched(world, understood, tuple(views))
+
+
+def _timed(title: str, make: Callable[[], Rollout]) -> View:
+    begun = time.perf_counter()
+    rollout = make()
+    return View(title, rollout, time.perf_counter() - begun)
+
+
+def _imagined(
+    asked: Instruction,
+    steps: tuple[Instruction, ...],
+    world: World,
+    model: GroundedLM,
+    config: ImagineConfig,
+    seed: int,
+) -> Rollout:
+    horizon = config.horizon or world.spec.horizon
+    done = imagine_rollouts(
+        model,
+        world,
+        [asked],
+        [seed],
+        starts=initial_states(world, [asked], [seed], "tested"),
+        plans=[steps] if steps else None,
+        prompt=config.prompt,
+        horizon=min(world.spec.horizon, horizon * max(1, len(steps))),
+        sampling=Sampling(config.temperature, config.state_noise),
+        precision=config.precision,
+    )
+    if not done.finite.all():
+        raise KalmError("the imagined rollout is not finite: the model is not usable.")
+    return done.rollouts[0]
+
+
+@dataclass
+class _Repeating:
+    """Acts as it did before."""
+
+    actions: np.ndarray
+    spec: WorldSpec
+    done: int = 0
+
+    def act(self, states: np.ndarray, texts: object) -> np.ndarray:
+        self.done += 1
+        return self.actions[self.done - 1 : self.done]
+
+
+def _answer(dream: Rollout, world: World, seed: int) -> Rollout:
+    same = tuple(dream.states[0].tolist()) if world.restorable else None
+    asked = replace(dream.instruction, state=same)
+    repeating = _Repeating(dream.actions, world.spec)
+    return play(repeating, world, [asked], [seed], len(dream.actions))[0]
