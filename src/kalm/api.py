@@ -306,7 +306,9 @@ def play(
     read: bool = True,
     **options: Unpack[StageOptions],
 ) -> Watched:
-    """Watch what a sentence comes to: imagined, answered by the simulator, and done by a policy. ::
+    """Watch what a sentence comes to: imagined, answered by the simulator, done by a policy.
+
+    For example::
 
         shown = kalm.play("Push the red ball behind the blue ball.", model="runs/demo")
         print(shown)
@@ -316,31 +318,16 @@ def play(
         text: any sentence that the reader understands; its plan says when the goal is reached.
         model: folder of a grounded model, or of the run that made it; None: nothing is imagined.
         policy: folder of a policy; None: none acts.
-        read: both are asked in the plain words of the plan; else in the sentence itself.
+        read: model and policy are asked in the plain words of the plan; else in the sentence itself.
         options: see `StageOptions`; ``seed`` draws the initial state.
 
     Raises:
         KalmError: neither model nor policy, none there, or the sentence is not understood.
     """
-    from kalm.errors import KalmError
-    from kalm.registry import load_policy
-    from kalm.report.watch import understand, watch
+    from kalm.report.watch import watch
 
-    if model is None and policy is None:
-        raise KalmError("nothing to watch. Give a grounded model, a policy, or both.")
-    session = _session(options)
-    world = session.world
-    imagines = None if model is None else session.load_model(Path(model))
-    acts = None if policy is None else load_policy(policy, session.device, world=world.spec)
-    return watch(
-        understand(text, world, session.reader),
-        world,
-        model=imagines,
-        policy=acts,
-        guided=read,
-        config=session.config.imagine,
-        seed=session.config.seed,
-    )
+    places = [None if place is None else Path(place) for place in (model, policy)]
+    return watch(_session(options), text, *places, read=read)
 
 
 def run(

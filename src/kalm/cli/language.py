@@ -27,6 +27,7 @@ from kalm.cli.options import (
     split_settings,
     tell,
 )
+from kalm.cli.watching import OwnWords, show
 from kalm.errors import KalmError
 from kalm.runs.folder import REFINED
 from kalm.types import LEVELS
@@ -92,6 +93,12 @@ def imagine_command(
         Path | None,
         typer.Option(help="A second grounded model that chooses the actions; --model gives the states."),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Only this sentence, watched: --out is a film, FILE.mp4, .gif or .png."),
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="With --text: a policy that acts beside it.")] = None,
+    own_words: OwnWords = False,
     env: Env = None,
     preset: Preset = None,
     set_: Set = None,
@@ -109,11 +116,16 @@ def imagine_command(
         kalm imagine --model grounded/model --out imagined --goals my_goals.jsonl
 
         kalm imagine --model grounded/model --out imagined --real data/real --set imagine.refine.relabel=true
+
+        kalm imagine --model runs/demo --text "Push the red ball behind the blue ball." --out film.mp4
     """
     from kalm.report.tables import refined_table, show_all
     from kalm.stages.imagine import IMAGINE, ImagineInputs
 
     session = open_session(env, preset, set_, seed, device, None)
+    if text is not None:
+        show(session, text, model, policy, out, own_words, as_json)
+        return
     inputs = ImagineInputs(model, real, goals, known_levels(level), actor)
     figures = IMAGINE.alone(session, inputs, out, overwrite)
     table = refined_table(figures)

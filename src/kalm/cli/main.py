@@ -8,7 +8,7 @@ from functools import partial
 
 import typer
 
-from kalm.cli import data, language, models, policies, reading, run
+from kalm.cli import data, language, models, policies, reading, run, watching
 from kalm.cli.border import run_guarded
 from kalm.runs import processes
 
@@ -22,7 +22,7 @@ app: typer.Typer = typer.Typer(
     `kalm run --env clevr --preset demo --out runs/demo` does everything: collect, ground, imagine, train,
     evaluate, report. Each stage is also a command of its own.""",
 )
-for _group in (run, data, language, reading, policies, models):
+for _group in (run, data, language, reading, policies, watching, models):
     app.add_typer(_group.COMMANDS)
 
 

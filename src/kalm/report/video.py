@@ -26,9 +26,7 @@ GAP = 8
 
 def save_film(watched: Watched, path: Path, size: int) -> Path:
     """Write what was watched as the file's ending says; see `Watched.save`."""
-    ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        raise unknown("kind of film", ending or path.name, ENDINGS)
+    ending = require_film(path)
     with atomic_write(path) as temporary:
         if ending == ".png":
             films = tuple(film(watched.world, view.rollout, view.title) for view in watched.views)
@@ -53,6 +51,14 @@ def save_film(watched: Watched, path: Path, size: int) -> Path:
                 temporary, pictures, plugin="pyav", codec="libx264", fps=FRAMES_PER_SECOND, extension=".mp4"
             )
     return path
+
+
+def require_film(path: Path) -> str:
+    """Return the ending of a film's file. Raises KalmError: it is none that can be written."""
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise unknown("kind of film", ending or path.name, ENDINGS)
+    return ending
 
 
 def frames(watched: Watched, size: int) -> Iterator[np.ndarray]:

@@ -10,20 +10,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kalm.envs.base import World
 from kalm.envs.rollout import initial_states
 from kalm.errors import KalmError
-from kalm.evaluation.episodes import Actor, Remembering, play
+from kalm.evaluation.episodes import play
 from kalm.evaluation.guided import GuidedPolicy
 from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.model import GroundedLM
 from kalm.lm.settings import ImagineConfig
 from kalm.reader.plans import Plan
 from kalm.reader.reader import Reader
+from kalm.registry import load_policy
 from kalm.types import LEVELS, Instruction, JsonObject, Rollout, WorldSpec
+
+if TYPE_CHECKING:
+    from kalm.session import Session
 
 
 @dataclass(frozen=True)
@@ -131,34 +136,33 @@ def understand(text: str, world: World, reader: Reader) -> Understood:
 
 
 def watch(
-    understood: Understood,
-    world: World,
-    *,
-    model: GroundedLM | None = None,
-    policy: Actor | Remembering | None = None,
-    guided: bool = True,
-    config: ImagineConfig = ImagineConfig(),  # noqa: B008 - frozen
-    seed: int = 0,
+    session: Session, text: str, model: Path | None = None, policy: Path | None = None, read: bool = True
 ) -> Watched:
     """Let a grounded model imagine, the simulator answer, and a policy act, from one initial state.
 
     Args:
-        understood: the sentence.
-        world: where.
-        model: imagines, one try; None: nothing is imagined.
-        policy: acts; None: none does.
-        guided: both are asked in the plain words of the plan, where the reader is sure of it.
-        config: how is imagined.
-        seed: of the initial state, and of what is drawn.
+        session: environment, reader, `imagine` settings (one try is made), and the seed of the initial state.
+        text: the sentence.
+        model: folder of the grounded model; None: nothing is imagined.
+        policy: folder of the policy; None: none acts.
+        read: both are asked in the plain words of the plan, where the reader is sure of it.
+
+    Raises:
+        KalmError: neither model nor policy, none there, or the sentence is not understood.
     """
-    asked = understood.instruction
-    steps = understood.plan.usable if guided else ()
-    views = []
-    if model is not None:
-        dream = _timed("imagined", lambda: _imagined(asked, steps, world, model, config, seed))
+    if model is None and policy is None:
+        raise KalmError("nothing to watch. Give a grounded model, a policy, or both.")
+    world, seed, views = session.world, session.config.seed, []
+    imagines = None if model is None else session.load_model(model)
+    acts = None if policy is None else load_policy(policy, session.device, world=world.spec)
+    understood = understand(text, world, session.reader)
+    asked, steps = understood.instruction, understood.plan.usable if read else ()
+    if imagines is not None:
+        config = session.config.imagine
+        dream = _timed("imagined", lambda: _imagined(asked, steps, world, imagines, config, seed))
         views += [dream, _timed("answer of the simulator", lambda: _answer(dream.rollout, world, seed))]
-    if policy is not None:
-        actor = GuidedPolicy(policy, world, lambda texts, _: [steps] * len(texts)) if steps else policy
+    if acts is not None:
+        actor = GuidedPolicy(acts, world, lambda texts, _: [steps] * len(texts)) if steps else acts
         views.append(_timed("policy", lambda: play(actor, world, [asked], [seed])[0]))
     return Watched(world, understood, tuple(views))
 
