@@ -151,3 +151,14 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any) -> None:
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.eos_token_id)
     writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+
+
+def with_threshold(folder: Path, threshold: float) -> Path:
+    """Say of which confidence on this reader is sure."""
+    from kalm.reader.adapter import FACTS
+    from kalm.runs.io import read_json, write_json
+
+    facts = read_json(folder / FACTS, "reader")
+    facts["calibration"]["threshold"] = threshold
+    write_json(folder / FACTS, facts)
+    return folder
