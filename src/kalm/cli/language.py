@@ -49,7 +49,8 @@ def ground_command(
     device: Device = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print size, memory and steps; load no weights.")
+        bool,
+        typer.Option("--dry-run", help="Print size, memory, steps, and the time they take, tried for 10 s."),
     ] = False,
     count: Annotated[
         int, typer.Option("--processes", min=1, help="With --dry-run: devices that share the work.")

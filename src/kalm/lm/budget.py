@@ -28,6 +28,7 @@ from kalm.lm.loading import plan_backbone
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.settings import GroundConfig
 from kalm.lm.sft import assemble, divide
+from kalm.types import JsonObject
 
 GB = 1e9
 
@@ -64,7 +65,7 @@ class Memory:
 
 def estimate(
     config: GroundConfig, rollouts: RolloutSet, world: World, seed: int, device: str, processes: int
-) -> dict[str, object]:
+) -> JsonObject:
     """Return what grounding in these rollouts would cost, JSON-ready.
 
     Args:

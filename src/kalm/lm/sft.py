@@ -211,10 +211,22 @@ def divide(rollouts: RolloutSet, config: GroundConfig, seed: int) -> tuple[Rollo
 
 
 def parts(
-    curriculum: GroundingDataset, step: int, model: GroundedLM, config: GroundConfig
+    curriculum: GroundingDataset,
+    step: int,
+    model: GroundedLM,
+    config: GroundConfig,
+    among: int | None = None,
 ) -> list[PackedBatch]:
-    """Return what this process works through in a step: `ground.accumulate` parts of the batch."""
-    whole = processes.count() * config.accumulate
+    """Return what this process works through in a step: `ground.accumulate` parts of the batch.
+
+    Args:
+        curriculum: gives the batch.
+        step: its number.
+        model: on the device that it comes to.
+        config: settings.
+        among: processes that share the batch; None: those that there are.
+    """
+    whole = (among or processes.count()) * config.accumulate
     first = processes.index() * config.accumulate
     return [
         packing.batch(

@@ -44,11 +44,14 @@ def ground_model(session: Session, inputs: GroundInputs, folder: Path) -> Figure
 
 
 def grounding_cost(session: Session, data: Path | RolloutSet, count: int) -> Figures:
-    """Return what grounding would cost on `count` devices, from settings, tokenizer and data alone."""
+    """Return what grounding would cost on `count` devices: size, memory, steps, and their time on this one."""
     from kalm.lm.budget import estimate
+    from kalm.lm.trial import expected_time
 
-    config = session.config
-    return estimate(config.ground, session.read(data), session.world, config.seed, session.device, count)
+    config, rollouts = session.config, session.read(data)
+    given = (config.ground, rollouts, session.world, config.seed, session.device, count)
+    cost = estimate(*given)
+    return {**cost, **expected_time(*given, cost["gb_per_device"]["total"])}
 
 
 GROUND = StageSpec("ground", whole_sections("ground"), ground_model, together=True, parts={"data": REAL})
