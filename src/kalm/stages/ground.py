@@ -44,7 +44,7 @@ def ground_model(session: Session, inputs: GroundInputs, folder: Path) -> Figure
 
 
 def grounding_cost(session: Session, data: Path | RolloutSet, count: int) -> Figures:
-    """Return what grounding would cost on `count` devices: size, memory, steps, and their time on this one."""
+    """Return what grounding would cost on `count` devices: size, memory, steps, their time on this one."""
     from kalm.lm.budget import estimate
     from kalm.lm.trial import expected_time
 
