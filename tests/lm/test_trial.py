@@ -2,7 +2,8 @@
 
 import pytest
 
-from kalm.lm import sft, trial
+from kalm.lm import trial
+from kalm.lm.update import update
 from kalm.training.loop import fit
 
 
@@ -49,12 +50,11 @@ def test_all_parts_of_the_training_are_tried(single, world, rollouts):
 def test_of_several_devices_one_is_tried_with_its_part(single, world, rollouts, monkeypatch, processes, rows):
     shares = set()
 
-    def watched(*given, parts=sft.parts):
-        found = parts(*given)
-        shares.add(sum(len(part.position) for part in found))
-        return found
+    def watched(team, parts, config, update=update):
+        shares.add(sum(len(part.position) for part in parts))
+        return update(team, parts, config)
 
-    monkeypatch.setattr("kalm.lm.sft.parts", watched)
+    monkeypatch.setattr("kalm.lm.trial.update", watched)
     trial.expected_time(single.changed(rows=4), rollouts, world, 0, "cpu", processes, 0.0, seconds=0.1)
     assert shares == {rows}
 

@@ -5,6 +5,7 @@ import torch
 
 from kalm.errors import KalmError
 from kalm.lm import sft
+from kalm.lm.batches import StepBatches
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.settings import GroundConfig
@@ -21,7 +22,7 @@ def prepared(config, world, rollouts):
 def test_no_gradient_is_computed_for_what_is_frozen(config, world, rollouts):
     frozen = config.changed(tuning="frozen")
     team, curriculum = prepared(frozen, world, rollouts)
-    update(team, sft.parts(curriculum, 0, team.model, frozen), frozen)
+    update(team, StepBatches(curriculum, team.model.backbone.two_way_prompt, frozen)[0], frozen)
     gradients = {name: weight.grad is not None for name, weight in team.model.named_parameters()}
     assert gradients == {name: weight.requires_grad for name, weight in team.model.named_parameters()}
     assert any(gradients.values()) and not all(gradients.values())
@@ -31,7 +32,7 @@ def test_every_weight_has_a_gradient_also_without_answers_of_its_kind(config, wo
     """Processes exchange the gradients of all weights, so none may be missing in any of them."""
     only = config.changed(tasks={"explanation": 0.0, "generation": 0.0})
     team, curriculum = prepared(only, world, rollouts)
-    batches = sft.parts(curriculum, 0, team.model, only)
+    batches = StepBatches(curriculum, team.model.backbone.two_way_prompt, only)[0]
     assert batches[0].answers[0] == batches[0].answers[2] == 0 < batches[0].answers[1]
     losses = update(team, batches, only)
     assert float(losses["text"]) == float(losses["action"]) == 0
@@ -63,7 +64,7 @@ def test_a_compiled_model_on_padded_rows_has_the_same_losses(llama, world, rollo
             backbone=str(llama), rows=2, row_tokens=192, precision="float32", compile=compiled
         )
         team, curriculum = prepared(settings, world, rollouts)
-        batches = sft.parts(curriculum, 0, team.model, settings)
+        batches = StepBatches(curriculum, team.model.backbone.two_way_prompt, settings)[0]
         widths.append(batches[0].position.shape[1])
         losses.append(
             torch.stack([update(team, batches, settings)[name] for name in ("text", "state", "action")])

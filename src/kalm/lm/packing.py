@@ -18,7 +18,7 @@ others and positions restart::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,8 +72,15 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         """Return the batch on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> PackedBatch:
+        """Return the batch in memory that a GPU can copy from while it computes."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        return replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
 def group(examples: Sequence[Example]) -> PackedRow:

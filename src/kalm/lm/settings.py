@@ -122,6 +122,11 @@ class GroundConfig(Section):
     accumulate: int = Field(
         default=1, gt=0, description="parts that a process works through one by one per batch: less memory"
     )
+    loader_workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="processes that make batches ahead; 0: the training itself; None: 4 for a GPU, else 0",
+    )
     compile: bool = Field(
         default=False, description="compile the model; rows then always have `row_tokens` tokens"
     )

@@ -21,16 +21,16 @@ from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.transition import fit_transition_network
 from kalm.envs.base import World
 from kalm.errors import KalmError
-from kalm.lm import language_warmup, lora, packing
+from kalm.lm import language_warmup, lora
 from kalm.lm.action_fit import fit_action_network
 from kalm.lm.backbone import Backbone
+from kalm.lm.batches import StepBatches, load_batches
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.decision_transformer.model import DecisionTransformer
 from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.heads import Design
 from kalm.lm.model import GroundedLM
 from kalm.lm.monitor import GroundingMonitor
-from kalm.lm.packing import PackedBatch
 from kalm.lm.settings import GroundConfig
 from kalm.lm.update import measured, update
 from kalm.runs import processes
@@ -99,9 +99,11 @@ def finetune(
     monitor = None
     if metrics:
         monitor = GroundingMonitor(team.shown, world, held_out, prompt_builder, config, seed, conditions)
+    steps = StepBatches(curriculum, model.backbone.two_way_prompt, config)
+    batches = load_batches(steps, model.device, done, config.loader_workers)
     with watch("ground", curriculum.steps) as advance:
         fit(
-            lambda step: update(team, parts(curriculum, step, model, config), config),
+            lambda _: update(team, next(batches), config),
             curriculum.steps,
             done,
             schedulers=[cosine(team.optimizer, config, curriculum.steps, done)],
@@ -208,35 +210,6 @@ def divide(rollouts: RolloutSet, config: GroundConfig, seed: int) -> tuple[Rollo
     if len(rollouts) <= config.held_out:
         raise KalmError(f"{len(rollouts)} rollouts are too few to keep {config.held_out} out of training.")
     return rollouts.split(config.held_out / len(rollouts), derive_rng(seed, "ground", "split"))
-
-
-def parts(
-    curriculum: GroundingDataset,
-    step: int,
-    model: GroundedLM,
-    config: GroundConfig,
-    among: int | None = None,
-) -> list[PackedBatch]:
-    """Return what this process works through in a step: `ground.accumulate` parts of the batch.
-
-    Args:
-        curriculum: gives the batch.
-        step: its number.
-        model: on the device that it comes to.
-        config: settings.
-        among: processes that share the batch; None: those that there are.
-    """
-    whole = (among or processes.count()) * config.accumulate
-    first = processes.index() * config.accumulate
-    return [
-        packing.batch(
-            curriculum.groups(step, part, whole),
-            curriculum.rollouts,
-            model.backbone.two_way_prompt,
-            config.row_tokens if config.compile else 0,
-        ).to(model.device)
-        for part in range(first, first + config.accumulate)
-    ]
 
 
 def adamw(model: GroundedLM | DecisionTransformer, config: GroundConfig) -> torch.optim.AdamW:

@@ -22,6 +22,7 @@ from kalm.dynamics.transition import fit_transition_network
 from kalm.envs.base import World
 from kalm.lm import sft
 from kalm.lm.action_fit import fit_action_network
+from kalm.lm.batches import StepBatches, load_batches
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.language_warmup import warm_up
@@ -83,10 +84,9 @@ def expected_time(
     team = DistributedTrainer(model, sft.adamw(model, config), config.precision, config.compile)
 
     def tuning(advance: Advance) -> None:
-        def step(number: int) -> dict[str, torch.Tensor | float]:
-            return update(team, sft.parts(curriculum, number, model, config, processes), config)
-
-        fit(step, curriculum.steps, advance=advance)
+        steps = StepBatches(curriculum, model.backbone.two_way_prompt, config, processes)
+        batches = load_batches(steps, model.device, workers=config.loader_workers)
+        fit(lambda _: update(team, next(batches), config), curriculum.steps, advance=advance)
 
     def physics(advance: Advance) -> None:
         fit_transition_network(
