@@ -1,7 +1,8 @@
 """The language model: cached decoding, packed fine-tuning, and the share of the machine's matrix rate.
 
-The model is Llama-shaped with random weights: what it says does not matter for speed. The references are what
-one would write first, and do the same arithmetic on the same model:
+Models have random weights: what they say does not matter for speed. The first is a small Llama; `smollm2`, or
+another backbone whose settings are at hand, is measured on request. The references are what one would write
+first, and do the same arithmetic on the same model:
 
 * decoding: all rows in one batch, everything read again for every token, as the released research code does;
 * an imagined rollout of Meta-World: one of the package's simulator and its scripted expert, one at a time;
@@ -14,7 +15,13 @@ down. Work is counted in the floating-point operations that the model asks for, 
 which one sees the other 4 times the width (12 in training). Its rate is shown as a share of what large matrix
 products reach in the same run, at the same precision and with the same threads.
 
+Imagining is measured without a reference too, with as many rows at a time as pay (`--rows`), and so is the
+making of batches, which a GPU's workers have to keep up with. Peak memory is that of the process, on a GPU
+that of the card.
+
     python benchmarks/bench_lm.py [--threads 2] [--precision float32] [--turns 2] [--clock wall]
+    python benchmarks/bench_lm.py --backbone smollm2 --rollouts 48 --turns 1
+    python benchmarks/bench_lm.py --backbone smollm2 --tuning lora --device cuda --precision bfloat16
 """
 
 from __future__ import annotations
@@ -39,6 +46,7 @@ from kalm import envs
 from kalm.data.rollouts import RolloutSet
 from kalm.envs.base import World
 from kalm.lm import packing, sft
+from kalm.lm.batches import StepBatches, load_batches
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.generate import imagine_rollouts
@@ -50,10 +58,10 @@ from kalm.lm.update import update
 from kalm.pretrained import locate
 from kalm.types import Instruction, Rollout
 
-LAYERS, WIDTH = 6, 256
+SMALL = "a small Llama"
+LAYERS, WIDTH = 6, 256  # of it
 GOALS, PER_GOAL = 4, 8
 STEPS = (10, 50)
-ROLLOUTS = 400  # of the fine-tuning data, each in three examples
 PADDED_BATCH = 24
 TASK = "pick-place-wall"  # of Meta-World; an untrained model does not reach it
 EDGE = 2048  # of the square matrices whose product gives the machine's rate
@@ -76,10 +84,17 @@ class Bench:
         best = [float("inf")] * len(sides)
         for _ in range(self.turns):
             for index, side in enumerate(sides):
+                self.wait()
                 start = self.clock()
                 side()
+                self.wait()
                 best[index] = min(best[index], self.clock() - start)
         return best
+
+    def wait(self) -> None:
+        """Let a GPU finish what it was given."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
 
     def computing(self) -> Any:
         """Return the context in which the model computes at the precision asked for."""
@@ -89,8 +104,15 @@ class Bench:
 def main() -> None:
     """Read the options and print one line per measurement."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--backbone", default=SMALL, help="smollm2, a hub name, a folder or a GGUF file")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--tuning", choices=("full", "lora"), default="full")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--rollouts", type=int, default=400, help="of the fine-tuning data, 3 examples each")
+    parser.add_argument("--row-tokens", type=int, default=256, help="of a packed row")
+    parser.add_argument("--batch-rows", type=int, default=2, help="packed rows of a batch")
+    parser.add_argument("--rows", type=int, default=512, help="rollouts that are imagined at a time")
     parser.add_argument("--turns", type=int, default=2, help="turns per side")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use")
     options = parser.parse_args()
@@ -100,18 +122,31 @@ def main() -> None:
     world = envs.make("clevr")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = GroundConfig(backbone=llama(folder), pretrained=False, precision=options.precision)
-        bench = Bench(fresh(config, world), world, config, options.turns, CLOCKS[options.clock], folder)
+        config = GroundConfig(
+            backbone=llama(folder) if options.backbone == SMALL else options.backbone,
+            pretrained=False,
+            tuning=options.tuning,
+            precision=options.precision,
+            row_tokens=options.row_tokens,
+            rows=options.batch_rows,
+        )
+        model = fresh(config, world, options.device)
+        bench = Bench(model, world, config, options.turns, CLOCKS[options.clock], folder)
+        size = sum(weight.numel() for weight in model.lm.parameters()) / 1e6
+        print(f"{options.backbone}: {size:.0f} M parameters, {options.tuning} tuning, on {options.device}")
         peak = matrix_rate(bench)
-        for steps in STEPS:
+        for steps in STEPS if options.backbone == SMALL else STEPS[:1]:
             decoding(bench, steps, peak)
-        imagining(replace(bench, world=(arm := envs.make("metaworld")), model=fresh(config, arm)))
-        fine_tuning(bench, peak)
+        many(bench, options.rows, peak)
+        if options.backbone == SMALL:
+            arm = envs.make("metaworld")
+            imagining(replace(bench, world=arm, model=fresh(config, arm, options.device)))
+        fine_tuning(bench, options.rollouts, peak)
 
 
-def fresh(config: GroundConfig, world: World) -> GroundedLM:
+def fresh(config: GroundConfig, world: World, device: str) -> GroundedLM:
     """Return a model of this world as it is before training."""
-    return sft.fresh(config, world, seed=0, device="cpu").eval()
+    return sft.fresh(config, world, seed=0, device=device).eval()
 
 
 def llama(folder: Path) -> str:
@@ -132,7 +167,7 @@ def llama(folder: Path) -> str:
 
 def matrix_rate(bench: Bench) -> float:
     """Measure operations per second of large matrix products, and print them."""
-    left, right = torch.randn(2, EDGE, EDGE)
+    left, right = torch.randn(2, EDGE, EDGE, device=bench.model.device)
 
     def multiply() -> None:
         with torch.inference_mode(), bench.computing():
@@ -154,9 +189,49 @@ def report(what: str, unit: str, ours: float, plain: float, share: float) -> Non
     )
 
 
+def many(bench: Bench, rows: int, peak: float) -> None:
+    """Decode many rollouts at a time."""
+    goals = endless(bench.world, rows // GOALS)
+    steps = STEPS[0]
+
+    def decode() -> None:
+        imagine_rollouts(
+            bench.model,
+            bench.world,
+            goals,
+            range(len(goals)),
+            horizon=steps,
+            precision=bench.config.precision,
+        )
+
+    forget_peak(bench)
+    seconds = min(bench.fastest(decode))
+    rate = decoding_work(bench.model, goals, steps) / seconds
+    print(
+        f"imagining, {steps} steps, {len(goals)} at a time   {len(goals) / seconds:7.1f} rollouts/s   "
+        f"{rate / peak:.0%} of the matrix rate, {peak_gb(bench):.1f} GB at most"
+    )
+
+
+def forget_peak(bench: Bench) -> None:
+    """Let the peak of memory begin anew."""
+    if bench.model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.model.device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gb(bench: Bench) -> float:
+    """Return the most memory that was taken since, in GB."""
+    if bench.model.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(bench.model.device) / 1e9
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1e6
+
+
 def decoding(bench: Bench, steps: int, peak: float) -> None:
     """Decode the same rollouts with and without a cache."""
-    rows = endless(bench.world)
+    rows = endless(bench.world, PER_GOAL)
     seeds, found = range(len(rows)), {}
 
     def ours() -> None:
@@ -201,10 +276,10 @@ def imagining(bench: Bench) -> None:
     )
 
 
-def endless(world: World) -> list[Instruction]:
+def endless(world: World, each: int) -> list[Instruction]:
     """Return rows for lines of balls, which an untrained model does not reach: all rows take all steps."""
     lines = {i.text: i for i in world.suite("hard") if i.goal.kind == "line"}
-    return [instruction for instruction in list(lines.values())[:GOALS] for _ in range(PER_GOAL)]
+    return [instruction for instruction in list(lines.values())[:GOALS] for _ in range(each)]
 
 
 @torch.inference_mode()
@@ -213,10 +288,11 @@ def plainly_decoded(bench: Bench, rows: Sequence[Instruction], steps: int) -> np
     model, prompt_builder = bench.model, bench.model.prompt_builder()
     prompts = [prompt_builder.goal_prompt(row.text, GOAL_ORIENTED).value for row in rows]
     longest = max(map(len, prompts))
-    ids = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in prompts])  # (N, P)
-    padding = longest - torch.tensor([len(prompt) for prompt in prompts])  # (N,)
+    padded = [[*[0] * (longest - len(prompt)), *prompt] for prompt in prompts]
+    ids = torch.tensor(padded, device=model.device)  # (N, P)
+    padding = longest - torch.tensor([len(prompt) for prompt in prompts], device=model.device)  # (N,)
     starts = bench.world.initial_states([row.goal for row in rows], range(len(rows)))
-    now = torch.from_numpy(starts.astype(np.float32))
+    now = torch.from_numpy(starts.astype(np.float32)).to(model.device)
     states = [now]
     with bench.computing():
         sequence = model.lm.get_input_embeddings()(ids)  # (N, L, D)
@@ -226,16 +302,18 @@ def plainly_decoded(bench: Bench, rows: Sequence[Instruction], steps: int) -> np
             sequence = torch.cat([sequence, model.embed_action(actions)[:, None]], dim=1)
             now = model.next_states(last_hidden(model, sequence, padding), now, actions).float()
             states.append(now)
-    return torch.stack(states, dim=1).numpy()
+    return torch.stack(states, dim=1).numpy(force=True)
 
 
 def last_hidden(model: GroundedLM, sequence: Tensor, padding: Tensor) -> Tensor:
     """Read rows padded on the left: (N, L, D), (N,) -> hidden states of their last tokens (N, D)."""
-    column = torch.arange(sequence.shape[1])
+    column = torch.arange(sequence.shape[1], device=sequence.device)
     position = (column - padding[:, None]).clamp(min=0)  # (N, L)
     earlier = column[None, :] <= column[:, None]  # (L, L)
     # A padding token sees itself, so that no row of the softmax is empty.
-    real = (column >= padding[:, None])[:, None] | torch.eye(len(column), dtype=torch.bool)  # (N, L, L)
+    real = (column >= padding[:, None])[:, None] | torch.eye(
+        len(column), dtype=torch.bool, device=column.device
+    )  # (N, L, L)
     return model.body(sequence, (earlier & real)[:, None], position)[:, -1]
 
 
@@ -247,29 +325,42 @@ def decoding_work(model: GroundedLM, rows: Sequence[Instruction], steps: int) ->
     tokens = sum(prompts.values()) + len(rows) * body
     pairs = sum(map(triangle, prompts.values()))
     pairs += sum(body * prompts[row.text] + triangle(body) for row in rows)
-    return 2 * body_weights(model) * tokens + 4 * WIDTH * LAYERS * pairs
+    return 2 * body_weights(model) * tokens + 4 * pair_size(model) * pairs
 
 
-def fine_tuning(bench: Bench, peak: float) -> None:
+def fine_tuning(bench: Bench, count: int, peak: float) -> None:
     """Train once on the same examples, packed and padded."""
     model, config = bench.model, bench.config
-    rollouts = short_rollouts(bench.world)
+    rollouts = short_rollouts(bench.world, count)
     curriculum = GroundingDataset(rollouts, model.prompt_builder(), config, seed=0)
     rows = [row for step in range(curriculum.steps_per_epoch) for row in curriculum.groups(step)]
     examples = [PackedRow(g.prompt, (body,)) for row in rows for g in row for body in g.bodies]
     team = DistributedTrainer(model, sft.adamw(model, config), config.precision)
+    batches = StepBatches(curriculum, model.backbone.two_way_prompt, config)
+
+    def made() -> None:
+        for step in range(len(batches)):
+            batches[step]
 
     def packed() -> None:
-        for step in range(curriculum.steps_per_epoch):
-            groups = curriculum.groups(step)
-            update(team, [packing.batch(groups, rollouts, model.backbone.two_way_prompt)], config)
+        for parts in load_batches(batches, model.device, workers=config.loader_workers):
+            update(team, parts, config)
 
     def padded() -> None:
         padded_trainer(bench, rollouts, examples).train()
 
-    fast, slow = bench.fastest(packed, padded)
-    rate = training_work(model, [g for row in rows for g in row]) / fast
+    forget_peak(bench)
+    fast = min(bench.fastest(packed))
+    most = peak_gb(bench)
+    slow, making = bench.fastest(padded, made)
+    groups = [g for row in rows for g in row]
+    tokens = sum(map(len, groups))
+    rate = training_work(model, groups) / fast
     report("fine-tuning", "sequences", len(examples) / fast, len(examples) / slow, rate / peak)
+    print(
+        f"fine-tuning: {tokens / fast:,.0f} tokens/s, {most:.1f} GB at most; "
+        f"one process makes batches of {tokens / making:,.0f} tokens/s"
+    )
 
 
 class WithLoss(nn.Module):
@@ -294,7 +385,7 @@ def padded_trainer(bench: Bench, rollouts: RolloutSet, examples: list[PackedRow]
         num_train_epochs=1,
         learning_rate=bench.config.body_lr,
         bf16=bench.config.precision == "bfloat16",
-        use_cpu=True,
+        use_cpu=bench.model.device.type == "cpu",
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
@@ -314,16 +405,16 @@ def padded_trainer(bench: Bench, rollouts: RolloutSet, examples: list[PackedRow]
     return trainer
 
 
-def short_rollouts(world: World) -> RolloutSet:
+def short_rollouts(world: World, count: int) -> RolloutSet:
     """Return random rollouts of the lengths that the expert's have, several per goal."""
     rng = np.random.default_rng(0)
     suite = world.suite("seen")
     rollouts = []
-    for i in range(ROLLOUTS):
+    for i in range(count):
         length = 1 + int(rng.geometric(0.25))
         states = rng.normal(0, 0.3, (length + 1, world.spec.state_size))
         actions = rng.integers(world.spec.action_size, size=length)
-        rollouts.append(Rollout(suite[i % (ROLLOUTS // 4)], states, actions, np.zeros(length), True, "real"))
+        rollouts.append(Rollout(suite[i % (count // 4)], states, actions, np.zeros(length), True, "real"))
     return RolloutSet.from_rollouts(world.spec, rollouts)
 
 
@@ -336,7 +427,13 @@ def training_work(model: GroundedLM, groups: Sequence[PackedRow]) -> float:
     )
     words = sum(int((body.asks == 0).sum()) for g in groups for body in g.bodies)
     head = table_size(model.lm.get_output_embeddings())
-    return 6 * body_weights(model) * tokens + 4 * head * words + 12 * WIDTH * LAYERS * pairs
+    trained = 6 if model.backbone.origin.tuning == "full" else 4
+    return trained * body_weights(model) * tokens + 4 * head * words + 12 * pair_size(model) * pairs
+
+
+def pair_size(model: GroundedLM) -> int:
+    """Return layers times width: what a pair of tokens, of which one sees the other, takes."""
+    return model.lm.config.num_hidden_layers * model.lm.config.hidden_size
 
 
 def body_weights(model: GroundedLM) -> int:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Env = Annotated[str | None, typer.Option("--env", help="Environment; `clevr` by default.")]
 Preset = Annotated[
-    str | None, typer.Option(help="Settings to start from: demo, mini, paper, paper-faithful, or FILE.yaml.")
+    str | None,
+    typer.Option(help="Settings to start from: demo, mini, gpu, paper, paper-faithful, or FILE.yaml."),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. Repeat for more.")

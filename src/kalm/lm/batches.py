@@ -1,4 +1,4 @@
-"""The batches of a training in their order, made ahead by worker processes where a GPU must not wait for them.
+"""The batches of a training in their order, made ahead by worker processes so that no GPU waits for them.
 
 A batch follows from its number alone, so neither the number of workers nor a stop in between changes what is
 learnt.
