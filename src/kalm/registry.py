@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kalm.errors import KalmError, unknown
+from kalm.pretrained.shipped import by_name
 from kalm.runs.folder import PolicyJob
 from kalm.runs.io import file_sha256, read_json, write_json
 from kalm.runs.progress import Advance, silent
@@ -144,7 +145,7 @@ def load_policy(
     """Load the policy of a folder, whoever made it: what `kalm.evaluation.episodes` can play.
 
     Args:
-        path: a policy folder, or one of its checkpoints.
+        path: a policy folder, or one of its checkpoints; or the name of one that comes with kalm.
         device: torch device to act on.
         encoder: a sentence encoder to share, where it is the policy's.
         world: name or spec of the world that it shall act in; None: whatever it was made for.
@@ -152,7 +153,7 @@ def load_policy(
     Raises:
         KalmError: no policy there, a damaged one, one of another world or that this version does not know.
     """
-    folder = Path(path)
+    folder = by_name(Path(path))
     facts = read_json(folder / FACTS, "policy")
     kind = facts.get("format") if isinstance(facts, dict) else None
     if kind not in (LM_FORMAT, DT_FORMAT):

@@ -144,8 +144,8 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
-def save_backbone(backbone: Backbone, folder: Path) -> None:
-    """Write settings, tokenizer, weights unless the name gives them, and adapters (in peft's layout)."""
+def save_backbone(backbone: Backbone, folder: Path, half: bool = False) -> None:
+    """Write settings, adapters (in peft's layout; `half`: in bfloat16), and what the name does not give."""
     state = {
         WRAPPED.sub("", name): tensor
         for name, tensor in backbone.model.state_dict().items()
@@ -153,11 +153,11 @@ def save_backbone(backbone: Backbone, folder: Path) -> None:
     }
     if backbone.origin.stored:
         backbone.model.save_pretrained(folder, state_dict=state)
+        backbone.tokenizer.save_pretrained(folder)
     else:
         backbone.model.config.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
     if backbone.origin.tuning == "lora":
-        _save_adapter(backbone, folder / ADAPTER)
+        _save_adapter(backbone, folder / ADAPTER, half)
 
 
 def restore_backbone(folder: Path, origin: Origin, two_way_prompt: bool) -> Backbone:
@@ -190,11 +190,13 @@ def restore_backbone(folder: Path, origin: Origin, two_way_prompt: bool) -> Back
     return loaded
 
 
-def _save_adapter(backbone: Backbone, folder: Path) -> None:
+def _save_adapter(backbone: Backbone, folder: Path, half: bool) -> None:
     config = backbone.model.peft_config["default"]
     config.base_model_name_or_path = backbone.origin.name
     config.save_pretrained(str(folder))
-    save_file({n: w.detach().contiguous() for n, w in _adapters(backbone).items()}, folder / ADAPTER_WEIGHTS)
+    dtype = torch.bfloat16 if half else torch.float32
+    weights = {name: weight.detach().to(dtype).contiguous() for name, weight in _adapters(backbone).items()}
+    save_file(weights, folder / ADAPTER_WEIGHTS)
 
 
 def _adapters(backbone: Backbone) -> dict[str, nn.Parameter]:

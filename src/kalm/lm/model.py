@@ -39,6 +39,7 @@ from kalm.lm.heads import (
 )
 from kalm.lm.packing import PackedBatch
 from kalm.lm.prompts import PromptBuilder
+from kalm.pretrained.shipped import by_name
 from kalm.runs.io import atomic_folder, read_json, write_json
 from kalm.types import WorldSpec
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from transformers.cache_utils import Cache
 
 FORMAT = 2
+# Modules that learn with the body; in its precision they are as exact as it is.
+LEARNT_WITH_BODY = ("embed_", "state_head.", "action_head.")
 EARLIER_NAMES = {  # of tensors in files of kalm 0.1
     "scales.change": "changes.std",
     "network.center": "network.states.mean",
@@ -260,15 +263,22 @@ class GroundedLM(nn.Module):
         state = self.state_dict()
         return {k: v.contiguous() for k, v in state.items() if k in once and not k.startswith("lm.")}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, half: bool = False) -> None:
         """Write ``backbone/``, ``modules.safetensors`` and ``grounded.json``.
 
         The folder needs nothing else, except after LoRA or frozen tuning: then the base weights, unchanged,
         stay where the backbone's name says (`kalm.lm.lora`).
+
+        Args:
+            folder: for the model.
+            half: adapters, embeddings and heads in bfloat16.
         """
+        new = self._new()
+        if half:
+            new = {k: v.bfloat16() if k.startswith(LEARNT_WITH_BODY) else v for k, v in new.items()}
         with atomic_folder(folder) as place:
-            lora.save_backbone(self.backbone, place / "backbone")
-            save_file(self._new(), place / "modules.safetensors")
+            lora.save_backbone(self.backbone, place / "backbone", half)
+            save_file(new, place / "modules.safetensors")
             write_json(
                 place / "grounded.json",
                 {
@@ -285,13 +295,13 @@ def load_model(folder: Path | str, device: str = "cpu") -> GroundedLM:
     """Load a grounded language model, as `kalm ground` or `GroundedLM.save` wrote it.
 
     Args:
-        folder: of the model: ``grounded/model`` in a run.
+        folder: of the model: ``grounded/model`` in a run; or the name of one that comes with kalm.
         device: torch device to compute on.
 
     Raises:
         KalmError: not such a folder, a file in it is missing or damaged, or its backbone is another by now.
     """
-    folder = Path(folder)
+    folder = by_name(Path(folder))
     about = read_json(folder / "grounded.json", "grounded model")
     if about.get("format") != FORMAT:
         raise KalmError(f"{folder}: format {about.get('format')!r} is not known. Known: {FORMAT}.")

@@ -1,4 +1,4 @@
-"""Which models are on this machine: those known by name, and GGUF files in the cache. Loads no library."""
+"""Which models are on this machine: by name, grounded and trained ones, GGUF files. Loads no library."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from kalm.errors import KalmError
 from kalm.pretrained.conversion import cache_folder, conversions
 from kalm.pretrained.known import KNOWN
 from kalm.pretrained.places import FOLDERS
+from kalm.pretrained.shipped import CARD, SHIPPED, shipped_names
 from kalm.pretrained.smollm2 import SMOLLM2_SHA256
+from kalm.runs.io import read_json
 from kalm.types import JsonObject
 
 
 def list_models() -> JsonObject:
-    """Return the known models and the converted GGUF files, JSON-ready; what is not here says why."""
+    """Return known models, cards of shipped ones and converted GGUF files, JSON-ready.
+
+    A known model that is not here says why.
+    """
     known = []
     for model in KNOWN:
         try:
@@ -24,4 +29,5 @@ def list_models() -> JsonObject:
     converted = [
         {**asdict(one), "folder": str(one.folder)} for one in conversions() if one.sha256 != SMOLLM2_SHA256
     ]
-    return {"models": known, "gguf": converted, "cache": str(cache_folder())}
+    cards = [read_json(SHIPPED / name / CARD, "card") for name in shipped_names()]
+    return {"models": known, "shipped": cards, "gguf": converted, "cache": str(cache_folder())}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from kalm.errors import KalmError, unknown
+from kalm.pretrained.shipped import by_name
 from kalm.runs import processes
 from kalm.runs.io import file_sha256, fingerprint, read_json, versions, write_json
 from kalm.runs.output import clear, free, output_folder
@@ -148,8 +149,10 @@ def _order(job: PolicyJob) -> tuple[int, str, int, str]:
 def inside(place: Path, part: str) -> Path:
     """Return a part of a run folder, such as `REAL`, or the folder itself where it is no run with that part.
 
-    The grounded model (`MODEL`) may also be given by the folder of the stage that made it.
+    The grounded model (`MODEL`) may also be given by the folder of the stage that made it; what comes with
+    the package by its name.
     """
+    place = by_name(place)
     if part == MODEL:
         inner = (place / GROUNDED / MODEL, place / MODEL)
         return next((path for path in inner if (path / "grounded.json").exists()), place)
