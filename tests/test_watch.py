@@ -40,7 +40,7 @@ def text():
 def watched(run, text):
     folder, settings = run
     policy = folder / "policies" / "bc-seed0"
-    return kalm.play(text, model=folder / "grounded", policy=policy, seed=4, settings=settings)
+    return kalm.watch(text, model=folder / "grounded", policy=policy, seed=4, settings=settings)
 
 
 def test_all_begin_in_one_state_and_the_simulator_takes_the_imagined_actions(watched):
@@ -56,7 +56,7 @@ def test_all_begin_in_one_state_and_the_simulator_takes_the_imagined_actions(wat
 def test_the_same_seed_shows_the_same_and_another_begins_elsewhere(watched, run, text):
     folder, settings = run
     again, other = (
-        kalm.play(text, model=folder / "grounded", seed=seed, settings=settings) for seed in (4, 5)
+        kalm.watch(text, model=folder / "grounded", seed=seed, settings=settings) for seed in (4, 5)
     )
     assert len(again.views) == 2
     assert np.array_equal(again.views[0].rollout.states, watched.views[0].rollout.states)
@@ -84,11 +84,11 @@ def test_a_strip_of_pictures(watched, tmp_path):
 def test_what_cannot_be_watched_is_told(run, text, tmp_path, watched, sure_reader):
     folder, settings = run
     with pytest.raises(kalm.KalmError, match="Give a grounded model, a policy, or both"):
-        kalm.play(text, settings=settings)
+        kalm.watch(text, settings=settings)
     unsure = with_threshold(shutil.copytree(sure_reader, tmp_path / "reader"), 1.0)
     with pytest.raises(kalm.KalmError, match="does not understand 'Sing a song'.*`kalm read`"):
         policy = folder / "policies" / "bc-seed0"
-        kalm.play("Sing a song", policy=policy, settings={**settings, "reader": str(unsure)})
+        kalm.watch("Sing a song", policy=policy, settings={**settings, "reader": str(unsure)})
     with pytest.raises(kalm.KalmError, match="unknown kind of film '.avi'"):
         watched.save(tmp_path / "film.avi")
     assert [entry.name for entry in tmp_path.iterdir()] == ["reader"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-    from kalm.api import Results, RunResult, collect, evaluate, ground, imagine, play, run, train
+    from kalm.api import Results, RunResult, collect, evaluate, ground, imagine, run, train, watch
     from kalm.data.rollouts import RolloutSet
     from kalm.envs.registry import make
     from kalm.errors import KalmError
@@ -37,9 +37,9 @@ __all__ = [
     "load_policy",
     "load_reader",
     "make",
-    "play",
     "run",
     "train",
+    "watch",
 ]
 
 _PLACES = {

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kalm.evaluation.results import Episode
     from kalm.evaluation.statistics import Rate
     from kalm.report.scores import Score
-    from kalm.report.watch import Watched
+    from kalm.report.video import Watched
     from kalm.session import Session
 
 
@@ -298,7 +298,7 @@ def evaluate(
     return _results(Path(out), session)
 
 
-def play(
+def watch(
     text: str,
     *,
     model: str | Path | None = None,
@@ -310,7 +310,7 @@ def play(
 
     For example::
 
-        shown = kalm.play("Push the red ball behind the blue ball.", model="runs/demo")
+        shown = kalm.watch("Push the red ball behind the blue ball.", model="runs/demo")
         print(shown)
         shown.save("film.mp4")
 
@@ -324,10 +324,10 @@ def play(
     Raises:
         KalmError: neither model nor policy, none there, or the sentence is not understood.
     """
-    from kalm.report.watch import watch
+    from kalm.stages.watch import watch_sentence
 
     places = [None if place is None else Path(place) for place in (model, policy)]
-    return watch(_session(options), text, *places, read=read)
+    return watch_sentence(_session(options), text, *places, read=read)
 
 
 def run(

@@ -27,7 +27,7 @@ from kalm.cli.options import (
     split_settings,
     tell,
 )
-from kalm.cli.watching import OwnWords, show
+from kalm.cli.watching import OwnWords, show_sentence
 from kalm.errors import KalmError
 from kalm.runs.folder import REFINED
 from kalm.types import LEVELS
@@ -125,7 +125,7 @@ def imagine_command(
 
     session = open_session(env, preset, set_, seed, device, None)
     if text is not None:
-        show(session, text, model, policy, out, own_words, as_json)
+        show_sentence(session, text, model, policy, out, own_words, as_json)
         return
     inputs = ImagineInputs(model, real, goals, known_levels(level), actor)
     figures = IMAGINE.alone(session, inputs, out, overwrite)

@@ -40,10 +40,10 @@ def play_command(
         kalm play --policy policies/bc-seed0 --text "Gather the balls around the cyan one." --out film.gif
     """
     session = open_session(env, preset, set_, seed, device, None)
-    show(session, text, None, policy, out, own_words, as_json)
+    show_sentence(session, text, None, policy, out, own_words, as_json)
 
 
-def show(
+def show_sentence(
     session: Session,
     text: str,
     model: Path | None,
@@ -54,11 +54,11 @@ def show(
 ) -> None:
     """Watch, tell, and write the film."""
     from kalm.report.video import require_film
-    from kalm.report.watch import watch
+    from kalm.stages.watch import watch_sentence
 
     if out is not None:
         require_film(out)
-    watched = watch(session, text, model, policy, not own_words)
+    watched = watch_sentence(session, text, model, policy, not own_words)
     tell(watched.to_json(), as_json, lambda: typer.echo(str(watched)))
     if out is not None:
         watched.save(out)

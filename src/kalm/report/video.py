@@ -1,21 +1,21 @@
-"""Films of rollouts beside each other, and strips of pictures below each other."""
+"""One sentence that was watched: its rollouts beside each other, as a film or as strips of pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from kalm.envs.base import World
 from kalm.errors import unknown
+from kalm.reader.plans import Plan
 from kalm.report.films import Filmstrip, film, filmstrip
 from kalm.report.style import FAINT, INK, PAPER
 from kalm.runs.io import atomic_write
-
-if TYPE_CHECKING:
-    from kalm.report.watch import Watched
+from kalm.types import Instruction, JsonObject, Rollout
 
 ENDINGS = (".mp4", ".gif", ".png")
 FRAMES_PER_SECOND = 10
@@ -24,33 +24,112 @@ LINE = 22  # pixels of a line of text
 GAP = 8
 
 
-def save_film(watched: Watched, path: Path, size: int) -> Path:
-    """Write what was watched as the file's ending says; see `Watched.save`."""
-    ending = require_film(path)
-    with atomic_write(path) as temporary:
-        if ending == ".png":
-            films = tuple(film(watched.world, view.rollout, view.title) for view in watched.views)
-            instruction = watched.understood.instruction
-            strip = filmstrip(Filmstrip(instruction.text, instruction.level, films))
-            strip.suptitle(instruction.text)
-            strip.savefig(temporary, dpi=150)
-        elif ending == ".gif":
-            first, *others = (Image.fromarray(frame) for frame in frames(watched, size))
-            first.save(
-                temporary,
-                save_all=True,
-                append_images=others,
-                duration=1000 // FRAMES_PER_SECOND,
-                loop=0,
-            )
-        else:
-            import imageio.v3 as imageio
+@dataclass(frozen=True)
+class Understood:
+    """A sentence with its goal.
 
-            pictures = np.stack(list(frames(watched, size)))
-            imageio.imwrite(
-                temporary, pictures, plugin="pyav", codec="libx264", fps=FRAMES_PER_SECOND, extension=".mp4"
-            )
-    return path
+    Attributes:
+        instruction: the sentence, with the goal by which all is judged.
+        plan: what the reader made of it.
+    """
+
+    instruction: Instruction
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class WatchedRollout:
+    """One rollout, and what it took."""
+
+    title: str
+    rollout: Rollout
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether the goal was reached, and after how many actions."""
+        reached = "goal reached" if self.rollout.success else "goal not reached"
+        return f"{reached}, {len(self.rollout.actions)} actions"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One sentence and its rollouts.
+
+    Attributes:
+        world: where.
+        understood: the sentence.
+        views: its rollouts, all from one state.
+    """
+
+    world: World
+    understood: Understood
+    views: tuple[WatchedRollout, ...]
+
+    def save(self, path: str | Path, size: int = 256) -> Path:
+        """Draw the rollouts beside each other: a film (``.mp4``, ``.gif``) or a strip of pictures (``.png``).
+
+        Args:
+            path: file to write.
+            size: of each rollout, in pixels.
+
+        Raises:
+            KalmError: another ending, or the file cannot be written.
+        """
+        place = Path(path)
+        ending = require_film(place)
+        with atomic_write(place) as temporary:
+            if ending == ".png":
+                _save_strip(self, temporary)
+            elif ending == ".gif":
+                _save_gif(self, temporary, size)
+            else:
+                _save_mp4(self, temporary, size)
+        return place
+
+    def to_json(self) -> JsonObject:
+        """Return JSON-ready figures."""
+        return {
+            "text": self.understood.instruction.text,
+            "goal": self.understood.instruction.goal.to_json(),
+            "reading": self.understood.plan.to_json(),
+            "rollouts": {
+                view.title: {
+                    "success": view.rollout.success,
+                    "actions": len(view.rollout.actions),
+                    "seconds": view.seconds,
+                }
+                for view in self.views
+            },
+        }
+
+    def __str__(self) -> str:
+        plan = self.understood.plan
+        doubt = "" if plan.sure else ", not sure enough to be used"
+        lines = [f"read as: {plan.text}  ({plan.confidence:.0%}{doubt})"]
+        lines += [f"{view.title}: {view.verdict}, {view.seconds:.1f} s" for view in self.views]
+        return "\n".join(lines)
+
+
+def _save_strip(watched: Watched, path: Path) -> None:
+    films = tuple(film(watched.world, view.rollout, view.title) for view in watched.views)
+    instruction = watched.understood.instruction
+    strip = filmstrip(Filmstrip(instruction.text, instruction.level, films))
+    strip.suptitle(instruction.text)
+    strip.savefig(path, dpi=150)
+
+
+def _save_gif(watched: Watched, path: Path, size: int) -> None:
+    first, *others = (Image.fromarray(frame) for frame in frames(watched, size))
+    milliseconds = 1000 // FRAMES_PER_SECOND
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+
+
+def _save_mp4(watched: Watched, path: Path, size: int) -> None:
+    from imageio import v3
+
+    pictures = np.stack(list(frames(watched, size)))
+    v3.imwrite(path, pictures, plugin="pyav", codec="libx264", fps=FRAMES_PER_SECOND, extension=".mp4")
 
 
 def require_film(path: Path) -> str:

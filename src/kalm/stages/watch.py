@@ -22,93 +22,13 @@ from kalm.evaluation.guided import GuidedPolicy
 from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.model import GroundedLM
 from kalm.lm.settings import ImagineConfig
-from kalm.reader.plans import Plan
 from kalm.reader.reader import Reader
 from kalm.registry import load_policy
-from kalm.types import LEVELS, Instruction, JsonObject, Rollout, WorldSpec
+from kalm.report.video import Understood, Watched, WatchedRollout
+from kalm.types import LEVELS, Instruction, Rollout, WorldSpec
 
 if TYPE_CHECKING:
     from kalm.session import Session
-
-
-@dataclass(frozen=True)
-class Understood:
-    """A sentence with its goal.
-
-    Attributes:
-        instruction: the sentence, with the goal by which all is judged.
-        plan: what the reader made of it.
-    """
-
-    instruction: Instruction
-    plan: Plan
-
-
-@dataclass(frozen=True)
-class View:
-    """One rollout, and what it took."""
-
-    title: str
-    rollout: Rollout
-    seconds: float
-
-    @property
-    def verdict(self) -> str:
-        """Whether the goal was reached, and after how many actions."""
-        reached = "goal reached" if self.rollout.success else "goal not reached"
-        return f"{reached}, {len(self.rollout.actions)} actions"
-
-
-@dataclass(frozen=True)
-class Watched:
-    """One sentence and its rollouts.
-
-    Attributes:
-        world: where.
-        understood: the sentence.
-        views: its rollouts, all from one state.
-    """
-
-    world: World
-    understood: Understood
-    views: tuple[View, ...]
-
-    def save(self, path: str | Path, size: int = 256) -> Path:
-        """Draw the rollouts beside each other: a film (``.mp4``, ``.gif``) or a strip of pictures (``.png``).
-
-        Args:
-            path: file to write.
-            size: of each rollout, in pixels.
-
-        Raises:
-            KalmError: another ending, or the file cannot be written.
-        """
-        from kalm.report.video import save_film
-
-        return save_film(self, Path(path), size)
-
-    def to_json(self) -> JsonObject:
-        """Return JSON-ready figures."""
-        return {
-            "text": self.understood.instruction.text,
-            "goal": self.understood.instruction.goal.to_json(),
-            "reading": self.understood.plan.to_json(),
-            "rollouts": {
-                view.title: {
-                    "success": view.rollout.success,
-                    "actions": len(view.rollout.actions),
-                    "seconds": view.seconds,
-                }
-                for view in self.views
-            },
-        }
-
-    def __str__(self) -> str:
-        plan = self.understood.plan
-        doubt = "" if plan.sure else ", not sure enough to be used"
-        lines = [f"read as: {plan.text}  ({plan.confidence:.0%}{doubt})"]
-        lines += [f"{view.title}: {view.verdict}, {view.seconds:.1f} s" for view in self.views]
-        return "\n".join(lines)
 
 
 def understand(text: str, world: World, reader: Reader) -> Understood:
@@ -135,7 +55,7 @@ def understand(text: str, world: World, reader: Reader) -> Understood:
     return Understood(Instruction(text, "rephrase" if len(plan.steps) == 1 else "hard", goal), plan)
 
 
-def watch(
+def watch_sentence(
     session: Session, text: str, model: Path | None = None, policy: Path | None = None, read: bool = True
 ) -> Watched:
     """Let a grounded model imagine, the simulator answer, and a policy act, from one initial state.
@@ -167,10 +87,10 @@ def watch(
     return Watched(world, understood, tuple(views))
 
 
-def _timed(title: str, make: Callable[[], Rollout]) -> View:
+def _timed(title: str, make: Callable[[], Rollout]) -> WatchedRollout:
     begun = time.perf_counter()
     rollout = make()
-    return View(title, rollout, time.perf_counter() - begun)
+    return WatchedRollout(title, rollout, time.perf_counter() - begun)
 
 
 def _imagined(
