@@ -90,7 +90,7 @@ def test_bad_overrides_say_what_is_allowed(override, says):
 
 
 def test_an_unknown_preset_lists_those_that_exist():
-    with pytest.raises(KalmError, match="Known: demo, mini, paper"):
+    with pytest.raises(KalmError, match="Known: demo, gpu, mini, paper"):
         config.load_config("dmeo")
 
 

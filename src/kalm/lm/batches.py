@@ -79,6 +79,7 @@ def load_batches(
         num_workers=count,
         prefetch_factor=AHEAD if count else None,
         pin_memory=gpu,
+        generator=torch.Generator(),  # of seeds for workers: torch's own stream is the dropout's
     )
     for parts in loader:
         yield [part.to(device) for part in parts]
