@@ -143,7 +143,7 @@ def test_a_model_is_inspected_with_and_without_a_folder(run, tmp_path):
     found = json.loads(here("inspect", run / "grounded" / "model", *small, "--out", out, "--json").stdout)
     assert found["levels"]["rephrase"]["rollouts"] == 3
     assert json.loads((out / "inspect.json").read_text()) == found
-    assert len((out / "explanations.jsonl").read_text().splitlines()) == 6
+    assert len((out / "explanations.jsonl").read_text().splitlines()) == 15
     assert json.loads(here("data", "info", out / "rollouts", "--json").stdout)["rollouts"] == 3
 
 

@@ -38,7 +38,7 @@ def test_every_part_of_an_inspection_has_its_table(found):
     rows = {name: cells for name, *cells in agreement.rows}
     assert rows["drift after 5"] == ["0.2 ± 0.1 (3)", "–"]
     assert rows["next state, relative error"] == ["0.3 ± 0.1", "–"]
-    assert explanation.header == ("asked with", "object", "all")
+    assert explanation.header == ("by", "object", "all")
     assert explanation.rows[0][2].startswith("50.0 ±") and explanation.rows[0][2].endswith("(8)")
     assert explanation.rows[1][:2] == ("unseen prompt", "–")
     assert dynamics.rows == (("random actions", "9", "0.03 ± 0.01", "0.1 ± 0", "0.3 ± 0.1"),)

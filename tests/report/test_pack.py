@@ -53,7 +53,7 @@ def test_the_card_says_what_a_model_is_and_how_it_was_made(model, made):
     assert (card["name"], card["kind"], card["environment"]) == ("mine", "grounded model", "clevr")
     assert card["data"] == {"rollouts": 30, "held_out": 4, "rollouts_in_data": 30}
     assert card["steps"] > 0 and card["losses"]["held_out/explanation_text"] > 0
-    assert card["match"]["seen"]["n"] == 4 and set(card["explanations"]) == {"seen_prompt", "unseen_prompt"}
+    assert card["match"]["seen"]["n"] == 4 and {"seen_prompt", "inverse_planning"} < set(card["explanations"])
     for change in ("ground.tuning=lora", "ground.lora.rank=2", "ground.epochs=0.2", "--seed 0"):
         assert change in card["command"]
     assert card["files"].keys() == {

@@ -88,6 +88,17 @@ def first_true(rollouts: RolloutSet, world: World) -> np.ndarray:
     return np.array(FIRSTS)[which]
 
 
+def ends_with(rollouts: RolloutSet, world: World, goals: Sequence[Goal]) -> np.ndarray:
+    """Whether each of these goals comes true with each rollout's last action, and never before: -> (N, U)."""
+    judge, steps = world.judge(goals), transitions(rollouts)
+    first = np.empty((len(rollouts), len(goals)), dtype=bool)
+    for number in range(len(goals)):
+        hits = judge.take(np.full(rollouts.transitions, number)).success(*steps)  # (sum(T),)
+        count = np.add.reduceat(hits, rollouts.action_starts, dtype=np.int64)
+        first[:, number] = hits[rollouts.last_action] & (count == 1)
+    return first
+
+
 def _comes_true(
     rollouts: RolloutSet, world: World, wanted: Sequence[tuple[Goal, ...]]
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,9 @@
 * imagining: match rate, one-step matches, hallucinations per level (`kalm.evaluation.imagined`), and how far
   imagined states are from what the simulator makes of the imagined actions (`kalm.evaluation.simulated`);
 * explaining: whether the text that the model writes about a real rollout names object, direction and
-  reference object of its goal, asked in the words of its training and in others;
+  reference object of its goal, asked in the words of its training and in others; and whether that plain
+  sentence of the data does under which it would have acted like this (`kalm.lm.inverse_planning`), chosen
+  among all, and among those whose goal comes true at the rollout's end, beside the first of these;
 * predicting: the error of the next state, on the expert's transitions and on random actions.
 
 Nothing here is training data: goals are drawn from the suites, real rollouts are fresh ones of the expert
@@ -20,10 +22,11 @@ import numpy as np
 
 from kalm.data.collect import run_expert
 from kalm.data.rollouts import RolloutSet
+from kalm.data.scoring import ends_with
 from kalm.data.settings import CollectConfig
 from kalm.envs.base import World
 from kalm.envs.rollout import initial_states
-from kalm.envs.sentences import require_split
+from kalm.envs.sentences import plain_steps, require_split
 from kalm.errors import KalmError
 from kalm.evaluation.imagined import Quality, quality
 from kalm.evaluation.settings import InspectConfig
@@ -31,6 +34,7 @@ from kalm.evaluation.simulated import Agreement, Error, agreement, error_of, ran
 from kalm.evaluation.statistics import Rate, rate
 from kalm.lm.explain import explain, verdicts
 from kalm.lm.generate import Sampling, imagine_rollouts
+from kalm.lm.inverse_planning import surprise
 from kalm.lm.model import GroundedLM
 from kalm.lm.predict import squared_errors
 from kalm.lm.prompts import explanation_prompts
@@ -49,7 +53,7 @@ class Inspection:
     Attributes:
         levels: level -> quality of its imagined rollouts.
         agreement: level, or ``real`` -> agreement of the rollouts with the simulator.
-        explanation: prompt -> slot (and ``all``) -> share of texts that name it.
+        explanation: prompt, or other way -> slot (and ``all``) -> share of texts that name it.
         dynamics: kind of transitions -> error of the predicted next state.
         dropped: imagined rollouts that are in no figure, because a state of theirs is not finite.
         splits: those that the goals are of, see `kalm.types.SPLITS`.
@@ -215,13 +219,29 @@ def _explanations(
     model: GroundedLM, world: World, rollouts: RolloutSet, precision: str
 ) -> tuple[dict[str, dict[str, Rate]], tuple[Explained, ...]]:
     labels = [rollouts.instructions[which].text for which in rollouts.which]
+    prompts = explanation_prompts(world.scene).items()
+    written = {name: explain(model, rollouts, prompt, precision=precision) for name, prompt in prompts}
     rates, found = {}, []
-    for name, prompt in explanation_prompts(world.scene).items():
-        texts = explain(model, rollouts, prompt, precision=precision)
+    for name, texts in {**written, **_chosen(model, world, rollouts, precision)}.items():
         slots = verdicts(texts, rollouts, world)
         rates[name] = {slot: rate(int(right.sum()), len(right)) for slot, right in slots.items()}
         found += [Explained(name, label, text) for label, text in zip(labels, texts, strict=True)]
     return rates, tuple(found)
+
+
+def _chosen(model: GroundedLM, world: World, rollouts: RolloutSet, precision: str) -> dict[str, list[str]]:
+    """Choose a plain sentence for each rollout, by what the model would have done and by what came of it."""
+    plain = plain_steps(world)
+    sentences = [instruction.text for instruction in plain.values()]
+    surprised = surprise(model, rollouts, sentences, precision)  # (N, U)
+    missed = ~ends_with(rollouts, world, list(plain))
+    worst = np.ptp(surprised) + 1  # more than any difference
+    ways = {
+        "inverse_planning": surprised,
+        "inverse_planning_and_success_test": surprised + worst * missed,
+        "success_test_alone": missed,
+    }
+    return {name: [sentences[best] for best in values.argmin(axis=1)] for name, values in ways.items()}
 
 
 def _dynamics(

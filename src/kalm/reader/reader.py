@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import compress
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +41,8 @@ from kalm.types import Instruction, WorldSpec
 TAUGHT = "smollm2"  # the reader that comes with the package
 LONGEST_REQUEST = 400  # tokens; the longest request of any suite has 90
 FEW = 16  # plain sentences that are all rated; of more, only the likeliest plans are known
+
+_world = cache(make)  # a policy that is asked through a reader needs its world at every step
 
 _How = tuple[tuple[str, ...], int, int, float]  # plain sentences, samples, seed, temperature
 
@@ -116,7 +119,7 @@ class Reader:
         Raises:
             KalmError: as `read`.
         """
-        world = make(spec.name)
+        world = _world(spec.name)
         plans = [plan.usable for plan in self.read(texts, world, states)]
         steps = [(row, step) for row, plan in enumerate(plans) for step in plan]
         judge = world.judge([step.goal for _, step in steps])

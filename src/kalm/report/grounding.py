@@ -84,13 +84,14 @@ def _explanation(found: Inspection) -> Table:
     slots = list(dict.fromkeys(slot for rates in found.explanation.values() for slot in rates))
     return Table(
         "Explanations of real rollouts (%)",
-        ("asked with", *slots),
+        ("by", *slots),
         tuple(
             (spoken(prompt), *(cell(rates.get(slot)) for slot in slots))
             for prompt, rates in found.explanation.items()
         ),
         "Share of texts with the right keywords, ± the longer side of Wilson's 95 % interval, and the number "
-        "of texts.",
+        "of texts. Prompts: what the model writes. Inverse planning: the plain sentence under which it would "
+        "have acted most like this; with the success test, of those that are true at the end.",
     )
 
 
