@@ -28,7 +28,7 @@ mini: $(VENV)/installed
 
 test: $(VENV)/installed
 	@echo "Running the tests ..."
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/installed
 	@echo "Checking style and types ..."

@@ -4,6 +4,13 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with whole runs, which take longest: else one process works on them when the other is done."""
+    items.sort(key=lambda item: item.path.parent != ROOT)
+
 
 @pytest.fixture(scope="session")
 def small_lm(tmp_path_factory) -> list[str]:

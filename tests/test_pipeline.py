@@ -169,7 +169,7 @@ def goal_file(folder: Path) -> Path:
     ("arguments", "says"),
     [
         (["run", "--env", "marbles", "--out", "x"], "unknown environment 'marbles'. Known: clevr"),
-        (["run", "--preset", "huge", "--out", "x"], "unknown preset 'huge'. Known: demo, mini, paper"),
+        (["run", "--preset", "huge", "--out", "x"], "unknown preset 'huge'. Known: demo, gpu, mini, paper"),
         (["run", "--set", "train.stepz=1", "--out", "x"], "Known: train.algorithms"),
         (
             ["train", "--real", "nowhere", "--algo", "ppo", "--out", "x"],

@@ -12,7 +12,7 @@ from kalm.data.scoring import ends_with
 from kalm.envs.sentences import plain_steps
 from kalm.lm import packing, sft
 from kalm.lm.decoding import prefill_goals
-from kalm.lm.inverse_planning import surprise
+from kalm.lm.inverse_planning import action_surprise
 from kalm.lm.prompts import GOAL_ORIENTED
 
 
@@ -37,7 +37,7 @@ def alone(model, rollouts, row, text):
 def test_surprise_is_the_negative_log_likelihood_of_the_actions(config, world, rollouts, texts, memory):
     fresh = sft.fresh(config.changed(memory=memory), world, 0, "cpu").double().eval()
     some = rollouts.take(np.arange(10))
-    found = surprise(fresh, some, texts)
+    found = action_surprise(fresh, some, texts)
     assert found.shape == (10, 11) and len(np.unique(found)) > 100
     for row, column in ((0, 0), (3, 10), (9, 5)):
         assert found[row, column] == pytest.approx(alone(fresh, some, row, texts[column]), rel=1e-9)
@@ -64,7 +64,7 @@ def ratings(model, looked, rollout):
 
 def test_the_action_network_is_asked_where_it_acts(acting, rollouts, texts):
     some = rollouts.take(np.arange(5))
-    found = surprise(acting, some, texts)
+    found = action_surprise(acting, some, texts)
     with torch.inference_mode():
         looked = prefill_goals(acting, texts, GOAL_ORIENTED).found
     for row, rollout in enumerate(some):
@@ -81,7 +81,7 @@ def test_what_a_model_would_have_done_is_explained_by_what_it_was_asked_for(acti
     rated = [ratings(acting, looked[a], one) for a, one in zip(asked, rollouts, strict=True)]
     torch.manual_seed(0)
     drawn = torch.distributions.Categorical(logits=torch.cat(rated)).sample().numpy()
-    found = surprise(acting, replace(rollouts, actions=drawn), texts).argmin(axis=1)
+    found = action_surprise(acting, replace(rollouts, actions=drawn), texts).argmin(axis=1)
     assert (found == asked).mean() > 0.2  # chance: 0.09
 
 

@@ -34,7 +34,7 @@ from kalm.evaluation.simulated import Agreement, Error, agreement, error_of, ran
 from kalm.evaluation.statistics import Rate, rate
 from kalm.lm.explain import explain, verdicts
 from kalm.lm.generate import Sampling, imagine_rollouts
-from kalm.lm.inverse_planning import surprise
+from kalm.lm.inverse_planning import action_surprise
 from kalm.lm.model import GroundedLM
 from kalm.lm.predict import squared_errors
 from kalm.lm.prompts import explanation_prompts
@@ -233,7 +233,7 @@ def _chosen(model: GroundedLM, world: World, rollouts: RolloutSet, precision: st
     """Choose a plain sentence for each rollout, by what the model would have done and by what came of it."""
     plain = plain_steps(world)
     sentences = [instruction.text for instruction in plain.values()]
-    surprised = surprise(model, rollouts, sentences, precision)  # (N, U)
+    surprised = action_surprise(model, rollouts, sentences, precision)  # (N, U)
     missed = ~ends_with(rollouts, world, list(plain))
     worst = np.ptp(surprised) + 1  # more than any difference
     ways = {

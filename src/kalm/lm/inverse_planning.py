@@ -30,7 +30,7 @@ PROMPTS = 8  # rows
 
 
 @torch.inference_mode()
-def surprise(
+def action_surprise(
     model: GroundedLM, rollouts: RolloutSet, texts: Sequence[str], precision: str = "auto"
 ) -> np.ndarray:
     """Sum up the loss of each rollout's actions, had each sentence been asked for.
