@@ -9,7 +9,8 @@ from kalm.cli.main import app
 
 TINY = [
     "--set", "ground.match_rollouts=2", "--set", "ground.explain_rollouts=2",
-    "--set", "ground.evaluate_every=1000", "--set", "ground.network_steps=20", "--set", "ground.action_steps=20",
+    "--set", "ground.evaluate_every=1000", "--set", "ground.network_steps=20",
+    "--set", "ground.action_steps=20",
     "--set", "inspect.rollouts=2", "--set", "inspect.explanations=3", "--set", "inspect.transitions=4",
     "--set", "imagine.rephrase=0", "--set", "imagine.easy=0", "--set", "imagine.hard=1",
     "--set", "train.imagined=all", "--set", "train.algorithms=[bc]",

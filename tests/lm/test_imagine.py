@@ -6,8 +6,12 @@ import pytest
 
 from kalm.data.scoring import fulfilled, possible
 from kalm.errors import KalmError
+from kalm.lm import decoding, sft
+from kalm.lm.decoding import prefill
+from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.imagine import asked_rows, imagination_plan, imagine_dataset, origins
 from kalm.lm.settings import ImagineConfig
+from kalm.runs.seeding import derive_seed
 from kalm.types import LEVELS
 
 
@@ -74,6 +78,34 @@ def test_samples_do_not_depend_on_shards(model, world, tmp_path):
     split = imagine_dataset(model, world, rows, config.changed(shard=2), 0, tmp_path / "split", {})
     order = [np.lexsort(origins(tmp_path / name)[::-1]) for name in ("whole", "split")]
     assert np.array_equal(whole.take(order[0]).actions, split.take(order[1]).actions)
+
+
+def test_a_model_that_acts_by_a_network_reads_each_sentence_once(
+    single, world, rollouts, tmp_path, monkeypatch
+):
+    model = sft.fresh(single.changed(action_network=True), world, 0, "cpu").eval()
+    model.fit_scales(rollouts)
+    model.action_network.fitted.fill_(True)
+    rows = imagination_plan(world, ImagineConfig(rephrase=2, easy=0, hard=0))[:60]
+    read = []
+
+    def counted(model, prompts, cache=None):
+        read.extend(map(bytes, prompts))
+        return prefill(model, prompts, cache)
+
+    monkeypatch.setattr(decoding, "prefill", counted)
+    config = ImagineConfig(horizon=3, temperature=1.0, samples=3, shard=20, batch=7)
+    found = imagine_dataset(model, world, rows, config, 0, tmp_path / "imagined", {})
+    assert len(read) == len(set(read)) == len({row.text for row in rows}) == 30
+    row_of, sample_of = origins(tmp_path / "imagined")
+    first = np.flatnonzero(sample_of == 0)
+    assert row_of[first].tolist() == list(range(60))
+    again = imagine_rollouts(
+        model, world, rows, [derive_seed(0, "imagine", row) for row in range(60)],
+        starts=found.first_states[first], horizon=3, sampling=Sampling(1.0),
+    )  # fmt: skip
+    assert len(read) == 60
+    assert np.array_equal(found.take(first).actions, again.rollouts.actions)
 
 
 def test_each_try_is_hotter(model, world, tmp_path):

@@ -115,7 +115,7 @@ class _Readings:
         fresh: dict[int, Tensor] = {}
         if missing:
             with autocast(self.model.device, self.precision):
-                hidden, _ = prefill(self.model, [self.prompts[number] for number in missing])
+                hidden = prefill(self.model, [self.prompts[number] for number in missing])
             fresh = {
                 number: row[: len(self.prompts[number])].half().clone()
                 for number, row in zip(missing, hidden, strict=True)

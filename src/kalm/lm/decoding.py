@@ -6,7 +6,7 @@ their tokens together. Rows that ended leave the batch in bulk, so little is com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +46,9 @@ class DecodeState:
         owner: (N,) the prompt of each row.
         restartable: rows may begin anew behind another of the prompts (`restart`).
         reads_on: rows read more than their prompts; else no keys and values are kept.
+        looked: (U, K + 1, W) what `Readings` has of the prompts; they are read again only if rows read on.
 
     Attributes:
-        prompt_embedding: (N, D) mean hidden state of each row's prompt.
         found: (h, K + 1, W) what the action network looked up in each held row's prompt, if it acts.
         rows: (h,) which of the N rows are still held; some of them may have ended.
     """
@@ -60,23 +60,21 @@ class DecodeState:
         owner: np.ndarray,
         restartable: bool = False,
         reads_on: bool = True,
+        looked: Tensor | None = None,
     ) -> None:
         self.model = model
         self.cache: Cache | None = block_cache() if reads_on else None
-        hidden, real = prefill(model, prompts, self.cache)
+        real = there(prompts).to(model.device)  # (U, P)
         lengths = real.sum(1)  # (U,)
         fan = torch.from_numpy(np.asarray(owner, dtype=np.int64)).to(model.device)
-        share = real / lengths[:, None]  # (U, P)
-        self.prompt_embedding: Tensor = torch.einsum("up,upd->ud", share.to(hidden), hidden)[fan]  # (N, D)
-        looked = None
-        if model.acts_by_network and model.action_network:
-            looked = model.action_network.look_up(hidden, real)  # (U, K + 1, W)
+        if reads_on or looked is None:
+            looked = look_up(model, prefill(model, prompts, self.cache), real)
         self.found: Tensor | None = None if looked is None else looked[fan]  # (N, K + 1, W)
         layers = contents(self.cache) if self.cache is not None else []
         self._begun = _Begun(layers, real, looked) if restartable else None
         if self.cache is not None:
             self.cache.batch_select_indices(fan)
-        self.width: int = hidden.shape[1]  # columns of the cache that hold prompts
+        self.width: int = real.shape[1]  # columns of the cache that hold prompts
         self.visible: Tensor = real[fan]  # (N, C) columns of the cache that each row sees
         self.position: Tensor = lengths[fan, None]  # (N, 1) of the next token
         self.rows: np.ndarray = np.arange(len(fan))
@@ -179,21 +177,69 @@ class DecodeState:
             self.found = self.found[index]
 
 
-def prefill(
-    model: GroundedLM, prompts: Sequence[np.ndarray], cache: Cache | None = None
-) -> tuple[Tensor, Tensor]:
-    """Read U prompts side by side: token ids -> hidden states (U, P, D), and which are real (U, P) bool."""
-    longest = max(map(len, prompts))
+def there(prompts: Sequence[np.ndarray]) -> Tensor:
+    """Return which tokens of U prompts side by side are no padding: -> (U, P) bool."""
+    return torch.arange(max(map(len, prompts))) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
+
+
+def prefill(model: GroundedLM, prompts: Sequence[np.ndarray], cache: Cache | None = None) -> Tensor:
+    """Read U prompts side by side: token ids -> hidden states (U, P, D), where they are `there`."""
+    real = there(prompts)
+    longest = real.shape[1]
     ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])  # (U, P)
     column = torch.arange(longest)
-    real = column < torch.tensor([len(prompt) for prompt in prompts])[:, None]  # (U, P)
     seen = real[:, None, :].expand(-1, longest, -1)  # (U, P, P)
     if not model.backbone.two_way_prompt:
         seen = seen & (column[None, :] <= column[:, None])
     device = model.device
     embedded = model.lm.get_input_embeddings()(ids.to(device))
     positions = column.expand(len(prompts), -1).to(device)
-    return model.body(embedded, seen[:, None].to(device), positions, cache), real.to(device)
+    return model.body(embedded, seen[:, None].to(device), positions, cache)
+
+
+def look_up(model: GroundedLM, hidden: Tensor, real: Tensor) -> Tensor | None:
+    """Look up in prompts, if the model acts by a network: (U, P, D), (U, P) -> (U, K + 1, W)."""
+    if not model.acts_by_network or model.action_network is None:
+        return None
+    return model.action_network.look_up(hidden, real.to(hidden.device))
+
+
+class Readings:
+    """What a model that acts by a network looks up in sentences, each read once; it must stay as it is.
+
+    Sentences are read in groups that all of them together decide, so whoever asks first, or goes on after a
+    stop, finds the same numbers.
+
+    Args:
+        model: one that reads nothing more than sentences (`GroundedLM.reads_states`).
+        texts: all sentences that it may be asked in.
+        template: prompt with a slot for the goal.
+
+    Raises:
+        KalmError: a sentence is longer than the context.
+    """
+
+    def __init__(self, model: GroundedLM, texts: Iterable[str], template: str) -> None:
+        builder = model.prompt_builder()
+        self.model = model
+        self.prompts: dict[str, np.ndarray] = {
+            text: builder.goal_prompt(text, template).value for text in sorted(set(texts))
+        }
+        alike = sorted(self.prompts, key=lambda text: len(self.prompts[text]))  # in length: little padding
+        groups = [alike[at : at + READ_TOGETHER] for at in range(0, len(alike), READ_TOGETHER)]
+        self.group: dict[str, list[str]] = {text: group for group in groups for text in group}
+        self.known: dict[str, Tensor] = {}
+
+    def look_up(self, texts: Iterable[str]) -> Tensor:
+        """Return what was looked up in U of the sentences: -> (U, K + 1, W)."""
+        texts = list(texts)
+        for text in texts:
+            if text not in self.known:
+                prompts = [self.prompts[one] for one in self.group[text]]
+                looked = look_up(self.model, prefill(self.model, prompts), there(prompts))
+                assert looked is not None, self.model.design
+                self.known |= zip(self.group[text], looked, strict=True)
+        return torch.stack([self.known[text] for text in texts])
 
 
 def prefill_goals(
@@ -202,6 +248,7 @@ def prefill_goals(
     template: str,
     others: Sequence[str] = (),
     reads_on: bool = True,
+    readings: Readings | None = None,
 ) -> DecodeState:
     """Read the goals of N rows, each distinct one once.
 
@@ -212,6 +259,7 @@ def prefill_goals(
         others: sentences that rows may go on to (`DecodeState.restart`): number i is the i-th distinct one of
             these, and each row's own must be among them; none: rows keep to their sentences.
         reads_on: rows read more than their goals.
+        readings: what was read before.
 
     Raises:
         KalmError: a goal is longer than the context.
@@ -219,7 +267,9 @@ def prefill_goals(
     prompt_builder = model.prompt_builder()
     distinct = {text: number for number, text in enumerate(dict.fromkeys(others or texts))}
     prompts = [prompt_builder.goal_prompt(text, template).value for text in distinct]
-    return DecodeState(model, prompts, np.array([distinct[text] for text in texts]), bool(others), reads_on)
+    owner = np.array([distinct[text] for text in texts])
+    looked = readings.look_up(distinct) if readings else None
+    return DecodeState(model, prompts, owner, bool(others), reads_on, looked)
 
 
 def prompt_embeddings(model: GroundedLM, texts: Sequence[str]) -> Tensor:
@@ -227,5 +277,10 @@ def prompt_embeddings(model: GroundedLM, texts: Sequence[str]) -> Tensor:
     prompt_builder = model.prompt_builder()
     prompts = [prompt_builder.goal_prompt(text, GOAL_ORIENTED).value for text in texts]
     parts = [prompts[at : at + READ_TOGETHER] for at in range(0, len(prompts), READ_TOGETHER)]
-    read = [DecodeState(model, part, np.arange(len(part))) for part in parts]
-    return torch.cat([state.prompt_embedding.cpu() for state in read])
+    return torch.cat([_means(prefill(model, part), there(part)).cpu() for part in parts])
+
+
+def _means(hidden: Tensor, real: Tensor) -> Tensor:
+    """Average over real tokens: (U, P, D), (U, P) -> (U, D)."""
+    share = (real / real.sum(1, keepdim=True)).to(hidden)
+    return torch.einsum("up,upd->ud", share, hidden)

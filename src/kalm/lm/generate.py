@@ -13,8 +13,9 @@ own goal, initial state and seed alone, so the batch size changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from kalm.envs.base import Judge, World
 from kalm.envs.follow import PlanFollower
 from kalm.envs.rollout import EpisodeRecorder, Transition, initial_states, step_until_done
 from kalm.errors import KalmError
-from kalm.lm.decoding import DecodeState, prefill_goals
+from kalm.lm.decoding import DecodeState, Readings, prefill_goals
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.prompts import PROMPTS
 from kalm.types import Instruction
@@ -81,6 +82,7 @@ def imagine_rollouts(
     starts: np.ndarray | None = None,
     words: Sequence[str] | None = None,
     plans: Sequence[Sequence[Instruction]] | None = None,
+    readings: Mapping[GroundedLM, Readings] = MappingProxyType({}),
     advance: Callable[[int], object] | None = None,
 ) -> ImaginedRollouts:
     """Decode one rollout per instruction (repeat an instruction for more).
@@ -100,6 +102,7 @@ def imagine_rollouts(
         words: N sentences that are read instead of the instructions' own; the goals stay.
         plans: N sequences of plain steps that are asked for one after another, again where they do not hold
             any more (`kalm.envs.follow`), instead of the instructions' own sentences; the goals stay.
+        readings: what the models make of these sentences in this prompt, where they were read before.
         advance: called with the number of finished rollouts.
 
     Raises:
@@ -119,7 +122,7 @@ def imagine_rollouts(
         judge = world.judge([instruction.goal for instruction in instructions[rows]])
         with autocast(model.device, precision):
             episodes = _ImaginedEpisodes(
-                model, actor, asked[rows], PROMPTS[prompt], seeds[rows], horizon, sampling
+                model, actor, asked[rows], PROMPTS[prompt], seeds[rows], horizon, sampling, readings
             )
             if plans is not None:
                 steps = [[step.goal for step in plan] for plan in plans[rows]]
@@ -173,12 +176,13 @@ class _ImaginedEpisodes:
         seeds: np.ndarray,
         horizon: int,
         sampling: Sampling,
+        readings: Mapping[GroundedLM, Readings],
     ) -> None:
         spec = model.spec
         self.model, self.actor, self.sampling = model, actor, sampling
         self.dtype = model.scales.mean.numpy(force=True).dtype
         self.decode_states = {
-            name: _read_goals(reader, texts, template, horizon)
+            name: _read_goals(reader, texts, template, horizon, readings.get(reader))
             for name, reader in {id(model): model, id(actor): actor}.items()
         }
         number = {text: i for i, text in enumerate(dict.fromkeys(text for row in texts for text in row))}
@@ -246,12 +250,16 @@ class _ImaginedEpisodes:
 
 
 def _read_goals(
-    model: GroundedLM, texts: Sequence[Sequence[str]], template: str, horizon: int
+    model: GroundedLM,
+    texts: Sequence[Sequence[str]],
+    template: str,
+    horizon: int,
+    readings: Readings | None,
 ) -> DecodeState:
     """Read the sentences of N rows, if they and the steps to come fit the model's context."""
     every = [text for row in texts for text in row]
     others = every if len(every) > len(texts) else ()
-    state = prefill_goals(model, [row[0] for row in texts], template, others, model.reads_states)
+    state = prefill_goals(model, [row[0] for row in texts], template, others, model.reads_states, readings)
     context = model.prompt_builder().context
     steps = (horizon if model.design.memory else 1) if model.reads_states else 0
     needed = state.longest + (model.entities + 2) * steps

@@ -26,8 +26,10 @@ from kalm.envs.follow import fits_scene
 from kalm.envs.rollout import initial_states
 from kalm.errors import KalmError
 from kalm.lm.analogies import analogies
+from kalm.lm.decoding import Readings
 from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.model import GroundedLM
+from kalm.lm.prompts import PROMPTS
 from kalm.lm.settings import ImagineConfig
 from kalm.runs import processes
 from kalm.runs.progress import Advance, silent
@@ -135,9 +137,17 @@ def imagine_dataset(
     if config.analogies and left:
         texts = list(dict.fromkeys(row.text for row in rows))
         known = analogies(actor or model, texts, world.suite("seen"), config.analogies, config.precision)
+    words = _words(rows, plans, known)
+    readings = {
+        one: Readings(one, words, PROMPTS[config.prompt])
+        for one in {model, actor or model}
+        if not one.reads_states
+    }
     for index in left[processes.index() :: processes.count()]:
         ask = partial(_asks, world, config, plans, known)
-        decoded, facts = _decode(model, world, rows, shards[index], config, seed, reads, ask, actor, advance)
+        decoded, facts = _decode(
+            model, world, rows, shards[index], config, seed, reads, ask, actor, readings, advance
+        )
         storage.write_shard(folder, index, decoded, facts)
         told.add(index)
         told |= _tell(storage.finished_shards(folder) - told, shards, advance)
@@ -151,6 +161,16 @@ def imagine_dataset(
     if not len(rollouts):
         raise KalmError(f"none of {len(rows)} imagined rollouts is finite: the model is not usable.")
     return rollouts
+
+
+def _words(
+    rows: Sequence[Instruction],
+    plans: Mapping[Instruction, Sequence[PlainSteps]],
+    known: Mapping[str, Sequence[str]],
+) -> set[str]:
+    """Return all sentences that rollouts may be asked for in."""
+    planned = {step.text for row in rows for plan in plans.get(row, ()) for step in plan}
+    return planned | {row.text for row in rows} | {text for alike in known.values() for text in alike}
 
 
 def asked_rows(
@@ -199,6 +219,7 @@ def _decode(
     reads: Sequence[Sequence[Instruction]],
     ask: Callable[[Sequence[Instruction], np.ndarray, int], list[Ask]],
     actor: GroundedLM | None,
+    readings: Mapping[GroundedLM, Readings],
     advance: Advance,
 ) -> tuple[RolloutSet, JsonObject]:
     """Decode the rows of a shard, those that fail again: -> rollouts, and which row and sample each is."""
@@ -228,6 +249,7 @@ def _decode(
                 ),
                 precision=config.precision,
                 actor=actor,
+                readings=readings,
             )
             require_valid(done.rollouts)
             right[mine[done.finite]] = fulfilled(done.rollouts, world) & possible(done.rollouts, world)

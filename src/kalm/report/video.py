@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,9 @@ def _save_strip(watched: Watched, path: Path) -> None:
     films = tuple(film(watched.world, view.rollout, view.title) for view in watched.views)
     instruction = watched.understood.instruction
     strip = filmstrip(Filmstrip(instruction.text, instruction.level, films))
-    strip.suptitle(instruction.text)
+    lines = textwrap.wrap(instruction.text, int(13 * strip.get_figwidth()))
+    strip.set_figheight(strip.get_figheight() + 0.2 * len(lines))
+    strip.suptitle("\n".join(lines), fontsize=9)
     strip.savefig(path, dpi=150)
 
 

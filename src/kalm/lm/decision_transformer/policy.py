@@ -23,7 +23,8 @@ from torch import Tensor
 from kalm.dynamics.normalizer import present_names
 from kalm.errors import KalmError
 from kalm.lm.decision_transformer.model import DecisionTransformer
-from kalm.lm.model import load_model
+from kalm.lm.decoding import prompt_embeddings
+from kalm.lm.model import autocast, load_model
 from kalm.lm.policy import LMEpisodes
 from kalm.lm.prompts import GOAL_ORIENTED
 from kalm.runs.io import atomic_write, file_sha256, read_json, write_json
@@ -98,10 +99,14 @@ class Conditioned(LMEpisodes):
         super().__init__(policy.model.grounded, texts, states, GOAL_ORIENTED, policy.precision)
         self.memory = True  # whatever the model had; its decisions are learnt from whole rollouts
         self.wanted: np.ndarray = (  # (N,) still to be earned
-            self.policy.aims(self.decode_state.prompt_embedding).double().numpy(force=True)
-            if policy.target is None
-            else np.full(len(texts), policy.target)
+            self._aims(texts) if policy.target is None else np.full(len(texts), policy.target)
         )
+
+    def _aims(self, texts: Sequence[str]) -> np.ndarray:
+        number = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        with torch.inference_mode(), autocast(self.model.device, self.precision):
+            gist = prompt_embeddings(self.model, list(number)).to(self.model.device)
+        return self.policy.aims(gist).double().numpy(force=True)[[number[text] for text in texts]]
 
     def _ahead(self, rewards: np.ndarray) -> list[Tensor]:
         rows = self.decode_state.rows
