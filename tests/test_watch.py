@@ -103,3 +103,26 @@ def test_commands(run, text, tmp_path):
     film = tmp_path / "film.gif"
     here("imagine", "--model", folder / "grounded", *policy, "--text", text, "--out", film, *sets)
     assert len(imageio.imread(film)) > 1
+
+
+def test_the_first_minute(tmp_path):
+    text = "The red ball should sit on the far side of the blue one, and the green one left of the cyan one."
+    film = tmp_path / "film.mp4"
+    shown = here(
+        "imagine",
+        "--model",
+        "clevr-smollm2",
+        "--policy",
+        "clevr-bc-kalm",
+        "--text",
+        text,
+        "--out",
+        film,
+        "--json",
+    )
+    found = json.loads(shown.stdout)
+    assert found["reading"]["steps"] == [
+        "Push the red ball behind the blue ball.", "Push the green ball to the left of the cyan ball.",
+    ]  # fmt: skip
+    assert film.stat().st_size > 10_000
+    assert all(rollout["success"] for rollout in found["rollouts"].values()) and len(found["rollouts"]) == 3

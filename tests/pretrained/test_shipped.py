@@ -11,7 +11,6 @@ import kalm
 from kalm.envs.rollout import initial_states
 from kalm.pretrained.shipped import CARD, SHIPPED, shipped_names
 from kalm.runs.io import file_sha256
-from whole_runs import here
 
 LARGEST = 20_000_000  # bytes
 
@@ -51,23 +50,3 @@ def test_a_policy_does_what_plain_sentences_ask(name, card):
     )
     assert len(actions) == 4 and np.isfinite(actions).all()
     assert card["success"]["BC+KALM"]["seen"]["mean"] > 0.7
-
-
-def test_the_first_minute(tmp_path):
-    text = "The red ball should sit on the far side of the blue one."
-    film = tmp_path / "film.mp4"
-    shown = here(
-        "imagine",
-        "--model",
-        "clevr-smollm2",
-        "--policy",
-        "clevr-bc-kalm",
-        "--text",
-        text,
-        "--out",
-        film,
-        "--json",
-    )
-    found = json.loads(shown.stdout)
-    assert found["reading"]["steps"] == ["Push the red ball behind the blue ball."] and film.stat().st_size
-    assert all(rollout["success"] for rollout in found["rollouts"].values()) and len(found["rollouts"]) == 3
