@@ -9,14 +9,14 @@ import pytest
 
 import kalm
 from kalm.envs.rollout import initial_states
-from kalm.pretrained.shipped import CARD, SHIPPED, shipped_names
+from kalm.pretrained.shipped import CARD, shipped_folders
 from kalm.runs.io import file_sha256
 
 LARGEST = 20_000_000  # bytes
 
 
 def cards(kind):
-    found = [json.loads((SHIPPED / name / CARD).read_text()) for name in shipped_names()]
+    found = [json.loads((folder / CARD).read_text()) for folder in shipped_folders()]
     return {card["name"]: card for card in found if card["kind"] == kind}
 
 
@@ -28,11 +28,10 @@ def test_there_are_a_model_and_a_policy_of_every_environment():
     assert {card["environment"] for card in POLICIES.values()} == {"clevr", "metaworld"}
 
 
-@pytest.mark.parametrize("name", shipped_names())
-def test_it_is_what_its_card_says(name):
-    folder = SHIPPED / name
+@pytest.mark.parametrize("folder", shipped_folders(), ids=lambda folder: folder.name)
+def test_it_is_what_its_card_says(folder):
     card = json.loads((folder / CARD).read_text())
-    assert card["name"] == name and card["licence"].startswith("Apache-2.0")
+    assert card["name"] == folder.name and card["licence"].startswith("Apache-2.0")
     files = {path for path in folder.rglob("*") if path.is_file()} - {folder / CARD}
     assert {str(path.relative_to(folder)) for path in files} == set(card["files"])
     for path in files:

@@ -8,7 +8,7 @@ from kalm.errors import KalmError
 from kalm.pretrained.conversion import cache_folder, conversions
 from kalm.pretrained.known import KNOWN
 from kalm.pretrained.places import FOLDERS
-from kalm.pretrained.shipped import CARD, SHIPPED, shipped_names
+from kalm.pretrained.shipped import CARD, shipped_folders
 from kalm.pretrained.smollm2 import SMOLLM2_SHA256
 from kalm.runs.io import read_json
 from kalm.types import JsonObject
@@ -29,5 +29,5 @@ def list_models() -> JsonObject:
     converted = [
         {**asdict(one), "folder": str(one.folder)} for one in conversions() if one.sha256 != SMOLLM2_SHA256
     ]
-    cards = [read_json(SHIPPED / name / CARD, "card") for name in shipped_names()]
+    cards = [read_json(folder / CARD, "card") for folder in shipped_folders()]
     return {"models": known, "shipped": cards, "gguf": converted, "cache": str(cache_folder())}

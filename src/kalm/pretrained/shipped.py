@@ -16,9 +16,9 @@ SHIPPED = Path(__file__).parent / "shipped"
 CARD = "card.json"
 
 
-def shipped_names() -> list[str]:
-    """Return the names of all that comes with the package."""
-    return sorted(card.parent.name for card in SHIPPED.glob(f"*/{CARD}"))
+def shipped_folders() -> list[Path]:
+    """Return the folders of all that comes with the package; their names are what it is taken by."""
+    return sorted(card.parent for card in SHIPPED.glob(f"*/{CARD}"))
 
 
 def by_name(place: Path) -> Path:
