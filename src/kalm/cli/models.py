@@ -125,12 +125,13 @@ def pack_command(
 
         kalm models pack policies/bc+kalm-seed0 --rows evaluation/rows.csv --out packed/my-policy
     """
+    from kalm.registry import FACTS
     from kalm.report.pack import pack_model, pack_policy
     from kalm.runs.output import free
 
     if out.exists() and not free(out):
         raise KalmError(f"{out} is not empty. Give another --out.")
-    is_policy = (place / "policy.json").exists()
+    is_policy = (place / FACTS).exists()
     card = pack_policy(place, out, rows) if is_policy else pack_model(place, out, inspection)
     size = sum(file["bytes"] for file in card["files"].values())
     tell(card, as_json, lambda: typer.echo(f"{card['kind']} of {size / 1e6:.1f} MB in {out}"))

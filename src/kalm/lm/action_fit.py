@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kalm.data.rollouts import RolloutSet
-from kalm.lm.decoding import prefill
+from kalm.lm.decoding import prefill, there
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.prompts import PROMPTS
 from kalm.runs.progress import Advance, silent
@@ -123,6 +123,5 @@ class _Readings:
             self.kept |= dict(list(fresh.items())[: max(0, KEPT - len(self.kept))])
         rows = [fresh[n] if n in fresh else self.kept[n] for n in numbers.tolist()]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(self.prompts[number]) for number in numbers], device=padded.device)
-        real = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        real = there([self.prompts[number] for number in numbers]).to(padded.device)
         return padded.float(), real

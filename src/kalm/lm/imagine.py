@@ -7,7 +7,7 @@ rate is measured on all of them; which of them a policy learns from is decided i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
@@ -137,12 +137,7 @@ def imagine_dataset(
     if config.analogies and left:
         texts = list(dict.fromkeys(row.text for row in rows))
         known = analogies(actor or model, texts, world.suite("seen"), config.analogies, config.precision)
-    words = _words(rows, plans, known)
-    readings = {
-        one: Readings(one, words, PROMPTS[config.prompt])
-        for one in {model, actor or model}
-        if not one.reads_states
-    }
+    readings = _readings({model, actor or model}, _words(rows, plans, known), config) if left else {}
     for index in left[processes.index() :: processes.count()]:
         ask = partial(_asks, world, config, plans, known)
         decoded, facts = _decode(
@@ -171,6 +166,13 @@ def _words(
     """Return all sentences that rollouts may be asked for in."""
     planned = {step.text for row in rows for plan in plans.get(row, ()) for step in plan}
     return planned | {row.text for row in rows} | {text for alike in known.values() for text in alike}
+
+
+def _readings(
+    models: Iterable[GroundedLM], words: set[str], config: ImagineConfig
+) -> dict[GroundedLM, Readings]:
+    """Return where models that read nothing but sentences keep what they read."""
+    return {one: Readings(one, words, PROMPTS[config.prompt]) for one in models if not one.reads_states}
 
 
 def asked_rows(
@@ -242,7 +244,7 @@ def _decode(
                 words=[asks[i].words or told[i].text for i in mine],
                 plans=[asks[i].plan for i in mine] if kind.way == "plan" else None,
                 prompt=config.prompt,
-                horizon=_horizon(config, world, kind.steps),
+                horizon=plan_horizon(config, world, kind.steps),
                 batch=config.batch,
                 sampling=Sampling(
                     config.temperature * config.temperature_growth**kind.hotter, config.state_noise
@@ -266,7 +268,7 @@ def _decode(
     return RolloutSet.concat(parts), facts
 
 
-def _horizon(config: ImagineConfig, world: World, steps: int) -> int:
+def plan_horizon(config: ImagineConfig, world: World, steps: int) -> int:
     """Return the largest number of actions for a plan of so many steps."""
     return min(world.spec.horizon, steps * (config.horizon or world.spec.horizon))
 

@@ -26,7 +26,7 @@ from kalm.lm.prompts import GOAL_ORIENTED
 
 BEHIND_NETWORK = 256  # rollouts
 BEHIND_PROMPT = 8  # rollouts, in one row
-PROMPTS = 8  # rows
+ROWS = 8  # prompts read together
 
 
 @torch.inference_mode()
@@ -78,8 +78,8 @@ def _by_body(model: GroundedLM, rollouts: RolloutSet, texts: Sequence[str]) -> n
         for example in prompt_builder.generations(rollouts, row, GOAL_ORIENTED)
     )
     losses = []
-    for first in range(0, len(texts), PROMPTS):
-        prompts = [prompt_builder.goal_prompt(text, GOAL_ORIENTED) for text in texts[first : first + PROMPTS]]
+    for first in range(0, len(texts), ROWS):
+        prompts = [prompt_builder.goal_prompt(text, GOAL_ORIENTED) for text in texts[first : first + ROWS]]
         rows = [[PackedRow(prompt, bodies)] for prompt in prompts]
         batch = packing.batch(rows, rollouts, model.backbone.two_way_prompt).to(model.device)
         hidden = model.body(model.embed(batch), batch.visible, batch.position).flatten(0, 1)

@@ -39,6 +39,11 @@ def film(world: World, rollout: Rollout, title: str, frames: int = 8, size: int 
     return Film(title, drawn, tuple(steps.tolist()), rollout.success)
 
 
+def verdict_of(success: bool) -> str:
+    """Say whether a rollout reached its goal."""
+    return "goal reached" if success else "goal not reached"
+
+
 def across(strip: Filmstrip) -> int:
     """Return the number of frames beside each other; at least 4, which leaves room for the titles."""
     return max(4, *(len(one.frames) for one in strip.films))
@@ -50,8 +55,7 @@ def filmstrip(strip: Filmstrip) -> Figure:
     figure = Figure((1.25 * columns, 1.65 * len(strip.films)), layout="constrained")
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(strip.films), 1)))
     for part, one in zip(parts, strip.films, strict=True):
-        verdict = "goal reached" if one.success else "goal not reached"
-        part.suptitle(f"{one.title}: {verdict}", fontsize=8, color=EITHER, x=0.005, ha="left")
+        part.suptitle(f"{one.title}: {verdict_of(one.success)}", fontsize=8, color=EITHER, x=0.005, ha="left")
         grid = np.atleast_1d(part.subplots(1, columns))
         for axes in grid:
             axes.set_axis_off()

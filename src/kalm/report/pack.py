@@ -17,12 +17,12 @@ from kalm.lm.settings import GroundConfig
 from kalm.pretrained.shipped import CARD
 from kalm.registry import FACTS
 from kalm.report.scores import scores
+from kalm.rl.policy import WEIGHTS
 from kalm.runs.folder import GROUNDED, INSPECTED, JOB, MODEL, PolicyJob, inside
 from kalm.runs.io import atomic_folder, file_sha256, read_json, versions, write_json
 from kalm.runs.metrics import read_metrics
 from kalm.types import JsonObject
 
-WEIGHTS = "policy.safetensors"
 LICENCE = "Apache-2.0"
 
 
@@ -68,10 +68,7 @@ def pack_model(place: Path, out: Path, inspection: Path | None = None) -> JsonOb
         "command": _command(made["made_from"]),
     }
     with atomic_folder(out) as folder:
-        model.save(folder / MODEL, half=True)
-        for file in (folder / MODEL).iterdir():
-            file.rename(folder / file.name)
-        (folder / MODEL).rmdir()
+        model.save(folder, half=True)
         return _carded(folder, {"name": out.name, **card})
 
 

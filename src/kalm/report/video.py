@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from kalm.envs.base import World
 from kalm.errors import unknown
 from kalm.reader.plans import Plan
-from kalm.report.films import Filmstrip, film, filmstrip
+from kalm.report.films import Filmstrip, film, filmstrip, verdict_of
 from kalm.report.style import FAINT, INK, PAPER
 from kalm.runs.io import atomic_write
 from kalm.types import Instruction, JsonObject, Rollout
@@ -49,8 +49,7 @@ class WatchedRollout:
     @property
     def verdict(self) -> str:
         """Whether the goal was reached, and after how many actions."""
-        reached = "goal reached" if self.rollout.success else "goal not reached"
-        return f"{reached}, {len(self.rollout.actions)} actions"
+        return f"{verdict_of(self.rollout.success)}, {len(self.rollout.actions)} actions"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from kalm.errors import KalmError
 from kalm.evaluation.episodes import play
 from kalm.evaluation.guided import GuidedPolicy
 from kalm.lm.generate import Sampling, imagine_rollouts
+from kalm.lm.imagine import plan_horizon
 from kalm.lm.model import GroundedLM
 from kalm.lm.settings import ImagineConfig
 from kalm.reader.reader import Reader
@@ -101,7 +102,6 @@ def _imagined(
     config: ImagineConfig,
     seed: int,
 ) -> Rollout:
-    horizon = config.horizon or world.spec.horizon
     done = imagine_rollouts(
         model,
         world,
@@ -110,7 +110,7 @@ def _imagined(
         starts=initial_states(world, [asked], [seed], "tested"),
         plans=[steps] if steps else None,
         prompt=config.prompt,
-        horizon=min(world.spec.horizon, horizon * max(1, len(steps))),
+        horizon=plan_horizon(config, world, max(1, len(steps))),
         sampling=Sampling(config.temperature, config.state_noise),
         precision=config.precision,
     )
