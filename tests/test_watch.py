@@ -105,6 +105,20 @@ def test_commands(run, text, tmp_path):
     assert len(imageio.imread(film)) > 1
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--text", "Sing!", "--real", "data", "--level", "hard"], "--level and --real cannot be used with --text"),
+        (["--text", "Sing!", "--overwrite"], "--overwrite cannot be used with --text"),
+        (["--policy", "p", "--own-words"], "--policy and --own-words cannot be used without --text"),
+    ],
+)
+def test_options_of_films_and_of_folders_do_not_mix(tmp_path, options, says):
+    with pytest.raises(kalm.KalmError, match=says):
+        here("imagine", "--model", "clevr-smollm2", "--out", tmp_path / "out", *options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_first_minute(tmp_path):
     text = "The red ball should sit on the far side of the blue one, and the green one left of the cyan one."
     film = tmp_path / "film.mp4"

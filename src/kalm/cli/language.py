@@ -123,6 +123,13 @@ def imagine_command(
     from kalm.report.tables import refined_table, show_all
     from kalm.stages.imagine import IMAGINE, ImagineInputs
 
+    films = {"--policy": policy, "--own-words": own_words}
+    folders = {"--goals": goals, "--level": level, "--real": real, "--actor": actor, "--overwrite": overwrite}
+    if unused := [option for option, given in (films if text is None else folders).items() if given]:
+        raise KalmError(
+            f"{' and '.join(unused)} cannot be used {'without' if text is None else 'with'} --text: with it one "
+            "sentence is shown as a film, without it many are imagined into a folder. Leave one or the other out."
+        )
     session = open_session(env, preset, set_, seed, device, None)
     if text is not None:
         show_sentence(session, text, model, policy, out, own_words, as_json)

@@ -51,10 +51,10 @@ class DistributedTrainer:
         self._accelerator: Accelerator | None = None
         self._twin: GroundedLM | None = None
         self._sharded = False
+        if compiled:
+            _compile_layers(model.backbone.body)
         if processes.count() > 1:
             self._join(_sharding(model, precision))
-        if compiled:
-            self.runner = torch.compile(self.runner)
 
     def _join(self, sharding: FullyShardedDataParallelPlugin | None) -> None:
         from accelerate import Accelerator
@@ -92,7 +92,7 @@ class DistributedTrainer:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Let the main process look at `shown` or save it.
+        """Let the main process look at `shown` or save it; nothing is compiled for what happens inside.
 
         Every process has to come here, also where it does nothing inside.
         """
@@ -103,10 +103,19 @@ class DistributedTrainer:
                     self._twin.get_parameter(name).data.copy_(full)
         if self._twin is not None:
             self._twin.to(self.model.device)
-        yield
+        with torch.compiler.set_stance("force_eager"):  # caches and few rows have other shapes every time
+            yield
         if self._twin is not None:
             self._twin.cpu()
         processes.wait()
+
+
+def _compile_layers(body: torch.nn.Module) -> None:
+    """Compile the layers that a transformer repeats, in place: their code is compiled once for all of them."""
+    for stack in body.modules():
+        if isinstance(stack, torch.nn.ModuleList) and len({type(layer) for layer in stack}) == 1:
+            for layer in stack:
+                layer.compile()
 
 
 def _sharding(model: GroundedLM, precision: str) -> FullyShardedDataParallelPlugin | None:
