@@ -108,7 +108,10 @@ def test_commands(run, text, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--text", "Sing!", "--real", "data", "--level", "hard"], "--level and --real cannot be used with --text"),
+        (
+            ["--text", "Sing!", "--real", "data", "--level", "hard"],
+            "--level and --real cannot be used with --text",
+        ),
         (["--text", "Sing!", "--overwrite"], "--overwrite cannot be used with --text"),
         (["--policy", "p", "--own-words"], "--policy and --own-words cannot be used without --text"),
     ],

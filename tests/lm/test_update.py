@@ -15,7 +15,7 @@ from kalm.lm.update import measured, update
 def prepared(config, world, rollouts):
     model = sft.fresh(config, world, 0, "cpu")
     model.fit_scales(rollouts)
-    team = DistributedTrainer(model, sft.adamw(model, config), config.precision, config.compile)
+    team = DistributedTrainer(model, sft.adamw(model, config), config.precision, bool(config.compile))
     return team, GroundingDataset(rollouts, model.prompt_builder(), config, 0)
 
 

@@ -127,8 +127,9 @@ def imagine_command(
     folders = {"--goals": goals, "--level": level, "--real": real, "--actor": actor, "--overwrite": overwrite}
     if unused := [option for option, given in (films if text is None else folders).items() if given]:
         raise KalmError(
-            f"{' and '.join(unused)} cannot be used {'without' if text is None else 'with'} --text: with it one "
-            "sentence is shown as a film, without it many are imagined into a folder. Leave one or the other out."
+            f"{' and '.join(unused)} cannot be used {'without' if text is None else 'with'} --text: with it "
+            "one sentence is shown as a film, without it many are imagined into a folder. Leave out one or "
+            "the other."
         )
     session = open_session(env, preset, set_, seed, device, None)
     if text is not None:

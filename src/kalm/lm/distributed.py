@@ -52,7 +52,7 @@ class DistributedTrainer:
         self._twin: GroundedLM | None = None
         self._sharded = False
         if compiled:
-            _compile_layers(model.backbone.body)
+            compile_layers(model.backbone.body)
         if processes.count() > 1:
             self._join(_sharding(model, precision))
 
@@ -110,20 +110,27 @@ class DistributedTrainer:
         processes.wait()
 
 
-def _compile_layers(body: torch.nn.Module) -> None:
-    """Compile the layers that a transformer repeats, in place: their code is compiled once for all of them."""
+def compile_layers(body: torch.nn.Module) -> None:
+    """Compile the layers that a transformer repeats, in place: their code is compiled once for all."""
     for stack in body.modules():
         if isinstance(stack, torch.nn.ModuleList) and len({type(layer) for layer in stack}) == 1:
             for layer in stack:
                 layer.compile()
 
 
+def shards_weights() -> bool:
+    """Whether accelerate is configured to cut weights into shards."""
+    from accelerate.utils import parse_flag_from_env
+
+    return processes.count() > 1 and bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
+
+
 def _sharding(model: GroundedLM, precision: str) -> FullyShardedDataParallelPlugin | None:
     """Return accelerate's FSDP settings as configured from outside, or None; computing precision is ours."""
-    from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
+    from accelerate.utils import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if not shards_weights():
         return None
     halved = not isinstance(autocast(model.device, precision), nullcontext)
     # Gathered for computing in bfloat16, which halves what is sent; summed and kept in float32.

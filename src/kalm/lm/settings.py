@@ -127,8 +127,10 @@ class GroundConfig(Section):
         ge=0,
         description="processes that make batches ahead; 0: the training itself; None: 4 for a GPU, else 0",
     )
-    compile: bool = Field(
-        default=False, description="compile the model; rows then always have `row_tokens` tokens"
+    compile: bool | None = Field(
+        default=None,
+        description="compile the backbone's layers; rows then always have `row_tokens` tokens. None: where a "
+        "trial before the first step shows that it pays",
     )
     tuning: Literal["full", "lora", "frozen"] = Field(
         default="full",

@@ -21,7 +21,7 @@ from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.transition import fit_transition_network
 from kalm.envs.base import World
 from kalm.errors import KalmError
-from kalm.lm import language_warmup, lora
+from kalm.lm import compiling, language_warmup, lora
 from kalm.lm.action_fit import fit_action_network
 from kalm.lm.backbone import Backbone
 from kalm.lm.batches import StepBatches, load_batches
@@ -90,7 +90,8 @@ def finetune(
     model.fit_scales(data)
     identity = fingerprint([rollouts.digest(), config.model_dump(), seed])
     _prepare(model, data, config, seed, folder, identity, watch)
-    team = DistributedTrainer(model, adamw(model, config), config.precision, config.compile)
+    config = compiling.decide(model, curriculum, config, folder / compiling.NAME)
+    team = DistributedTrainer(model, adamw(model, config), config.precision, bool(config.compile))
     optimizers = {"optimizer": team.optimizer}
     checkpoint = Checkpoint(folder / NAME, identity, trained(model), optimizers, model.device, shared=True)
     resumed = checkpoint.restore()

@@ -20,7 +20,7 @@ import torch
 from kalm.data.rollouts import RolloutSet
 from kalm.dynamics.transition import fit_transition_network
 from kalm.envs.base import World
-from kalm.lm import sft
+from kalm.lm import compiling, sft
 from kalm.lm.action_fit import fit_action_network
 from kalm.lm.batches import StepBatches, load_batches
 from kalm.lm.dataset import GroundingDataset
@@ -81,7 +81,9 @@ def expected_time(
     model = sft.fresh(config.changed(pretrained=False), world, seed, device)
     model.fit_scales(data)
     curriculum = GroundingDataset(data, model.prompt_builder(), config, seed)
-    team = DistributedTrainer(model, sft.adamw(model, config), config.precision, config.compile)
+    if config.compile is None:
+        config = config.changed(compile=compiling.trial(model, curriculum, config)["compiled"])
+    team = DistributedTrainer(model, sft.adamw(model, config), config.precision, bool(config.compile))
 
     def tuning(advance: Advance) -> None:
         steps = StepBatches(curriculum, model.backbone.two_way_prompt, config, processes)
@@ -116,6 +118,7 @@ def expected_time(
         reading = (found.first - found.each) * sentences / FEW
         expected["actions"] = reading + found.each * config.action_steps
     return {
+        "compile": config.compile,
         "seconds_per_step": {name: float(f"{one.each:.3g}") for name, one in pace.items()},
         "expected_seconds": round(sum(expected.values())),
     }
