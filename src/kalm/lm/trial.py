@@ -26,6 +26,7 @@ from kalm.lm.batches import StepBatches, load_batches
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.language_warmup import warm_up
+from kalm.lm.model import GroundedLM
 from kalm.lm.settings import GroundConfig
 from kalm.lm.update import update
 from kalm.runs.progress import Advance
@@ -50,6 +51,48 @@ class _Pace:
     def of(self, steps: int) -> float:
         """Return the seconds of so many steps."""
         return self.first + self.each * (steps - 1)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A training about to begin with random weights; each method is one of its parts."""
+
+    config: GroundConfig
+    model: GroundedLM
+    data: RolloutSet
+    curriculum: GroundingDataset
+    seed: int
+    processes: int
+
+    def language(self, advance: Advance) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            warm_up(self.model, self.config, self.seed, Path(folder), advance)
+
+    def physics(self, advance: Advance) -> None:
+        steps, horizon = self.config.network_steps, self.config.network_horizon
+        fit_transition_network(self.model.network, self.data, steps, self.seed, advance, horizon)
+
+    def ground(self, advance: Advance) -> None:
+        model, config = self.model, self.config
+        team = DistributedTrainer(model, sft.adamw(model, config), config.precision, bool(config.compile))
+        steps = StepBatches(self.curriculum, model.backbone.two_way_prompt, config, self.processes)
+        batches = load_batches(steps, model.device, workers=config.loader_workers)
+        fit(lambda _: update(team, next(batches), config), self.curriculum.steps, advance=advance)
+
+    def actions(self, advance: Advance) -> None:
+        few, config = self.data.take(np.arange(FEW)), self.config
+        fit_action_network(self.model, few, config.action_steps, self.seed, config.precision, advance)
+
+    def parts(self) -> dict[str, tuple[Callable[[Advance], None], int]]:
+        """Return what the settings ask for, with the number of its steps."""
+        config = self.config
+        parts = {
+            "language": (self.language, config.language.steps),
+            "physics": (self.physics, config.network_steps if config.state_network else 0),
+            "ground": (self.ground, self.curriculum.steps),
+            "actions": (self.actions, config.action_steps if config.action_network else 0),
+        }
+        return {name: part for name, part in parts.items() if part[1]}
 
 
 def expected_time(
@@ -83,44 +126,18 @@ def expected_time(
     curriculum = GroundingDataset(data, model.prompt_builder(), config, seed)
     if config.compile is None:
         config = config.changed(compile=compiling.trial(model, curriculum, config)["compiled"])
-    team = DistributedTrainer(model, sft.adamw(model, config), config.precision, bool(config.compile))
-
-    def tuning(advance: Advance) -> None:
-        steps = StepBatches(curriculum, model.backbone.two_way_prompt, config, processes)
-        batches = load_batches(steps, model.device, workers=config.loader_workers)
-        fit(lambda _: update(team, next(batches), config), curriculum.steps, advance=advance)
-
-    def physics(advance: Advance) -> None:
-        fit_transition_network(
-            model.network, data, config.network_steps, seed, advance, config.network_horizon
-        )
-
-    def actions(advance: Advance) -> None:
-        few = data.take(np.arange(FEW))
-        fit_action_network(model, few, config.action_steps, seed, config.precision, advance)
-
-    def language(advance: Advance) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            warm_up(model, config, seed, Path(folder), advance)
-
-    pace, expected = {}, {}
-    if config.language.steps:
-        pace["language"] = _paced(language, seconds / 4)
-        expected["language"] = pace["language"].of(config.language.steps)
-    if config.state_network:
-        pace["physics"] = _paced(physics, seconds / 4)
-        expected["physics"] = pace["physics"].of(config.network_steps)
-    pace["ground"] = _paced(tuning, seconds / 2)
-    expected["ground"] = pace["ground"].of(curriculum.steps)
-    if config.action_network:
-        pace["actions"] = found = _paced(actions, seconds / 4)
-        sentences = len({instruction.text for instruction in data.instructions})
-        reading = (found.first - found.each) * sentences / FEW
-        expected["actions"] = reading + found.each * config.action_steps
+    pace, expected = {}, 0.0
+    for name, (work, steps) in _Trial(config, model, data, curriculum, seed, processes).parts().items():
+        pace[name] = found = _paced(work, seconds / (2 if name == "ground" else 4))
+        if name == "actions":  # its first step reads the few sentences of the trial
+            sentences = len({instruction.text for instruction in data.instructions})
+            expected += (found.first - found.each) * sentences / FEW + found.each * steps
+        else:
+            expected += found.of(steps)
     return {
         "compile": config.compile,
         "seconds_per_step": {name: float(f"{one.each:.3g}") for name, one in pace.items()},
-        "expected_seconds": round(sum(expected.values())),
+        "expected_seconds": round(expected),
     }
 
 
