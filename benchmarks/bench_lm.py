@@ -27,6 +27,7 @@ that of the card.
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ from kalm.lm.batches import StepBatches, load_batches
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.generate import imagine_rollouts
+from kalm.lm.merging import merge_adapters
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.packing import PackedBatch, PackedRow
 from kalm.lm.prompts import GOAL_ORIENTED
@@ -140,6 +142,11 @@ def main() -> None:
         for steps in STEPS if options.backbone == SMALL else STEPS[:1]:
             decoding(bench, steps, peak)
         many(bench, options.rows, peak)
+        if options.tuning == "lora":
+            merged = copy.deepcopy(model)
+            merge_adapters(merged, [goal.text for goal in endless(world, 1)])
+            print("the same with merged adapters:")
+            many(replace(bench, model=merged), options.rows, peak)
         if options.backbone == SMALL:
             arm = envs.make("metaworld")
             imagining(replace(bench, world=arm, model=fresh(config, arm, options.device)))

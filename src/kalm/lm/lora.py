@@ -13,8 +13,9 @@ named in the log and by a dry run (`reach`).
 
 A grounded model is saved with its base weights only where they differ from what the backbone's name gives
 (`Origin.stored`): always for `full`; for `lora` and `frozen` only when words or new parts learnt, or when the
-body was random. Llama-2-7b with adapters is 0.2 GB on disk that way, not 13. Adapters are never merged into
-the base: merging rounds, and a loaded model would not be the trained one.
+body was random. Llama-2-7b with adapters is 0.2 GB on disk that way, not 13. Adapters are never saved merged
+into the base: merging rounds, and a loaded model would not be the trained one. For imagining they can be
+merged (`kalm.lm.merging`).
 """
 
 from __future__ import annotations

@@ -224,6 +224,11 @@ class ImagineConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 where the processor computes in it, else float32"
     )
+    merge_adapters: bool = Field(
+        default=False,
+        description="fold the adapters of a model tuned with lora into its weights: faster; how far that "
+        "moves it is measured and told",
+    )
     shard: int = Field(
         default=2_048, gt=0, description="rollouts per file; a stopped imagination resumes at the next file"
     )

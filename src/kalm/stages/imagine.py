@@ -8,7 +8,7 @@ A control (`imagine.control`) is imagined and refined in the same way, with sent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from kalm.config import Config
     from kalm.data.rollouts import RolloutSet
     from kalm.dynamics.models import Models
+    from kalm.lm.model import GroundedLM
+    from kalm.lm.settings import ImagineConfig
     from kalm.session import Session
     from kalm.types import Instruction
+
+MEASURED = 64  # sentences by which the drift of merged adapters is measured
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
     model = session.load_model(inputs.model)
     rows = _instructions(session, inputs)
     actor = session.load_model(inputs.actor) if inputs.actor else None
+    drift = _merge(config.imagine, rows, *(one for one in (model, actor) if one is not None))
     models = _fit_dynamics(session, inputs.real, inputs.dynamics or folder / DYNAMICS)
     provenance = {
         "made_by": "imagine",
@@ -90,6 +95,7 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
         "rollouts_decoded": len(rollouts),
         "rollouts_kept": len(rollouts),
         **_matches(first),
+        **drift,
     }
     if plans:
         result["ways"] = _by_way(rollouts, ways(place))
@@ -97,6 +103,16 @@ def imagine_goals(session: Session, inputs: ImagineInputs, folder: Path) -> Figu
         return result
     refined = _refine(session, rollouts, first, origin, models, folder, provenance)
     return {**result, **refined}
+
+
+def _merge(settings: ImagineConfig, rows: Sequence[Instruction], *models: GroundedLM) -> dict[str, float]:
+    """Fold adapters in, where asked to, and return how far that moved the models."""
+    if not settings.merge_adapters:
+        return {}
+    from kalm.lm.merging import merge_adapters
+
+    texts = sorted({instruction.text for instruction in rows})[:MEASURED]
+    return {"merge_drift": max(merge_adapters(model, texts) for model in models)}
 
 
 def control_of(folder: Path) -> str:
