@@ -1,4 +1,4 @@
-"""Effects of design choices on grounding: the same small budget, one thing changed at a time.
+r"""Effects of design choices on grounding: the same small budget, one thing changed at a time.
 
 Every variant is grounded on the same rollouts and inspected (`kalm inspect`), on the split `tune`, because
 settings are chosen by it; a table of effects comes out, for `kalm inspect --effects` and `kalm report
@@ -6,6 +6,14 @@ settings are chosen by it; a table of effects comes out, for `kalm inspect --eff
 
     kalm collect --preset mini --out runs/effects/real
     python recipes/effects.py --data runs/effects/real --out runs/effects --csv results/clevr-effects.csv
+
+The paper's ablation of tasks (its Table 1), and how everything grows with epochs and data:
+
+    python recipes/effects.py --data runs/effects/real --out runs/effects --csv results/clevr-tasks.csv \
+        --only default "no dynamics" "no explanation" "generation only" --seeds 0 1 2
+    python recipes/effects.py --data runs/gpu/real --out runs/growth --csv results/clevr-growth.csv \
+        --backbone smollm2 --only default "2 epochs" "5 epochs" "10 epochs" \
+        "10,000 rollouts" "30,000 rollouts" "100,000 rollouts"
 """
 
 import argparse
@@ -52,6 +60,8 @@ VARIANTS = {
     "entity tokens and relations": {"ground.entity_tokens": True, "ground.relations": True},
     "generation only": {"ground.tasks.explanation": 0, "ground.tasks.dynamics": 0},
     "causal prompt": {"ground.attention": "causal"},
+    **{f"{count} epochs": {"ground.epochs": count} for count in (2, 5, 10)},
+    **{f"{count:,} rollouts": {"ground.rollouts": count} for count in (10_000, 30_000, 100_000)},
 }
 
 
@@ -61,14 +71,14 @@ def kalm(command: str, *arguments: str | Path, settings: dict[str, object]) -> N
     subprocess.run([sys.executable, "-m", "kalm", command, *map(str, arguments), *sets], check=True)
 
 
-def measured(variant: str, seed: int, data: Path, out: Path) -> list[Effect]:
+def measured(variant: str, seed: int, data: Path, out: Path, backbone: str) -> list[Effect]:
     """Ground and inspect one variant, or read what an earlier call left."""
     place = out / f"{variant.replace(' ', '-')}-seed{seed}"
     looked = place.with_name(place.name + "-inspected")
     changes = VARIANTS[variant]
     if not (looked / "done.json").exists():
         if not (place / "done.json").exists():
-            settings = {**BUDGET, **changes}
+            settings = {**BUDGET, "ground.backbone": backbone, **changes}
             kalm("ground", "--data", data, "--out", place, "--seed", str(seed), settings=settings)
         kalm("inspect", place, "--out", looked, "--seed", str(seed), settings=LOOK)
     found = json.loads((looked / "inspect.json").read_text())
@@ -95,13 +105,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="dataset of real rollouts")
     parser.add_argument("--out", type=Path, required=True, help="folder for models and inspections")
     parser.add_argument("--csv", type=Path, required=True, help="table to write")
+    parser.add_argument("--backbone", default="minilm", help="language model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     asked = parser.parse_args()
     table = []
     for seed in asked.seeds:
         for variant in asked.only:
-            table += measured(variant, seed, asked.data, asked.out)
+            table += measured(variant, seed, asked.data, asked.out, asked.backbone)
             write_effects(asked.csv, table)
 
 
