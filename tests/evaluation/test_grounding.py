@@ -63,14 +63,13 @@ def test_everything_is_measured_with_its_numbers(found, goals):
     assert list(inspection.agreement) == [*LEVELS, "real"]
     assert inspection.agreement["easy"].drift.keys() == {1}
     assert list(inspection.explanation)[2:] == [
-        "seen_prompt_and_noisy_channel", "unseen_prompt_and_noisy_channel",
         "inverse_planning", "inverse_planning_and_success_test", "success_test_alone",
     ]  # fmt: skip
     for slots in inspection.explanation.values():
         assert slots.keys() == {"object", "direction", "reference", "all"} and slots["all"].n == 5
     assert [error.transitions for error in inspection.dynamics.values()] == [20, 20]
     assert inspection.dropped == 0 and inspection.splits == ("test", "tune")
-    assert len(evidence.imagined) == 24 and len(evidence.explained) == 35
+    assert len(evidence.imagined) == 24 and len(evidence.explained) == 25
     assert evidence.lines()[0].keys() == {"prompt", "label", "text"}
 
 

@@ -5,7 +5,7 @@ import torch
 from kalm.data.rollouts import RolloutSet
 from kalm.errors import KalmError
 from kalm.lm import packing, sft
-from kalm.lm.explain import explain, hypotheses, verdicts
+from kalm.lm.explain import explain, verdicts
 from kalm.lm.prompts import Tokens, explanation_prompts
 from kalm.types import Rollout
 
@@ -64,43 +64,6 @@ def test_rows_that_wrote_their_end_leave_and_the_others_go_on(talkative, rollout
     assert len(lengths(tokenizer.sep_token)) > 2
     found = explain(talkative, some, words=8)
     assert found == [slowly(talkative, some, row, PROMPTS["seen_prompt"], 8) for row in range(24)]
-
-
-def plainly_searched(model, rollouts, row, prompt, beams, words):
-    """The same beam search, text by text, each read anew."""
-    end, found = model.prompt_builder().end, {(): 0.0}
-    for _ in range(words):
-        longer = {}
-        for ids, score in found.items():
-            if end in ids:
-                longer[ids] = score
-                continue
-            example = model.prompt_builder().question(rollouts, row, prompt)
-            body = Tokens.join([example.body, Tokens.text(list(ids))])
-            rows = [[packing.PackedRow(example.prompt, (body,))]]
-            batch = packing.batch(rows, rollouts, model.backbone.two_way_prompt)
-            with torch.inference_mode():
-                hidden = model.body(model.embed(batch), batch.visible, batch.position)[0, -1:]
-                likely = model.backbone.logits(hidden).log_softmax(-1)[0]
-            for word, value in enumerate(likely.tolist()):
-                longer[(*ids, word)] = score + value
-        best = sorted(longer.items(), key=lambda item: -item[1])[:beams]
-        found = dict(best)
-    return found
-
-
-@pytest.mark.parametrize("batch", [1, 128])
-def test_hypotheses_are_those_of_a_plain_beam_search(talkative, rollouts, batch):
-    some, beams, words = rollouts.take(np.arange(3)), 3, 4
-    tokenizer = talkative.backbone.tokenizer
-    found = hypotheses(talkative, some, beams=beams, words=words, batch=batch)
-    for row, texts in enumerate(found):
-        plain = plainly_searched(talkative, some, row, PROMPTS["seen_prompt"], beams, words)
-        spelt = {}
-        for ids, score in plain.items():
-            spelt.setdefault(tokenizer.decode(ids, skip_special_tokens=True).strip(), score)
-        assert list(texts) == list(spelt)
-        assert list(texts.values()) == pytest.approx(list(spelt.values()), rel=1e-5)
 
 
 def test_a_text_is_judged_by_the_goal_of_its_rollout(world, rollouts):

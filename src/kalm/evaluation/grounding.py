@@ -3,10 +3,9 @@
 * imagining: match rate, one-step matches, hallucinations per level (`kalm.evaluation.imagined`), and how far
   imagined states are from what the simulator makes of the imagined actions (`kalm.evaluation.simulated`);
 * explaining: whether the text that the model writes about a real rollout names object, direction and
-  reference object of its goal, asked in the words of its training and in others; whether that of several
-  such texts does under which it would have acted like this (`kalm.lm.noisy_channel`); and whether that plain
-  sentence of the data does (`kalm.lm.inverse_planning`), chosen among all, and among those whose goal comes
-  true at the rollout's end, beside the first of these;
+  reference object of its goal, asked in the words of its training and in others; and whether that plain
+  sentence of the data does under which it would have acted like this (`kalm.lm.inverse_planning`), chosen
+  among all, and among those whose goal comes true at the rollout's end, beside the first of these;
 * predicting: the error of the next state, on the expert's transitions and on random actions.
 
 Nothing here is training data: goals are drawn from the suites, real rollouts are fresh ones of the expert
@@ -37,7 +36,6 @@ from kalm.lm.explain import explain, verdicts
 from kalm.lm.generate import Sampling, imagine_rollouts
 from kalm.lm.inverse_planning import action_surprise
 from kalm.lm.model import GroundedLM
-from kalm.lm.noisy_channel import explain_by_channel
 from kalm.lm.predict import squared_errors
 from kalm.lm.prompts import explanation_prompts
 from kalm.lm.settings import ImagineConfig
@@ -151,7 +149,7 @@ def inspect(
         level: imagined.take(imagined.levels == level) for level in dict.fromkeys(i.level for i in goals)
     }
     explained = real.take(np.arange(min(config.explanations, len(real))))
-    rates, texts = _explanations(model, world, explained, config.beams, sampling.precision)
+    rates, texts = _explanations(model, world, explained, sampling.precision)
     compared = {**levels, REAL: explained} if world.restorable else {}
     inspection = Inspection(
         levels=quality(imagined, world),
@@ -218,15 +216,11 @@ def _imagine(
 
 
 def _explanations(
-    model: GroundedLM, world: World, rollouts: RolloutSet, beams: int, precision: str
+    model: GroundedLM, world: World, rollouts: RolloutSet, precision: str
 ) -> tuple[dict[str, dict[str, Rate]], tuple[Explained, ...]]:
     labels = [rollouts.instructions[which].text for which in rollouts.which]
     prompts = explanation_prompts(world.scene).items()
     written = {name: explain(model, rollouts, prompt, precision=precision) for name, prompt in prompts}
-    if beams:
-        for name, prompt in prompts:
-            weighed = explain_by_channel(model, rollouts, prompt, beams=beams, precision=precision)
-            written[f"{name}_and_noisy_channel"] = weighed
     rates, found = {}, []
     for name, texts in {**written, **_chosen(model, world, rollouts, precision)}.items():
         slots = verdicts(texts, rollouts, world)

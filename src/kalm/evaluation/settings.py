@@ -50,12 +50,6 @@ class InspectConfig(Section):
 
     rollouts: int = Field(default=64, gt=0, description="imagined rollouts per level")
     explanations: int = Field(default=128, gt=0, description="real rollouts explained, with either prompt")
-    beams: int = Field(
-        default=32,
-        ge=0,
-        description="texts per rollout of which the noisy channel takes one, with either prompt; 0: it is "
-        "not measured",
-    )
     split: SplitChoice = Field(
         default="test", description="sentences and initial states that are measured: tune, test or all"
     )

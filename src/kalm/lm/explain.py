@@ -1,4 +1,4 @@
-"""Explaining rollouts: batched beam search for text, with a key/value cache (paper, rollout explanation).
+"""Explaining rollouts: batched greedy decoding of text, with a key/value cache (paper, rollout explanation).
 
 The prompt is the same for all rollouts, so it is read once and its cache fanned out. The rollouts of a batch
 are then read together, the shorter ones padded at their end; from there on every row writes one word per
@@ -7,8 +7,8 @@ step, at its own position, and never sees its padding::
     cache    prompt | s0 a0 s1 "Goal" ":" .  .  .  .    | w1 w2 ...
              prompt | s0 a0 s1 a1 s2 a2 s3 "Goal" ":"   | w1 w2 ...
 
-With several beams every row is fanned out again after the rollout was read. Rollouts whose texts have all
-ended leave. Each text depends on its own rollout alone, so the batch size changes nothing.
+Rows that wrote their end leave. Each text depends on its own rollout alone, so the batch size changes
+nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ ALL = "all"  # every slot of the goal is right
 WORDS = 32  # tokens per explanation; the longest sentence of the offline data has fewer
 
 
+@torch.inference_mode()
 def explain(
     model: GroundedLM,
     rollouts: RolloutSet,
@@ -40,60 +41,33 @@ def explain(
     batch: int = 128,
     precision: str = "auto",
 ) -> list[str]:
-    """Let the model say what each rollout is about, in the words that are likeliest one by one.
-
-    See `hypotheses` for what it is given.
-
-    Returns:
-        N texts, in the order of the rollouts.
-    """
-    found = hypotheses(model, rollouts, prompt, beams=1, words=words, batch=batch, precision=precision)
-    return [next(iter(texts)) for texts in found]
-
-
-@torch.inference_mode()
-def hypotheses(
-    model: GroundedLM,
-    rollouts: RolloutSet,
-    prompt: tuple[str, str] = EXPLANATION,
-    *,
-    beams: int,
-    words: int = WORDS,
-    batch: int = 128,
-    precision: str = "auto",
-) -> list[dict[str, float]]:
-    """Find several texts that the model may say of each rollout, by beam search.
+    """Let the model say what each rollout is about.
 
     Args:
         model: the grounded model, on any device.
         rollouts: N rollouts; only their states and actions are shown.
         prompt: text before and after the rollout (`sequence.explanation_prompts`).
-        beams: texts that are followed at a time.
         words: largest number of tokens written; fewer where the context ends before.
-        batch: texts written together.
+        batch: rollouts read together.
         precision: see `GroundConfig.precision`.
 
     Returns:
-        N times at most `beams` texts with their log-likelihoods, the likeliest first.
+        N texts, in the order of the rollouts.
 
     Raises:
         KalmError: a rollout fills the model's context.
     """
     prompt_builder = model.prompt_builder()
-    found: list[dict[str, float]] = [{} for _ in range(len(rollouts))]
+    texts = [""] * len(rollouts)
     order = np.argsort(rollouts.lengths, kind="stable")  # alike in length: little padding
-    together = max(1, batch // beams)
-    for first in range(0, len(order), together):
-        rows = order[first : first + together].tolist()
+    for first in range(0, len(order), batch):
+        rows = order[first : first + batch].tolist()
         examples = [prompt_builder.question(rollouts, row, prompt) for row in rows]
         with autocast(model.device, precision):
-            written, scores = _write(model, prompt_builder, rollouts, examples, words, beams)
-        for row, texts, likely in zip(rows, written.tolist(), scores.tolist(), strict=True):
-            for ids, score in zip(texts, likely, strict=True):
-                ids = _before(prompt_builder.end, ids)
-                text = str(model.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-                found[row].setdefault(text, score)
-    return found
+            written = _write(model, prompt_builder, rollouts, examples, words)
+        for row, ids in zip(rows, written, strict=True):
+            texts[row] = str(model.backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+    return texts
 
 
 def verdicts(texts: Sequence[str], rollouts: RolloutSet, world: World) -> dict[str, np.ndarray]:
@@ -117,13 +91,8 @@ def _write(
     rollouts: RolloutSet,
     examples: Sequence[Example],
     words: int,
-    beams: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the token ids that follow each of n examples of one prompt, and their log-likelihoods.
-
-    Returns:
-        (n, K, W) filled up with the end token, and (n, K), the likeliest first.
-    """
+) -> list[list[int]]:
+    """Return the token ids that follow each of n examples of one prompt, without the end token."""
     longest = len(examples[0].prompt) + max(len(example.body) for example in examples)
     words = min(words, prompt_builder.context - longest)
     if words < 1:
@@ -132,76 +101,21 @@ def _write(
             f"{prompt_builder.context}. Explain shorter rollouts."
         )
     reading = DecodeState(model, [examples[0].prompt.value], np.zeros(len(examples)))
-    last = _read_bodies(reading, rollouts, examples)  # (n, D)
-    if beams > 1:
-        reading.keep(np.repeat(np.arange(len(examples)), beams))
-        last = last.repeat_interleave(beams, dim=0)
-    search = _Beams(len(examples), beams, words, prompt_builder.end, last.device)
+    last = _read_bodies(reading, rollouts, examples)
+    written = np.full((len(examples), words), prompt_builder.end)  # (n, W)
+    rows, going = np.arange(len(examples)), np.ones(len(examples), bool)
     for step in range(words):
-        parents, word = search.extend(model.backbone.logits(last), step)  # (m * K,) each
-        going = search.going()
+        word = model.backbone.logits(last).argmax(dim=-1)  # (n,)
+        written[rows[going], step] = word.numpy(force=True)[going]
+        going &= written[rows, step] != prompt_builder.end
         if not going.any() or step + 1 == words:
             break
-        places = parents
         if worth_leaving(going):
-            staying = np.repeat(going, beams)
-            places, word = parents[staying], word[torch.from_numpy(staying).to(word.device)]
-            search.leave(going)
-        if not np.array_equal(places, np.arange(len(reading.rows))):
-            reading.keep(places)
+            reading.keep(np.flatnonzero(going))
+            word, rows = word[torch.from_numpy(going).to(word.device)], rows[going]
+            going = np.ones(len(rows), bool)
         last = reading.read(model.lm.get_input_embeddings()(word)[:, None])
-    return search.finish()
-
-
-class _Beams:
-    """K texts each of n rollouts, of which m are still written.
-
-    At first all K are the same, so only the first may be followed.
-    """
-
-    def __init__(self, n: int, beams: int, words: int, end: int, device: torch.device) -> None:
-        self.end, self.beams = end, beams
-        self.rows: np.ndarray = np.arange(n)  # (m,) of the n
-        self.ids: Tensor = torch.full((n, beams, words), end, device=device)  # of those still written
-        self.scores: Tensor = torch.full((n, beams), -torch.inf, device=device)
-        self.scores[:, 0] = 0
-        self.ended: Tensor = torch.zeros(n, beams, dtype=torch.bool, device=device)
-        self._ids, self._scores = self.ids.numpy(force=True).copy(), self.scores.numpy(force=True).copy()
-
-    def extend(self, logits: Tensor, step: int) -> tuple[np.ndarray, Tensor]:
-        """Take the K best of all texts that are one word longer: (m * K, V) -> their parents, their words."""
-        likely = torch.log_softmax(logits, dim=-1).unflatten(0, (-1, self.beams))  # (m, K, V)
-        vocabulary = likely.shape[-1]
-        likely = likely.masked_fill(self.ended[..., None], -torch.inf)
-        likely[..., self.end] = likely[..., self.end].masked_fill(self.ended, 0)  # an ended text stays
-        total = (self.scores[..., None] + likely).flatten(1)  # (m, K * V)
-        self.scores, best = total.topk(self.beams, dim=1)  # (m, K)
-        parent, word = best // vocabulary, best % vocabulary
-        self.ids = self.ids.gather(1, parent[..., None].expand_as(self.ids))
-        self.ids[:, :, step] = word
-        self.ended = self.ended.gather(1, parent) | (word == self.end)
-        first = torch.arange(len(best), device=best.device)[:, None] * self.beams
-        return (first + parent).flatten().numpy(force=True), word.flatten()
-
-    def going(self) -> np.ndarray:
-        """Return which rollouts have a text that has not ended: (m,)."""
-        return ~self.ended.all(1).numpy(force=True)
-
-    def leave(self, going: np.ndarray) -> None:
-        """Forget the other rollouts, whose texts are complete."""
-        self._put()
-        index = torch.from_numpy(going).to(self.ids.device)
-        self.rows, self.ids, self.scores = self.rows[going], self.ids[index], self.scores[index]
-        self.ended = self.ended[index]
-
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return what was written, (n, K, W), and how likely it is, (n, K)."""
-        self._put()
-        return self._ids, self._scores
-
-    def _put(self) -> None:
-        self._ids[self.rows] = self.ids.numpy(force=True)
-        self._scores[self.rows] = self.scores.numpy(force=True)
+    return [_before(prompt_builder.end, row.tolist()) for row in written]
 
 
 def _read_bodies(reading: DecodeState, rollouts: RolloutSet, examples: Sequence[Example]) -> Tensor:

@@ -90,9 +90,8 @@ def _explanation(found: Inspection) -> Table:
             for prompt, rates in found.explanation.items()
         ),
         "Share of texts with the right keywords, ± the longer side of Wilson's 95 % interval, and the number "
-        "of texts. Prompts: what the model writes; with the noisy channel, of several texts the one "
-        "under which it would have acted most like this. Inverse planning: the plain sentence of which that "
-        "is so; with the success test, of those that are true at the end.",
+        "of texts. Prompts: what the model writes. Inverse planning: the plain sentence under which it would "
+        "have acted most like this; with the success test, of those that are true at the end.",
     )
 
 
