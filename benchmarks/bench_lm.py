@@ -51,7 +51,7 @@ from kalm.lm.batches import StepBatches, load_batches
 from kalm.lm.dataset import GroundingDataset
 from kalm.lm.distributed import DistributedTrainer
 from kalm.lm.generate import imagine_rollouts
-from kalm.lm.merging import merge_adapters
+from kalm.lm.merging import merge_for_imagining
 from kalm.lm.model import GroundedLM, autocast
 from kalm.lm.packing import PackedBatch, PackedRow
 from kalm.lm.prompts import GOAL_ORIENTED
@@ -144,7 +144,7 @@ def main() -> None:
         many(bench, options.rows, peak)
         if options.tuning == "lora":
             merged = copy.deepcopy(model)
-            merge_adapters(merged, [goal.text for goal in endless(world, 1)])
+            merge_for_imagining(merged, [goal.text for goal in endless(world, 1)])
             print("the same with merged adapters:")
             many(replace(bench, model=merged), options.rows, peak)
         if options.backbone == SMALL:

@@ -64,7 +64,7 @@ def ratings(model, looked, rollout):
 
 def test_the_action_network_is_asked_where_it_acts(acting, rollouts, texts):
     some = rollouts.take(np.arange(5))
-    found = action_surprise(acting, some, texts)
+    found = action_surprise(acting, some, texts, precision="float32")
     with torch.inference_mode():
         looked = prefill_goals(acting, texts, GOAL_ORIENTED).found
     for row, rollout in enumerate(some):

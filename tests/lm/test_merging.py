@@ -8,7 +8,7 @@ from peft.tuners.lora import LoraLayer
 import kalm
 from kalm.lm import lora, sft
 from kalm.lm.generate import imagine_rollouts
-from kalm.lm.merging import merge_adapters
+from kalm.lm.merging import merge_for_imagining
 from kalm.runs.io import read_json
 from kalm.types import Instruction
 
@@ -30,7 +30,7 @@ def imagined(model, world, rows):
 
 def test_merged_adapters_imagine_the_same(adapted, world, rows):
     before = imagined(adapted, world, rows)
-    drift = merge_adapters(adapted, [row.text for row in rows])
+    drift = merge_for_imagining(adapted, [row.text for row in rows])
     adapters = [module for module in adapted.backbone.body.modules() if isinstance(module, LoraLayer)]
     assert adapters and all(module.merged for module in adapters)
     assert 0 < drift < 1e-4
@@ -42,12 +42,12 @@ def test_merged_adapters_imagine_the_same(adapted, world, rows):
 def test_the_drift_shows_a_weight_that_is_not_what_it_was(adapted, world, rows, monkeypatch):
     first = next(m for m in adapted.backbone.body.modules() if isinstance(m, LoraLayer))
     monkeypatch.setattr(first, "merge", lambda safe_merge: first.get_base_layer().weight.mul_(-1))
-    assert merge_adapters(adapted, [row.text for row in rows]) > 1e-3
+    assert merge_for_imagining(adapted, [row.text for row in rows]) > 1e-3
 
 
 def test_without_adapters_nothing_moves(single, world, rows):
     model = sft.fresh(single, world, 0, "cpu").eval()
-    assert merge_adapters(model, [row.text for row in rows]) == 0
+    assert merge_for_imagining(model, [row.text for row in rows]) == 0
 
 
 def test_the_stage_tells_the_drift(adapted, world, rows, tmp_path):

@@ -140,6 +140,17 @@ def inject(backbone: Backbone, config: LoraConfig) -> None:
             parameter.requires_grad_(WRAPPED.sub("", name) in learning)
 
 
+def merge_adapters(backbone: Backbone) -> None:
+    """Add adapters into the weights beside which they stand, in place; what is merged learns no more."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in list(backbone.model.modules()):
+        if isinstance(module, LoraLayer):
+            module.merge(safe_merge=True)  # raises where the sum is not finite
+    for weight in backbone.model.parameters():
+        weight.requires_grad_(False)
+
+
 def is_adapter(name: str) -> bool:
     """Whether this is the name of a weight that LoRA added."""
     return ".lora_" in name

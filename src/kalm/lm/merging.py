@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import torch
 
 from kalm.lm.decoding import prompt_embeddings
+from kalm.lm.lora import merge_adapters
 from kalm.lm.model import GroundedLM
 
 
 @torch.no_grad()
-def merge_adapters(model: GroundedLM, texts: Sequence[str]) -> float:
+def merge_for_imagining(model: GroundedLM, texts: Sequence[str]) -> float:
     """Fold the adapters in, in place; from then on the model is for inference, and not to be saved.
 
     Args:
@@ -24,11 +25,7 @@ def merge_adapters(model: GroundedLM, texts: Sequence[str]) -> float:
     Returns:
         The largest distance that the embedding of a sentence was moved by, as a share of its length.
     """
-    from peft.tuners.lora import LoraLayer
-
     before = prompt_embeddings(model, texts)
-    for module in model.backbone.body.modules():
-        if isinstance(module, LoraLayer):
-            module.merge(safe_merge=True)  # raises where the sum is not finite
+    merge_adapters(model.backbone)
     moved = (prompt_embeddings(model, texts) - before).norm(dim=1)
     return float((moved / before.norm(dim=1)).max())

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from kalm.errors import KalmError
 from kalm.lm.backbone import Backbone
 from kalm.lm.loading import load_backbone
-from kalm.lm.lora import is_adapter
+from kalm.lm.lora import is_adapter, merge_adapters
 from kalm.reader.model import add_adapters
 from kalm.reader.plans import Calibration
 from kalm.reader.settings import TeachConfig
@@ -144,14 +144,3 @@ def fill_adapters(backbone: Backbone, folder: Path) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(stored[name])
-
-
-def merge_adapters(backbone: Backbone) -> None:
-    """Add adapters into the weights beside which they stand; what is merged learns no more."""
-    from peft.tuners.lora import LoraLayer
-
-    for module in list(backbone.model.modules()):
-        if isinstance(module, LoraLayer):
-            module.merge()
-    for weight in backbone.model.parameters():
-        weight.requires_grad_(False)

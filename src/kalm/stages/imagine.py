@@ -109,10 +109,10 @@ def _merge(settings: ImagineConfig, rows: Sequence[Instruction], *models: Ground
     """Fold adapters in, where asked to, and return how far that moved the models."""
     if not settings.merge_adapters:
         return {}
-    from kalm.lm.merging import merge_adapters
+    from kalm.lm.merging import merge_for_imagining
 
     texts = sorted({instruction.text for instruction in rows})[:MEASURED]
-    return {"merge_drift": max(merge_adapters(model, texts) for model in models)}
+    return {"merge_drift": max(merge_for_imagining(model, texts) for model in models)}
 
 
 def control_of(folder: Path) -> str:
