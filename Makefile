@@ -34,7 +34,7 @@ check: $(VENV)/installed
 	@echo "Checking style and types ..."
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --threads
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --ignoreexternal --verifytypes kalm  # fails unless every public name has a known type
 
 docs: $(VENV)/docs

@@ -37,7 +37,7 @@ def play_command(
 
         kalm play --policy runs/demo/policies/bc+kalm-seed0 --text "Push the red ball behind the blue ball."
 
-        kalm play --policy policies/bc-seed0 --text "Gather the balls around the cyan one." --out film.gif
+        kalm play --policy clevr-bc-kalm --text "Bring all other balls close to the cyan ball." --out film.gif
     """
     session = open_session(env, preset, set_, seed, device, None)
     show_sentence(session, text, None, policy, out, own_words, as_json)
