@@ -51,6 +51,7 @@ class DistributedTrainer:
         self._accelerator: Accelerator | None = None
         self._twin: GroundedLM | None = None
         self._sharded = False
+        self._compiled = compiled
         if compiled:
             compile_layers(model.backbone.body)
         if processes.count() > 1:
@@ -103,7 +104,8 @@ class DistributedTrainer:
                     self._twin.get_parameter(name).data.copy_(full)
         if self._twin is not None:
             self._twin.to(self.model.device)
-        with torch.compiler.set_stance("force_eager"):  # caches and few rows have other shapes every time
+        # Caches and few rows have other shapes every time.
+        with torch.compiler.set_stance("force_eager") if self._compiled else nullcontext():
             yield
         if self._twin is not None:
             self._twin.cpu()
