@@ -24,10 +24,18 @@ def traced(monkeypatch):
     monkeypatch.setattr(compiling, "WORTH_TRYING", 0.0)
 
 
-def test_both_are_tried_on_a_twin(tried, traced):
+def test_both_are_tried_on_a_twin_that_shares_the_weights(tried, traced, monkeypatch):
     model, curriculum, config = tried
+    compiled, compile_layers = [], compiling.compile_layers
+    monkeypatch.setattr(
+        compiling, "compile_layers", lambda body: (compiled.append(body), compile_layers(body))
+    )
     state = torch.get_rng_state()
     found = compiling.trial(model, curriculum, config)
+    (body,) = compiled
+    assert body is not model.backbone.body
+    pairs = zip(body.parameters(), model.backbone.body.parameters(), strict=True)
+    assert all(one is other for one, other in pairs)
     assert set(found["seconds"]) == {"plain", "compiled"} and "why_not" not in found
     assert all(weight.grad is None for weight in model.parameters())
     assert torch.equal(torch.get_rng_state(), state)

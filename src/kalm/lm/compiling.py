@@ -34,7 +34,11 @@ TURNS = 3  # of a pass, of which the fastest counts; the first one compiles
 
 
 def decide(
-    model: GroundedLM, curriculum: GroundingDataset, config: GroundConfig, place: Path
+    model: GroundedLM,
+    curriculum: GroundingDataset,
+    config: GroundConfig,
+    place: Path | None = None,
+    among: int | None = None,
 ) -> GroundConfig:
     """Return the settings with `ground.compile` decided, by a trial unless they say it.
 
@@ -42,20 +46,25 @@ def decide(
         model: on the device to train on, before processes share it.
         curriculum: gives the first batch.
         config: settings.
-        place: file that holds, or gets, what the trial found.
+        place: file that holds, or gets, what the trial found; None: it is found anew.
+        among: processes that share each batch; None: those that there are.
     """
     if config.compile is not None:
         return config
-    if place.exists():
+    if place and place.exists():
         return config.changed(compile=read_json(place, "what a trial of compiling found")["compiled"])
-    found = trial(model, curriculum, config)
-    if processes.is_main():
+    found = trial(model, curriculum, config, among)
+    if place and processes.is_main():
         write_json(place, found)
     return config.changed(compile=found["compiled"])
 
 
-def trial(model: GroundedLM, curriculum: GroundingDataset, config: GroundConfig) -> JsonObject:
+def trial(
+    model: GroundedLM, curriculum: GroundingDataset, config: GroundConfig, among: int | None = None
+) -> JsonObject:
     """Pass over the first batch with and without compiled layers; the model stays as it is.
+
+    For the arguments see `decide`.
 
     Returns:
         ``compiled``: whether it pays; ``seconds`` of a pass of either kind, as far as tried; ``why_not``,
@@ -63,17 +72,15 @@ def trial(model: GroundedLM, curriculum: GroundingDataset, config: GroundConfig)
     """
     if shards_weights():
         return {"compiled": False, "why_not": "weights are sharded"}
-    two_way = model.backbone.two_way_prompt
-    plain, padded = (
-        StepBatches(curriculum, two_way, config.changed(compile=compiled))[0] for compiled in (False, True)
-    )
-    twin = copy.deepcopy(model).train()
-    without = _seconds(twin, plain, config)
+    # Compiling changes layers, not weights: with these shared, the twin takes no memory.
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared).train()
+    without = _seconds(twin, curriculum, config.changed(compile=False), among)
     if without * curriculum.steps < WORTH_TRYING:
         return {"compiled": False, "seconds": {"plain": without}}
     compile_layers(twin.backbone.body)
     try:
-        within = _seconds(twin, padded, config)
+        within = _seconds(twin, curriculum, config.changed(compile=True), among)
     except RuntimeError as error:  # no compiler, or one that fails
         reason = " ".join(str(error).partition("\n\n")[0].split())
         log.warning("Layers cannot be compiled, so grounding goes on without: %s", reason)
@@ -81,18 +88,29 @@ def trial(model: GroundedLM, curriculum: GroundingDataset, config: GroundConfig)
     return {"compiled": within < PAYS * without, "seconds": {"plain": without, "compiled": within}}
 
 
-def _seconds(model: GroundedLM, parts: list[PackedBatch], config: GroundConfig) -> float:
-    """Return the seconds of the fastest pass forward and back; the mean of all processes."""
-    here = [part.to(model.device) for part in parts]
+def _seconds(
+    model: GroundedLM, curriculum: GroundingDataset, config: GroundConfig, among: int | None
+) -> float:
+    """Return the seconds of the fastest pass forward and back over the first batch; the mean of processes."""
+    first = StepBatches(curriculum, model.backbone.two_way_prompt, config, among)[0]
+    parts = [part.to(model.device) for part in first]
     taken = []
     with own_random_stream(model.device, 0):
         for _ in range(TURNS):
             begun = time.perf_counter()
-            for part in here:
-                with autocast(model.device, config.precision):
-                    losses = model(part)
-                weighted(losses, config).backward()
+            for part in parts:
+                _pass(model, part, config)
             if model.device.type == "cuda":
                 torch.cuda.synchronize(model.device)
             taken.append(time.perf_counter() - begun)
     return processes.total([min(taken)])[0] / processes.count()
+
+
+def _pass(model: GroundedLM, part: PackedBatch, config: GroundConfig) -> None:
+    """Compute the gradients of a part, and forget them."""
+    try:
+        with autocast(model.device, config.precision):
+            losses = model(part)
+        weighted(losses, config).backward()
+    finally:
+        model.zero_grad(set_to_none=True)

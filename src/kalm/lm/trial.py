@@ -124,8 +124,7 @@ def expected_time(
     model = sft.fresh(config.changed(pretrained=False), world, seed, device)
     model.fit_scales(data)
     curriculum = GroundingDataset(data, model.prompt_builder(), config, seed)
-    if config.compile is None:
-        config = config.changed(compile=compiling.trial(model, curriculum, config)["compiled"])
+    config = compiling.decide(model, curriculum, config, among=processes)
     pace, expected = {}, 0.0
     for name, (work, steps) in _Trial(config, model, data, curriculum, seed, processes).parts().items():
         pace[name] = found = _paced(work, seconds / (2 if name == "ground" else 4))
